@@ -1,0 +1,1 @@
+"""Measures `pooling` beside its peers: ``python -m benchmarks``. See README.md."""

@@ -1,0 +1,91 @@
+"""``python -m benchmarks``: runs the scenarios, prints the table, writes JSON and HTML where it is told to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import contended, opening, peers, plots, rest, scale, servers, table, uncontended
+from benchmarks.bars import judge
+from benchmarks.report import Run
+from benchmarks.rows import Family, Settings
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY for module in (uncontended, contended, opening, scale, rest, servers)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        _list()
+        return 0
+    if options.html and not plots.available():
+        parser.error("--html needs matplotlib: pip install --group bench")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, not {options.rounds}")
+    rounds = options.rounds or (1 if options.quick else 5)
+    run = Run({"rounds": rounds, "quick": options.quick})
+    _measure(run, options.only or list(FAMILIES), Settings(rounds, options.quick, _say))
+    rows = run.rows
+    print(table.render(rows, judge(rows)))
+    for name, package in peers.missing().items():
+        print(f"missing: {name} (pip install {package})")
+    if options.json:
+        options.json.write_text(json.dumps(run.data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.html:
+        options.html.write_text(run.page(), encoding="utf-8")
+    return 1 if run.failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures pooling beside its peers.")
+    parser.add_argument("--list", action="store_true", help="show scenarios and peers, and measure nothing")
+    parser.add_argument(
+        "--only", action="append", choices=list(FAMILIES), metavar="NAME",
+        help=f"one family of scenarios ({', '.join(FAMILIES)}); may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="how often everything is measured (default 5, quick 1)")
+    parser.add_argument("--quick", action="store_true", help="short samples: whether it runs, not how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots there")
+    return parser
+
+
+def _measure(run: Run, names: Sequence[str], settings: Settings) -> None:
+    """Run the families. What one of them has measured is kept when it fails, or is interrupted."""
+    try:
+        for name in names:
+            rows = run.results[FAMILIES[name]] = []
+            try:
+                rows.extend(FAMILIES[name].run(settings))
+            except Exception as error:
+                run.failed[name] = f"{type(error).__name__}: {error}"
+                traceback.print_exc()
+    except KeyboardInterrupt:
+        run.failed["the run"] = "interrupted"
+    _say("")
+
+
+def _list() -> None:
+    for family in FAMILIES.values():
+        print(f"{family.name:12} {family.about}")
+    missing, versions = peers.missing(), peers.versions()
+    for kind in peers.ALL:
+        state = f"missing, pip install {kind.package}" if kind.name in missing else versions.get(kind.package, "")
+        print(f"  {kind.name:30} {state}")
+
+
+def _say(text: str) -> None:
+    """A progress line that is written over, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r{text[:100]:100}\r", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

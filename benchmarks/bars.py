@@ -1,0 +1,94 @@
+"""What ours has to reach, and whether it did: "now" is what this version promises, "goal" where it is going."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from benchmarks.rows import OURS, Row
+
+Stage = Literal["now", "goal"]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A limit for ours; scenario and figure are patterns as in fnmatch."""
+
+    scenario: str
+    figure: str
+    sense: Literal["≤", "≥"]
+    limit: float
+    stage: Stage
+    at: float | None = None
+    """Where on the curve; None: everywhere."""
+
+    def fits(self, row: Row) -> bool:
+        return (
+            row.peer == OURS
+            and fnmatchcase(row.figure, self.figure)
+            and fnmatchcase(row.scenario, self.scenario)
+            and self.at in (None, row.at)
+        )
+
+    def met(self, row: Row) -> bool:
+        return row.value <= self.limit if self.sense == "≤" else row.value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.sense} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bar beside the row that it was held against."""
+
+    bar: Bar
+    row: Row
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.bar} {'met' if self.met else 'NOT MET'}"
+
+
+def _fourfold() -> Iterator[Bar]:
+    """Four times as many threads as connections, held for 1 ms: what a well-sized pool in trouble looks like."""
+    for slots, threads in ((1, 4), (4, 16), (8, 32), (16, 64)):
+        cell = f"contended, {slots} slots, hold 1 ms"
+        yield Bar(cell, "throughput to no pool", "≥", 0.88, "goal", threads)
+        yield Bar(cell, "throughput to psycopg_pool", "≥", 1.0, "goal", threads)
+        yield Bar(cell, "wait p50 to the ideal", "≤", 1.1, "goal", threads)
+        yield Bar(cell, "wait p99 to the ideal", "≤", 1.4, "goal", threads)
+        yield Bar(cell, "least/most", "≥", 0.95, "goal", threads)
+        yield Bar(cell, "inversions", "≤", 0, "goal", threads)
+
+
+BARS: tuple[Bar, ...] = (
+    Bar("uncontended", "ratio to the floor", "≤", 5.0, "now"),
+    Bar("uncontended", "ratio to the floor", "≤", 2.7, "goal"),
+    Bar("uncontended", "part of psycopg_pool connection()", "≤", 0.6, "now"),
+    Bar("uncontended", "part of psycopg_pool connection()", "≤", 0.25, "goal"),
+    Bar("uncontended", "part of psycopg_pool getconn", "≤", 0.4, "goal"),
+    Bar("uncontended", "part of SQLAlchemy QueuePool", "≤", 0.222, "goal"),
+    Bar("uncontended", "part of the fastest other pool", "≤", 1.0, "goal"),
+    *_fourfold(),
+    Bar("contended, * slots, hold 0 ms", "throughput to psycopg_pool", "≥", 2.0, "goal"),
+    Bar("contended, 4 slots, hold 2 ms", "least/most", "≥", 0.95, "now", 16),
+    Bar("contended, 4 slots, hold 2 ms", "inversions", "≤", 0, "now", 16),
+    Bar("spike", "total", "≤", 35.0, "now"),
+    Bar("spike", "opened", "≤", 2, "now"),
+    Bar("ramp", "total", "≤", 500.0, "now"),
+    Bar("whichever comes first", "after the return", "≤", 5.0, "now"),
+    Bar("connect hangs", "past the timeout", "≤", 50.0, "now"),
+    Bar("many connections", "cycle to that at 10", "≤", 1.15, "goal"),
+    Bar("many waiters", "hand-off to that at 10", "≤", 1.15, "goal"),
+    Bar("reaping", "a connection to that at *", "≤", 1.15, "goal"),
+    Bar("at rest", "wake-ups", "≤", 0, "goal"),
+    Bar("server, *", "throughput to *", "≥", 1.0, "goal"),
+    Bar("server, *", "least/most", "≥", 0.95, "goal"),
+)
+
+
+def judge(rows: Sequence[Row]) -> list[Verdict]:
+    """Every bar with every row that it fits."""
+    return [Verdict(bar, row, bar.met(row)) for row in rows for bar in BARS if bar.fits(row)]

@@ -1,0 +1,216 @@
+"""More threads than connections: throughput, waits and fairness, seen from outside by the callers' own clocks.
+
+"No pool" is as many threads as there are connections, each with one of its own: what the hold time alone allows,
+sleep's own lateness included. From it follows the ideal wait: of T threads on S connections that get
+X connections a second, T - S wait at any moment, each (T - S) / X seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter, sleep
+from typing import Any, NamedTuple
+
+from benchmarks.peer import Peer
+from benchmarks.peers import Psycopg, contenders
+from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+from benchmarks.stubs import Server
+
+NO_POOL = "no pool at all"
+# An overtaking counts as an inversion where both the call and the service lie so many seconds apart. Less than
+# that a thread may sit between taking its time and joining the queue, or between being served and running.
+SLACK = 0.002
+TURNS = 8  # times that each thread is to be served at least
+LEAST = 0.5  # seconds that a cell runs at least
+
+
+class Cell(NamedTuple):
+    threads: int
+    slots: int
+    hold: float
+    """Seconds."""
+    seconds: float = 0.0
+    """How long it runs; 0: as long as :meth:`duration` says."""
+
+    @property
+    def scenario(self) -> str:
+        return f"contended, {self.slots} slots, hold {1000 * self.hold:g} ms"
+
+    @property
+    def duration(self) -> float:
+        return self.seconds or max(LEAST, TURNS * self.hold * self.threads / self.slots)
+
+
+GRID = tuple(
+    Cell(threads, slots, hold)
+    for slots in (1, 4, 16)
+    for hold in (0.0, 0.0001, 0.001)
+    for threads in (2, 4, 8, 16, 32, 64, 128, 256)
+)
+# 16 on 4 runs long enough that one service more or less is no unfairness: two seconds are 240 a thread.
+SPECIAL = (
+    Cell(16, 4, 0.002, seconds=2.0), Cell(32, 8, 0.0), Cell(32, 8, 0.0001), Cell(32, 8, 0.001),
+)  # fmt: skip  # one row
+
+
+@dataclass
+class Outcome:
+    """What the threads of one cell saw: for each service the thread, when it called and when it was served."""
+
+    services: list[tuple[int, float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    errors: int = 0
+
+    def waits(self) -> list[float]:
+        """In ascending order."""
+        return sorted(served - called for _, called, served in self.services)
+
+    def least_to_most(self, threads: int) -> float:
+        """Services of the thread with the fewest, as a part of the most."""
+        counts = Counter(thread for thread, _, _ in self.services)
+        return counts.get(min(range(threads), key=lambda one: counts[one]), 0) / max(counts.values(), default=1)
+
+    def overtaken(self, slack: float = 0.0) -> int:
+        """Services before which somebody was served who had called later (by more than ``slack`` seconds,
+        at both ends)."""
+        calls = sorted((served, called) for _, called, served in self.services)
+        latest, before, count = 0.0, 0, 0
+        for served, called in calls:
+            while calls[before][0] < served - slack:
+                latest = max(latest, calls[before][1])
+                before += 1
+            count += latest > called + slack
+        return count
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    cells = SPECIAL if settings.quick else GRID + SPECIAL
+    for number, cell in enumerate(cells, 1):
+        outcomes = _cell(cell, settings, f"contended: cell {number} of {len(cells)}")
+        yield from _rows(cell, outcomes)
+
+
+def _cell(cell: Cell, settings: Settings, progress: str) -> dict[str, list[Outcome]]:
+    kinds = contenders()
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in [NO_POOL, *kinds]}
+    seconds = cell.duration / 5 if settings.quick else cell.duration
+    for number, names in enumerate(in_turn(list(outcomes), settings.rounds), 1):
+        for name in names:
+            settings.say(f"{progress} ({cell.scenario}, {cell.threads} threads), round {number}, {name}")
+            outcomes[name].append(
+                _without_pool(cell, seconds) if name == NO_POOL else _with_pool(kinds[name], cell, seconds)
+            )
+    return outcomes
+
+
+def _without_pool(cell: Cell, seconds: float) -> Outcome:
+    return _crowd(min(cell.threads, cell.slots), cell.hold, seconds, lambda: None, lambda _: None)
+
+
+def _with_pool(kind: type[Peer], cell: Cell, seconds: float) -> Outcome:
+    peer = kind(Server(), cell.slots)
+    try:
+        peer.warm(cell.slots)
+        return _crowd(cell.threads, cell.hold, seconds, peer.acquire, peer.release)
+    finally:
+        peer.close()
+
+
+def _crowd(
+    threads: int, hold: float, seconds: float, acquire: Callable[[], Any], release: Callable[[Any], None]
+) -> Outcome:
+    """So many threads that acquire, hold and release until the time is over."""
+    outcome = Outcome()
+    record = outcome.services.append  # of a list it is atomic
+    gate = threading.Barrier(threads + 1)
+    end = float("inf")
+
+    def caller(number: int) -> None:
+        gate.wait()
+        gate.wait()  # the first is for all to be there, the second for `end` to be set
+        served = 0.0
+        try:
+            while served < end:
+                called = perf_counter()
+                held = acquire()
+                served = perf_counter()
+                if hold and served < end:
+                    sleep(hold)
+                release(held)
+                record((number, called, served))
+        except Exception:
+            outcome.errors += 1  # what went wrong is not this scenario's subject; that it did is in the table
+
+    crowd = [threading.Thread(target=caller, args=(number,), daemon=True) for number in range(threads)]
+    for thread in crowd:
+        thread.start()
+    gate.wait()
+    began = perf_counter()
+    end = began + seconds
+    gate.wait()
+    for thread in crowd:
+        thread.join()
+    _trim(outcome, began, end)
+    return outcome
+
+
+def _trim(outcome: Outcome, began: float, end: float) -> None:
+    """Leave the start out, where nobody queues yet, and the end, where nobody holds any more. Who has waited since
+    before the end and was served after it has been starved: that counts."""
+    start = began + 0.1 * (end - began)
+    outcome.seconds = end - start
+    outcome.services[:] = [
+        (thread, called, served)
+        for thread, called, served in outcome.services
+        if served >= start and (served < end or called < start)
+    ]
+
+
+def _rows(cell: Cell, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
+    scenario, at = cell.scenario, cell.threads
+    rates = {name: [len(one.services) / one.seconds for one in rounds] for name, rounds in outcomes.items()}
+    for name, rate in rates.items():
+        yield row(scenario, name, "throughput", "1/s", rate, at)
+    for name, rate in rates.items():
+        if cell.hold and name != NO_POOL:
+            yield ratio(scenario, name, "throughput to no pool", rate, rates[NO_POOL], at)
+    if Psycopg.name in rates:
+        yield ratio(scenario, OURS, "throughput to psycopg_pool", rates[OURS], rates[Psycopg.name], at)
+    ideal = max(0, cell.threads - cell.slots) / median(rates[NO_POOL]) if cell.hold else 0.0
+    for name, rounds in outcomes.items():
+        if name != NO_POOL:
+            yield from _waits(cell, name, rounds, ideal)
+            yield from _fairness(cell, name, rounds)
+
+
+def _waits(cell: Cell, name: str, rounds: list[Outcome], ideal: float) -> Iterator[Row]:
+    waits = [one.waits() for one in rounds]
+    for label, p in (("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)):
+        found = [percentile(one, p) for one in waits]
+        yield row(cell.scenario, name, f"wait {label}", "ms", [1000 * one for one in found], cell.threads)
+        if ideal and p < 99.5:
+            over = [one / ideal for one in found]
+            yield row(cell.scenario, name, f"wait {label} to the ideal", "ratio", over, cell.threads)
+
+
+def _fairness(cell: Cell, name: str, rounds: list[Outcome]) -> Iterator[Row]:
+    scenario, at = cell.scenario, cell.threads
+    yield row(scenario, name, "least/most", "ratio", [one.least_to_most(cell.threads) for one in rounds], at)
+    overtaken = [100 * one.overtaken() / max(1, len(one.services)) for one in rounds]
+    yield row(scenario, name, "overtaken", "%", overtaken, at)
+    yield row(scenario, name, "inversions", "", [one.overtaken(SLACK) for one in rounds], at)
+    if any(one.errors for one in rounds):
+        yield row(scenario, name, "threads that failed", "", [one.errors for one in rounds], at)
+
+
+FAMILY = Family(
+    "contended",
+    "2 to 256 threads on 1, 4 and 16 connections, held 0, 0.1 and 1 ms",
+    run,
+    plots=("throughput", "wait p50", "wait p99", "least/most", "inversions"),
+    axis="threads",
+)

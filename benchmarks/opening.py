@@ -1,0 +1,155 @@
+"""When there are too few connections: how fast a pool opens them, how many, and whether callers wait for it.
+
+The stub server takes a fixed time for a connect, so every total has an ideal that follows from arithmetic.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from time import perf_counter, sleep
+
+from benchmarks.peer import Peer
+from benchmarks.peers import contenders
+from benchmarks.rows import Family, Row, Settings, in_turn, row
+from benchmarks.stubs import Server
+
+Measure = Callable[[type[Peer]], dict[str, float]]
+
+SPIKE, RAMP, FIRST, HANG = "spike", "ramp", "whichever comes first", "connect hangs"
+CALLERS = 50
+SETTLE = 0.05  # seconds for pools to come to rest after warming: their workers report after the caller has its own
+BEYOND = 1.0  # seconds that a connect hangs on after the caller's time is over
+TIMEOUTS = (0.0, 0.01, 0.1, 1.0)
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    yield from _scenario(SPIKE, spike, settings, {"total": "ms", "opened": "connections"})
+    yield from _scenario(RAMP, ramp, settings, {"total": "ms"})
+    yield from _scenario(FIRST, whichever_first, settings, {"after the return": "ms"})
+    for timeout in TIMEOUTS[:3] if settings.quick else TIMEOUTS:
+        yield from _scenario(HANG, partial(hang, timeout=timeout), settings, {"past the timeout": "ms"}, at=timeout)
+
+
+def _scenario(
+    scenario: str, measure: Measure, settings: Settings, units: dict[str, str], at: float | None = None
+) -> Iterator[Row]:
+    kinds = {name: kind for name, kind in contenders().items() if scenario != HANG or kind.bounded}
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
+    for number, names in enumerate(in_turn(list(kinds), settings.rounds), 1):
+        for name in names:
+            settings.say(f"{scenario}: round {number}, {name}")
+            samples[name].append(measure(kinds[name]))
+    for figure, unit in units.items():
+        for name, found in samples.items():
+            yield row(scenario, name, figure, unit, [one[figure] for one in found], at)
+
+
+def spike(kind: type[Peer]) -> dict[str, float]:
+    """5 idle of at most 50, 50 callers at once, use 2 ms, connect 150 ms. Five connections serve them in ten turns
+    of 2 ms; whoever waits for its own connect takes 150."""
+    server, peer = _prepared(kind, size=50, warm=5, delay=0.150)
+    opened = server.opened
+
+    def use() -> None:
+        held = peer.acquire()
+        sleep(0.002)
+        peer.release(held)
+
+    total = _together(use)
+    return _ended(peer, server, {"total": 1000 * total, "opened": server.opened - opened})
+
+
+def ramp(kind: type[Peer]) -> dict[str, float]:
+    """From 1 connection to 50 that are held, connect 50 ms: nobody gives back before all have one."""
+    server, peer = _prepared(kind, size=50, warm=1, delay=0.050)
+    everybody = threading.Barrier(CALLERS)
+
+    def use() -> None:
+        held = peer.acquire()
+        everybody.wait()
+        peer.release(held)
+
+    total = _together(use)
+    return _ended(peer, server, {"total": 1000 * total})
+
+
+def whichever_first(kind: type[Peer]) -> dict[str, float]:
+    """A caller whose own demand has begun a connect of 1 s; after 30 ms another gives a connection back. How long
+    after that return the caller has a connection."""
+    server, peer = _prepared(kind, size=2, warm=1, delay=1.0)
+    held = peer.acquire()
+    served: list[float] = []
+
+    def caller() -> None:
+        got = peer.acquire()
+        served.append(perf_counter())
+        peer.release(got)
+
+    thread = threading.Thread(target=caller, daemon=True)
+    thread.start()
+    sleep(0.030)
+    returned = perf_counter()
+    peer.release(held)
+    thread.join()
+    return _ended(peer, server, {"after the return": 1000 * (served[0] - returned)})
+
+
+def hang(kind: type[Peer], timeout: float) -> dict[str, float]:
+    """A connect that hangs for 1 s longer than the caller is ready to wait: by how much the caller overstays."""
+    server = Server(delay=0.0)
+    peer = kind(server, 2, timeout)
+    server.delay = timeout + BEYOND
+    began = perf_counter()
+    try:
+        held = peer.acquire()
+    except Exception:
+        held = None  # each pool raises an error of its own; only the time counts
+    over = perf_counter() - began - timeout
+    if held is not None:
+        peer.release(held)
+    return _ended(peer, server, {"past the timeout": 1000 * over})
+
+
+def _prepared(kind: type[Peer], *, size: int, warm: int, delay: float) -> tuple[Server, Peer]:
+    """A pool with so many idle connections; from now on a connect takes ``delay`` seconds."""
+    server = Server()
+    peer = kind(server, size)
+    peer.warm(warm)
+    sleep(SETTLE)
+    server.delay = delay
+    return server, peer
+
+
+def _ended(peer: Peer, server: Server, figures: dict[str, float]) -> dict[str, float]:
+    server.end()
+    peer.close()
+    return figures
+
+
+def _together(use: Callable[[], None]) -> float:
+    """Seconds from the start of all callers to the end of the last."""
+    gate = threading.Barrier(CALLERS + 1)
+
+    def caller() -> None:
+        gate.wait()
+        use()
+
+    threads = [threading.Thread(target=caller, daemon=True) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    gate.wait()
+    began = perf_counter()
+    for thread in threads:
+        thread.join()
+    return perf_counter() - began
+
+
+FAMILY = Family(
+    "opening",
+    "spike, ramp, whichever comes first, a connect that hangs",
+    run,
+    plots=("total", "opened", "after the return", "past the timeout"),
+    axis="timeout, s",
+)

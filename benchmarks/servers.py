@@ -1,0 +1,345 @@
+"""Ours beside each driver's own pool on real servers: 16 threads on 4 connections, each with one short operation.
+
+What a caller sees is measured: from the call to the moment when the connection is back, wait and use together, since
+some pools (MongoClient, urllib3) do not let the two be told apart. Needs the drivers and programs of the tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from benchmarks.contended import Outcome
+from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+
+THREADS, SIZE, TIMEOUT = 16, 4, 60.0
+SECONDS, QUICK_SECONDS = 2.0, 0.3
+LEAD = 0.3  # seconds before each sample that are left out: connections are being opened
+
+Use = Callable[[], object]
+"""One operation, as users write it: it takes a connection, uses it and gives it back."""
+
+
+class Subject(NamedTuple):
+    """One pool as a server's peer."""
+
+    name: str
+    build: Callable[[str], tuple[Use, Callable[[], object]]]
+    """Of the server's URL makes the operation, and what closes the pool."""
+    module: str = ""
+    """What has to be importable, beside the server's driver."""
+    package: str = ""
+
+
+# PostgreSQL: autocommit for both, which is what a program that only reads uses: no rollback after each lease.
+
+
+def _psycopg(url: str) -> tuple[Use, Callable[[], object]]:
+    """``min_size=0`` and no check on acquire, as in peers.py."""
+    from psycopg_pool import ConnectionPool
+
+    pool = ConnectionPool(
+        url, kwargs={"autocommit": True}, min_size=0, max_size=SIZE, timeout=TIMEOUT, open=True
+    )  # fmt: skip
+
+    def use() -> None:
+        with pool.connection() as connection:
+            connection.execute("SELECT 1").fetchone()
+
+    return use, lambda: pool.close(timeout=1.0)
+
+
+def _postgres(url: str) -> tuple[Use, Callable[[], object]]:
+    import pooling
+
+    pool = pooling.create_pool(url, {"autocommit": True}, max_size=SIZE, timeout=TIMEOUT)
+
+    def use() -> None:
+        with pool.acquire() as connection:
+            connection.execute("SELECT 1").fetchone()
+
+    return use, pool.close
+
+
+# MariaDB: autocommit for all. Others roll back after each use whatever happened in it, which is a round trip; ours
+# reads the flags of the last answer. So each takes part with its default and without that rollback.
+
+
+def _arguments(url: str) -> dict[str, Any]:
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
+    return {
+        "host": parts.hostname,
+        "port": parts.port or 3306,
+        "user": unquote(parts.username or "root"),
+        "password": unquote(parts.password or ""),
+        "database": parts.path.lstrip("/") or None,
+        "autocommit": True,
+    }
+
+
+def _select(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchone()
+
+
+def _sqlalchemy(url: str, reset: Any = "rollback") -> tuple[Use, Callable[[], object]]:
+    """``pre_ping`` stays off: its default, and another round trip."""
+    import pymysql
+    from sqlalchemy.pool import QueuePool
+
+    arguments = _arguments(url)
+    pool = QueuePool(
+        lambda: pymysql.connect(**arguments),  # type: ignore[arg-type]
+        pool_size=SIZE, max_overflow=0, timeout=TIMEOUT, reset_on_return=reset,
+    )  # fmt: skip
+
+    def use() -> None:
+        connection = pool.connect()
+        try:
+            _select(connection)
+        finally:
+            connection.close()
+
+    return use, pool.dispose
+
+
+def _dbutils(url: str, reset: bool = True) -> tuple[Use, Callable[[], object]]:
+    """``ping=0``: by default it pings before each use, a round trip that no other here makes."""
+    import pymysql
+    from dbutils.pooled_db import PooledDB  # type: ignore[import-untyped]
+
+    pool = PooledDB(pymysql, maxconnections=SIZE, blocking=True, ping=0, reset=reset, **_arguments(url))
+
+    def use() -> None:
+        connection = pool.connection()
+        try:
+            _select(connection)
+        finally:
+            connection.close()
+
+    return use, pool.close
+
+
+def _mariadb(url: str) -> tuple[Use, Callable[[], object]]:
+    import pooling
+
+    pool = pooling.create_pool(url, {"autocommit": True}, max_size=SIZE, timeout=TIMEOUT)
+
+    def use() -> None:
+        with pool.acquire() as connection:
+            _select(connection)
+
+    return use, pool.close
+
+
+def _redis_blocking(url: str) -> tuple[Use, Callable[[], object]]:
+    import redis
+
+    pool = redis.BlockingConnectionPool.from_url(url, max_connections=SIZE, timeout=TIMEOUT)
+    client = redis.Redis(connection_pool=pool)
+    return lambda: client.get("key"), pool.disconnect
+
+
+def _redis_drop_in(url: str) -> tuple[Use, Callable[[], object]]:
+    import redis
+
+    from pooling.backends.redis import BlockingConnectionPool
+
+    pool = BlockingConnectionPool.from_url(url, max_connections=SIZE, timeout=TIMEOUT)
+    client = redis.Redis(connection_pool=pool)
+    return lambda: client.get("key"), pool.pooling.close
+
+
+def _redis_lease(url: str) -> tuple[Use, Callable[[], object]]:
+    import pooling
+
+    pool = pooling.create_pool(url, max_size=SIZE, timeout=TIMEOUT)
+
+    def use() -> None:
+        with pool.acquire() as client:
+            client.get("key")
+
+    return use, pool.close
+
+
+def _mongo_client(url: str) -> tuple[Use, Callable[[], object]]:
+    import pymongo
+
+    client: Any = pymongo.MongoClient(url, maxPoolSize=SIZE, waitQueueTimeoutMS=int(1000 * TIMEOUT))
+    return lambda: client.bench.things.find_one({"_id": 1}), client.close
+
+
+def _mongo(url: str) -> tuple[Use, Callable[[], object]]:
+    import pooling
+
+    pool = pooling.create_pool(url, max_size=SIZE, timeout=TIMEOUT)
+
+    def use() -> None:
+        with pool.acquire() as client:
+            client.bench.things.find_one({"_id": 1})
+
+    return use, pool.close
+
+
+def _urllib3(url: str) -> tuple[Use, Callable[[], object]]:
+    import urllib3
+
+    manager = urllib3.PoolManager(maxsize=SIZE, block=True)
+    return lambda: manager.request("GET", url + "/").data, manager.clear
+
+
+def _http(url: str) -> tuple[Use, Callable[[], object]]:
+    from pooling.backends import http
+
+    manager = http.PoolManager(maxsize=SIZE, block=True, pool_timeout=TIMEOUT)
+    return lambda: manager.request("GET", url + "/").data, manager.clear
+
+
+# By the class in tests.servers, the scenario's name and the peers; ours comes last, under the name that bars look for.
+SERVERS: dict[str, tuple[str, tuple[Subject, ...]]] = {
+    "Postgres": ("PostgreSQL", (
+        Subject("psycopg_pool ConnectionPool", _psycopg, "psycopg_pool", "psycopg-pool"),
+        Subject(OURS, _postgres),
+    )),
+    "MariaDB": ("MariaDB", (
+        Subject("SQLAlchemy QueuePool", _sqlalchemy, "sqlalchemy", "SQLAlchemy"),
+        Subject("SQLAlchemy QueuePool, no reset", lambda url: _sqlalchemy(url, None), "sqlalchemy", "SQLAlchemy"),
+        Subject("DBUtils PooledDB", _dbutils, "dbutils", "DBUtils"),
+        Subject("DBUtils PooledDB, no reset", lambda url: _dbutils(url, False), "dbutils", "DBUtils"),
+        Subject(OURS, _mariadb),
+    )),
+    "Redis": ("Redis", (
+        Subject("redis BlockingConnectionPool", _redis_blocking, "redis", "redis"),
+        Subject(f"{OURS}, drop-in", _redis_drop_in, "redis", "redis"),
+        Subject(OURS, _redis_lease, "redis", "redis"),
+    )),
+    "MongoDB": ("MongoDB", (
+        Subject("MongoClient", _mongo_client, "pymongo", "pymongo"),
+        Subject(OURS, _mongo, "pymongo", "pymongo"),
+    )),
+    "HTTP": ("HTTP", (
+        Subject("urllib3 PoolManager", _urllib3, "urllib3", "urllib3"),
+        Subject(OURS, _http, "urllib3", "urllib3"),
+    )),
+}  # fmt: skip
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    for kind in SERVERS:
+        yield from measure(kind, settings)
+
+
+def measure(kind: str, settings: Settings) -> Iterator[Row]:
+    """All peers of one server."""
+    name, subjects = SERVERS[kind]
+    scenario = f"server, {name}"
+    settings.say(f"servers: {name} is being started")
+    try:
+        server = _start(kind)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: ServerMissing and ServerError
+        yield _missing(scenario, f"the server ({name})", str(error).partition("\n")[0])
+        return
+    try:
+        here = [one for one in subjects if not one.module or importlib.util.find_spec(one.module)]
+        for one in subjects:
+            if one not in here:
+                yield _missing(scenario, one.name, f"pip install {one.package}")
+        yield from _rows(scenario, _outcomes(name, server.url, here, settings))
+    finally:
+        server.close()
+
+
+def _start(kind: str) -> Any:
+    from tests import servers  # needs the drivers of all of them
+
+    server = getattr(servers, kind)()
+    try:
+        return server.start()
+    except BaseException:
+        server.close()
+        raise
+
+
+def _missing(scenario: str, peer: str, reason: str) -> Row:
+    return Row(scenario, peer, "missing", reason, 1.0, 0.0, THREADS)
+
+
+def _outcomes(name: str, url: str, subjects: list[Subject], settings: Settings) -> dict[str, list[Outcome]]:
+    by_name = {one.name: one for one in subjects}
+    outcomes: dict[str, list[Outcome]] = {one: [] for one in by_name}
+    for number, names in enumerate(in_turn(list(by_name), settings.rounds), 1):
+        for one in names:
+            settings.say(f"servers: {name}, round {number}, {one}")
+            use, close = by_name[one].build(url)
+            try:
+                outcomes[one].append(_crowd(use, QUICK_SECONDS if settings.quick else SECONDS))
+            finally:
+                close()
+    return outcomes
+
+
+def _crowd(use: Use, seconds: float) -> Outcome:
+    """The threads use it until the time is over. An operation counts where it ended in time, or began before the
+    measuring and so lasted all through it."""
+    outcome = Outcome()
+    record = outcome.services.append  # of a list it is atomic
+    gate = threading.Barrier(THREADS + 1)
+    end = float("inf")
+
+    def caller(number: int) -> None:
+        gate.wait()
+        gate.wait()  # the first is for all to be there, the second for `end` to be set
+        done = 0.0
+        try:
+            while done < end:
+                called = perf_counter()
+                use()
+                done = perf_counter()
+                record((number, called, done))
+        except Exception:
+            outcome.errors += 1  # that it happened is in the table
+
+    crowd = [threading.Thread(target=caller, args=(number,), daemon=True) for number in range(THREADS)]
+    for thread in crowd:
+        thread.start()
+    gate.wait()
+    start = perf_counter() + LEAD
+    end = start + seconds
+    gate.wait()
+    for thread in crowd:
+        thread.join()
+    outcome.seconds = seconds
+    outcome.services[:] = [
+        one for one in outcome.services if one[2] >= start and (one[2] < end or one[1] < start)
+    ]  # fmt: skip
+    return outcome
+
+
+def _rows(scenario: str, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
+    rates = {name: [len(one.services) / one.seconds for one in rounds] for name, rounds in outcomes.items()}
+    for name, rate in rates.items():
+        yield row(scenario, name, "throughput", "1/s", rate, THREADS)
+    for name, rate in rates.items():
+        if not name.startswith(OURS) and all(rate):
+            yield ratio(scenario, OURS, f"throughput to {name}", rates[OURS], rate, THREADS)
+    for name, rounds in outcomes.items():
+        for label, p in (("p50", 50.0), ("p99", 99.0), ("max", 100.0)):
+            found = [1000 * percentile(one.waits(), p) for one in rounds]
+            yield row(scenario, name, f"wait and use {label}", "ms", found, THREADS)
+        yield row(scenario, name, "least/most", "ratio", [one.least_to_most(THREADS) for one in rounds], THREADS)
+        if any(one.errors for one in rounds):
+            yield row(scenario, name, "threads that failed", "", [one.errors for one in rounds], THREADS)
+
+
+FAMILY = Family(
+    "servers",
+    "16 threads on 4 connections to real servers, beside each driver's own pool",
+    run,
+    plots=(),  # one point is no curve
+)

@@ -1,0 +1,35 @@
+"""One connection pool for everything that is dear to open: synchronous, thread-safe, strictly fair."""
+
+from __future__ import annotations
+
+import logging
+
+from pooling.backends import create_pool
+from pooling.config import Config, Options
+from pooling.errors import ConnectError, Holder, PoolClosed, PoolError, PoolTimeout, QueueFull
+from pooling.events import PoolEvent
+from pooling.factory import Factory
+from pooling.lease import Lease
+from pooling.pool import Pool
+from pooling.stats import Histogram, PoolStats
+
+__all__ = [
+    "Config",
+    "ConnectError",
+    "Factory",
+    "Histogram",
+    "Holder",
+    "Lease",
+    "Options",
+    "Pool",
+    "PoolClosed",
+    "PoolError",
+    "PoolEvent",
+    "PoolStats",
+    "PoolTimeout",
+    "QueueFull",
+    "create_pool",
+]
+__version__ = "0.1.0"
+
+logging.getLogger("pooling").addHandler(logging.NullHandler())

@@ -1,0 +1,3 @@
+from pooling.cli import main
+
+raise SystemExit(main())

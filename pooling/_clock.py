@@ -1,0 +1,35 @@
+"""Time as the pool sees it: monotonic seconds, and one deadline object per acquire."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+
+class Default:
+    """The timeout that stands for the pool's own."""
+
+    def __repr__(self) -> str:
+        return "the pool's timeout"
+
+
+DEFAULT: Final = Default()
+Timeout = float | Default | None
+"""Seconds; None: for ever; DEFAULT: what the pool was given."""
+
+
+class Deadline:
+    """The moment by which one acquire has to end, fixed once, whatever it goes through on the way."""
+
+    __slots__ = ("at", "started")
+
+    def __init__(self, started: float, timeout: float | None) -> None:
+        self.started = started
+        self.at = math.inf if timeout is None else started + timeout
+
+    def remaining(self, now: float) -> float:
+        """Seconds left, not below 0; infinite where there is no deadline."""
+        return max(self.at - now, 0.0)
+
+    def passed(self, now: float) -> bool:
+        return now >= self.at

@@ -1,0 +1,143 @@
+"""A slot of the pool with its connection, and the one token that stands for the right to use it.
+
+Ownership. The pool holds every entry strongly. Each entry has exactly one *token*; whoever holds the token
+owns the connection: the deque of idle ones, a lease, a waiter it was handed to, a worker's job. Nobody
+keeps a second reference, so when an owner is lost (an exception between two lines, a dropped lease, a killed
+greenlet), its token dies, and a weak reference reports it by a callback that is a C method: no line of Python
+runs, so nothing can interrupt the report. The ledger then closes the connection and frees the slot. Ownership is
+never inferred from an entry being "neither here nor there".
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from pooling.errors import Holder
+
+if TYPE_CHECKING:
+    from pooling._roster import Roster
+    from pooling._waiter import Waiter
+
+T = TypeVar("T")
+
+
+class Stage(Enum):
+    """What is going on with an entry."""
+
+    OPEN = "open"  # idle or leased: which of the two, only the place of its token tells
+    CONNECTING = "connect"
+    CHECKING = "check"
+    RESETTING = "reset"
+    CLOSING = "close"
+
+
+class Token(Generic[T]):
+    """The right to use one entry's connection."""
+
+    __slots__ = ("__weakref__", "entry")
+
+    def __init__(self, entry: Entry[T]) -> None:
+        self.entry = entry
+
+
+class TokenRef(weakref.ref["Token[Any]"]):
+    """A weak reference to a token that still knows the entry when the token is gone."""
+
+    __slots__ = ("entry",)
+    entry: Entry[Any]
+
+
+class Entry(Generic[T]):
+    """One slot. While its token is held by a lease, the lease's thread alone writes to the entry, so
+    use count and times need no lock."""
+
+    __slots__ = (
+        "allowance", "began", "checked_at", "claimant", "code", "connection", "epoch", "expires_at", "good_until", "id",
+        "identity", "instruction", "keep", "opened_at", "reason", "refs", "reported", "roster", "since", "stage",
+        "thread", "uses", "view",
+    )  # fmt: skip  # a table, not a story
+
+    def __init__(self, number: int, now: float, epoch: int, roster: Roster[T]) -> None:
+        self.id = number
+        self.roster = roster  # where its token goes back to, also in a forked child
+        self.connection: T | None = None
+        self.view: Any = None  # what a lease yields
+        self.identity = 0
+        self.stage = Stage.CONNECTING
+        self.epoch = epoch  # everything was well with it when this epoch began
+        self.opened_at = self.checked_at = now
+        self.since = now  # idle since, or leased since
+        self.expires_at = self.good_until = now
+        self.began, self.allowance = now, 0.0  # the job under way: when it began, how long it may take
+        self.uses = 0
+        self.keep = math.inf  # seconds it may stay unused, where the other side has said so
+        self.reason = ""  # why it is being closed
+        self.reported = 0  # the use that leak_after has reported
+        self.claimant: Waiter[T] | None = None  # whom the connection is for, whoever waits (a lease's refresh)
+        # Who has it: the thread (0 while nobody has), and the code object and instruction of its acquire, never the
+        # frame, which would keep the caller's variables alive.
+        self.thread = 0
+        self.code: CodeType | None = None
+        self.instruction = 0
+        self.refs: tuple[object, TokenRef] | None = None
+
+    def mint(self, lost: Callable[[Any], None], wake: Callable[[Any], None]) -> Token[T]:
+        """A new token; ``lost`` and then ``wake`` are called, from C, when it dies.
+
+        The entry learns of the token by the last statement: an exception before it leaves the old
+        state, one after it kills a token that is watched already.
+        """
+        token = Token(self)
+        waking = weakref.ref(token, wake)  # callbacks run last made first: it is reported, then woken
+        ref = TokenRef(token, lost)
+        ref.entry = self
+        self.refs = (waking, ref)
+        return token
+
+    def hold(self) -> Hold:
+        """Who has it, cheaply: names and lines are looked up by whoever reads it."""
+        return Hold(self.thread, self.since, self.code, self.instruction)
+
+    def where(self) -> str:
+        """``file:line function`` of the last acquire."""
+        return call_site(self.code, self.instruction)
+
+
+class Hold(NamedTuple):
+    """A holder as it can be copied under the lock."""
+
+    thread: int
+    since: float
+    code: CodeType | None
+    instruction: int
+
+
+def named(holds: Iterable[Hold], now: float, names: Mapping[int | None, str]) -> tuple[Holder, ...]:
+    """The holders with their threads' names and the places of their acquires, longest first. Takes a while: not
+    for under the lock."""
+    return tuple(
+        Holder(names.get(hold.thread, f"thread {hold.thread}"), max(now - hold.since, 0.0), call_site(*hold[2:]))
+        for hold in sorted(holds, key=lambda hold: hold.since)
+    )
+
+
+def thread_names() -> dict[int | None, str]:
+    """The names of the threads of this moment, by identifier."""
+    return {thread.ident: thread.name for thread in threading.enumerate()}
+
+
+def call_site(code: CodeType | None, instruction: int) -> str:
+    """``file:line function`` of an instruction."""
+    if code is None:
+        return "unknown"
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+    return f"{code.co_filename}:{line} {code.co_name}"

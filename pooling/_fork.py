@@ -1,0 +1,57 @@
+"""How a process learns that it was forked, at the price of reading one byte.
+
+The kernel zeroes a page marked MADV_WIPEONFORK in every child, whoever forks and with whatever hooks: uWSGI
+runs none of Python's. Each pool keeps its "the plain path may be taken" byte on such a page, so a child finds
+it 0, takes the careful path, and there compares process ids. Elsewhere a fork hook of Python's does the
+same; Windows has no fork.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import weakref
+from typing import Protocol
+
+_WIPE_ON_FORK = 18  # from <linux/mman.h>; Python's mmap module has no name for it before 3.14
+_hooked: weakref.WeakSet[_HookedByte] = weakref.WeakSet()
+
+
+class Flag(Protocol):
+    """One byte: ``flag[0]`` is 1 in the process that set it and 0 in its children."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class _HookedByte(bytearray):
+    __slots__ = ("__weakref__",)
+
+    def __hash__(self) -> int:  # type: ignore[override]  # by identity: the set of all flags holds it weakly
+        return id(self)
+
+
+def flag() -> Flag:
+    """A new flag, 0."""
+    if sys.platform.startswith("linux"):
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            page.madvise(_WIPE_ON_FORK)
+        except OSError:  # a kernel before 4.14, or a sandbox that refuses the advice
+            page.close()
+        else:
+            return page
+    byte = _HookedByte(1)
+    _hooked.add(byte)
+    return byte
+
+
+def _clear_hooked() -> None:
+    for byte in list(_hooked):
+        byte[0] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_clear_hooked)

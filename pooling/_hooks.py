@@ -1,0 +1,183 @@
+"""How a job is done on a worker: the factory's method is called, and what came of it is put into a report.
+
+Hooks run in an empty :class:`contextvars.Context`: a pool's connection outlives the request in which it
+happened to be opened. An error that is kept has its frames cleared, so that it keeps no variables alive, the
+job's token above all.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+from pooling._entry import Entry, Stage
+from pooling._ledger import Fate, Ledger
+from pooling._moves import Job
+from pooling.config import Config
+from pooling.errors import PoolError
+from pooling.factory import Factory, overrides
+
+T = TypeVar("T")
+
+
+class Hooks(Generic[T]):
+    """The factory's worker methods as the ledger's jobs. Whatever a method raises, BaseException included,
+    is an outcome, never an escape."""
+
+    def __init__(self, factory: Factory[T], config: Config, log: logging.Logger) -> None:
+        self._factory = factory
+        self._config = config
+        self._log = log
+
+    def perform(self, job: Job, ledger: Ledger[T]) -> tuple[Any, ...]:
+        """Do the job; returns the transition that reports it, with its arguments."""
+        token = job.token
+        entry: Entry[T] = token.entry
+        if job.stage is Stage.CONNECTING:
+            error = self._call(self._connect, entry, job.timeout)
+            if error is None:
+                return ledger.connected, token
+            if entry.connection is not None:  # it was opened, and what came after failed
+                self._close(entry)
+            return ledger.not_connected, token, error, self._ask(self._factory.is_permanent, error)
+        if job.stage is Stage.CHECKING:
+            error = self._call(self._check, entry, job.timeout, job.thorough)
+            return (ledger.checked, token, job.epoch) if error is None else (ledger.found_dead, token, error)
+        if job.stage is Stage.RESETTING:
+            error = self._call(self._reset, entry)
+            if error is None:
+                return ledger.cleaned, token
+            return ledger.not_cleaned, token, error, self._ask(self._factory.is_broken, error)
+        return ledger.shut, token, self._close(entry)
+
+    def judge(self, entry: Entry[T], error: BaseException | None) -> Fate:
+        """What becomes of a connection, by its flags and by the error that ended its lease. On the caller's
+        thread; raises nothing."""
+        try:
+            if error is not None and self._factory.is_broken(error):
+                return Fate.BROKEN
+            if error is not None and self._distrusts(error):
+                return Fate.DISCARDED
+            return Fate.CLEAN if self._is_clean(entry) else Fate.DIRTY
+        except Exception:
+            self._log.exception("judging a returned connection failed: it is closed")
+            return Fate.DISCARDED
+
+    def cleanness(self) -> Callable[[Any], object]:
+        """The question that every release asks about its connection, as cheap as it can be."""
+        if self._config.reset == "session":
+            return _never
+        # Asked also where the factory says that it cannot prove cleanness: it may still know of dirt.
+        asks = self._config.reset is not None and type(self._factory).is_clean is not Factory.is_clean
+        return self._factory.is_clean if asks else _always
+
+    def interrupt(self, connection: T) -> None:
+        """Make whoever is blocked on it fail. On any thread; raises nothing."""
+        self._call(self._factory.interrupt, connection)
+
+    def abandon(self, inherited: Iterable[Entry[T]]) -> None:
+        """In a forked child: let go of the parent's connections. Raises nothing."""
+        for entry in inherited:
+            if entry.connection is not None:
+                idle = entry.stage is Stage.OPEN and not entry.thread
+                abandon = self._factory.abandon if idle else self._factory.abandon_in_use
+                if (error := self._call(abandon, entry.connection)) is not None:
+                    self._log.error("abandoning a parent's connection failed", exc_info=error)
+
+    def _is_clean(self, entry: Entry[Any]) -> bool:
+        if self._config.reset == "session":
+            return False
+        return self._config.reset is None or self._factory.is_clean(_connection(entry))
+
+    def _distrusts(self, error: BaseException) -> bool:
+        """Whether an interrupt (KeyboardInterrupt, a killed greenlet) may have struck in the middle of a message: only
+        a backend that can tell a clean connection knows better."""
+        knows = overrides(self._factory, "is_clean")
+        return not knows and not isinstance(error, (Exception, GeneratorExit, SystemExit))
+
+    def _connect(self, entry: Entry[T], timeout: float) -> None:
+        entry.connection = self._factory.connect(timeout)
+        if entry.connection is None:
+            raise NothingOpened("the factory returned None in place of a connection")
+        entry.view = self._factory.view(entry.connection)
+        self._set_up(entry)
+
+    def _reset(self, entry: Entry[Any]) -> None:
+        mode: Any = self._config.reset  # not None: then nothing is ever reset
+        self._factory.reset(_connection(entry), mode)
+        if mode == "session":  # which has undone what on_connect had set
+            self._set_up(entry)
+
+    def _set_up(self, entry: Entry[Any]) -> None:
+        if self._config.on_connect is not None:
+            self._config.on_connect(entry.view)
+        self._factory.remember(_connection(entry))
+
+    def _check(self, entry: Entry[Any], timeout: float, thorough: bool) -> None:
+        connection: Any = entry.connection
+        if thorough:
+            self._factory.check(connection, timeout)
+        elif not self._factory.is_alive(connection):
+            raise ConnectionError("the connection was closed by the other side")
+
+    def _close(self, entry: Entry[Any]) -> BaseException | None:
+        connection = entry.connection
+        if entry.reason == "dropped":
+            self._call(self._factory.interrupt, connection)  # its last user may still be using it
+        error = self._call(self._factory.close, connection)
+        # Only now: a job that was lost before this is done again.
+        entry.connection = entry.view = None
+        if error is not None:
+            self._log.warning("closing a connection failed: %s", type(error).__name__, exc_info=error)
+        return error
+
+    def _call(self, hook: Callable[..., object], *args: Any) -> BaseException | None:
+        try:
+            Context().run(hook, *args)
+        except BaseException as error:
+            return contained(error)
+        return None
+
+    def _ask(self, question: Callable[[BaseException], bool], error: BaseException) -> bool:
+        """A backend's opinion of an error; where it fails to have one, no."""
+        if isinstance(error, NothingOpened):
+            return True
+        try:
+            return bool(question(error))
+        except Exception:
+            self._log.exception("%s raised", getattr(question, "__qualname__", question))
+            return False
+
+
+def _always(_: object) -> bool:
+    return True
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+def _connection(entry: Entry[Any]) -> Any:
+    return entry.connection
+
+
+class NothingOpened(PoolError):
+    """A factory that returned None. Trying again would not help."""
+
+
+def contained(error: BaseException) -> BaseException:
+    """The error with its line numbers kept and the variables of its frames gone, those of its causes too."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if link.__traceback__ is not None:
+            # The first frame is the one that caught it, still running: it cannot be cleared, only left out.
+            inner = link.__traceback__.tb_next if link is error else link.__traceback__
+            traceback.clear_frames(inner)
+            link.__traceback__ = inner
+        link = link.__cause__ or link.__context__
+    return error

@@ -1,0 +1,430 @@
+"""The pool's bookkeeping, and nothing else: no lock, no clock, no thread, no I/O.
+
+Everything here runs under the pool's lock, except the two ends of ``idle`` (see "The plain path" in pool.py). A
+transition is called once for each thing that callers and workers report; :meth:`Ledger.settle` then decides what
+follows. What is to be done outside the lock (a job for a worker, a waiter to wake, a line to log) is put into
+``outbox``; it stays there until somebody takes it, so an exception between deciding and doing loses nothing.
+
+Invariants, after every settle():
+ 1. Each entry has one token, alive in exactly one place: idle, suspects, doomed, a job, a waiter, or a lease.
+ 2. len(entries) <= max_size, unless a resize made it smaller: a slot is freed after its connection is closed.
+ 3. Nobody waits while a connection is idle, unless the pool is suspended.
+ 4. Waiters are served in the order of their keys; each is served, failed or gone once.
+ 5. Before a connection goes out its epoch and its good_until are looked at: nothing older than the last
+    break or clear() is handed to anybody unchecked.
+ 6. Connects under way (late ones not counted) <= max_connecting, and <= 1 while the server is down.
+ 7. plain[0] is 1 only if nobody waits, nobody listens, and every clean release may simply be put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, TypeVar
+
+from pooling._entry import Entry, Stage, Token
+from pooling._moves import Moves, Phase
+from pooling._waiter import Turn, Waiter
+from pooling.errors import PoolError
+from pooling.events import Outlet
+
+T = TypeVar("T")
+
+CLOSERS = 32  # closes under way at once, late ones not counted: clear() of 10,000 must not start 10,000 threads
+PATIENCE = 0.25  # seconds a check may take before a connection is opened beside it
+
+
+class Fate(Enum):
+    """What becomes of a connection when its lease ends."""
+
+    CLEAN = "clean"
+    DIRTY = "dirty"
+    BROKEN = "broken"
+    DISCARDED = "discarded"
+    DETACHED = "detached"
+
+
+class Ledger(Moves[T]):
+    """What callers, workers and the owner report, and what follows from it."""
+
+    # -- what callers report ------------------------------------------------------------------------
+
+    def join(self, waiter: Waiter[T]) -> None:
+        """Somebody wants a connection. Also called again by one who waits already: it keeps its place."""
+        # First the flag, then a look at idle (in _serve): a release that the look misses reads the flag after its
+        # append, sees 0 and comes to settle().
+        self.plain[0] = 0
+        if waiter.turn is not Turn.WAITING:
+            return
+        newcomer = waiter.ticket < 0
+        if self.phase is Phase.CLOSED or (self.phase is Phase.DRAINING and newcomer):
+            waiter.fail(self._closed())
+            return
+        self.started = True
+        if newcomer and self._known_down():
+            self.outage.asked = True
+            waiter.fail(self.outage.explain(self.name, self.now))
+            return
+        if newcomer and (self.queue or not self.roster.idle):
+            self._emit("wait")
+        self.queue.join(waiter)
+
+    def leave(self, waiter: Waiter[T], *, expired: bool = False) -> None:
+        """Somebody does not wait any longer; what was handed over before stays in its hands."""
+        if waiter.turn is Turn.WAITING:
+            waiter.turn = Turn.LEFT
+            self.outage.asked = True
+            if expired:
+                self.tally.timeouts += 1
+                self._emit("timeout", duration=self.now - waiter.deadline.started)
+        self.queue.remove(waiter)
+
+    def release(self, token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
+        """A lease ended in a way that the plain path does not cover."""
+        entry = token.entry
+        self._emit("release", entry, duration=self.now - entry.since, reason=fate.value)
+        if fate is Fate.BROKEN:
+            self.found_broken(token, error)
+            entry.thread = 0
+            return
+        entry.thread = 0
+        if fate is Fate.CLEAN:
+            self._put(token, used=True)
+        elif fate is Fate.DIRTY and (reason := self._retirement(entry)):
+            self.roster.doom(token, reason)
+        elif fate is Fate.DIRTY:
+            self._start(token, Stage.RESETTING)
+        elif fate is Fate.DISCARDED:
+            self.roster.doom(token, "discarded")
+        else:
+            self._free(entry, "detached")
+
+    def found_broken(self, token: Token[T], error: BaseException | None) -> None:
+        """A connection is broken: it is closed, and all that are as old become suspect."""
+        if error is not None:
+            self._fault(token.entry, error)
+        if token.entry.epoch == self.roster.epoch:
+            self.outage.doubt = True
+            self.roster.next_epoch()
+            if not self._checks:
+                self._doom_suspects("stale")
+        self.roster.doom(token, "broken")
+
+    def renew(self, token: Token[T], waiter: Waiter[T]) -> None:
+        """A lease wants a new connection in the place of its own, in the same slot and without a queue."""
+        entry = token.entry
+        self._emit("release", entry, duration=self.now - entry.since, reason=Fate.DISCARDED.value)
+        if self.phase is Phase.CLOSED:
+            waiter.fail(self._closed())
+        else:
+            entry.claimant = waiter
+        self.roster.doom(token, "discarded")
+
+    def reclaim(self, waiter: Waiter[T]) -> None:
+        """A refresh waits for long. Where an exception has struck between the close of its old connection and the
+        opening of its new one, nobody works for it any more: it waits in the queue then, like everybody else."""
+        if all(entry.claimant is not waiter for entry in self.roster.entries):
+            self.queue.join(waiter)
+
+    def watch(self, done: Callable[[], bool], waiter: Waiter[T]) -> None:
+        """Somebody waits for a state of the pool, not for a connection."""
+        self.watchers.append((done, waiter))
+
+    def warm(self, waiter: Waiter[T]) -> None:
+        """Open what min_size asks for, one connection at least, before anybody needs it."""
+        self.started = self._slow_start.demand = self.outage.asked = True
+        self.watch(lambda: self._warmed(waiter), waiter)
+
+    def _warmed(self, waiter: Waiter[T]) -> bool:
+        if self.phase in (Phase.DRAINING, Phase.CLOSED):
+            return waiter.fail(self._closed())
+        if self.outage.hopeless_for(waiter.deadline.started, self.now):
+            return waiter.fail(self.outage.explain(self.name, self.now))
+        self.outage.asked = True
+        opening = len(self.roster.at[Stage.CONNECTING])
+        return self.roster.kept() - opening >= max(self.min_size, 1)
+
+    # -- what workers report ------------------------------------------------------------------------
+
+    def connected(self, token: Token[T]) -> None:
+        """A connect succeeded; the connection is on the entry."""
+        entry = token.entry
+        if not self._back(token):
+            return
+        if not self.roster.identify(entry):
+            entry.connection = entry.view = None  # it belongs to the other entry: not ours to close
+            self._refused(entry, PoolError("the factory returned a connection that is in the pool already"), True)
+            return
+        took = self.now - entry.began
+        self.limits.opened(entry, self.now)
+        self.tally.connected(took)
+        self._emit("connect", entry, duration=took)
+        self.outage.over()
+        if len(self.queue) > 1:
+            self._slow_start.widen()
+        self._put(token, used=True)
+        self._remind(entry)
+
+    def not_connected(self, token: Token[T], error: BaseException, permanent: bool) -> None:
+        """A connect failed."""
+        if self._back(token):
+            self._refused(token.entry, error, permanent)
+
+    def checked(self, token: Token[T], epoch: int) -> None:
+        """A check passed that was begun in the given epoch."""
+        if self._back(token):
+            token.entry.epoch = max(epoch, token.entry.epoch)
+            token.entry.checked_at = self.now
+            self.outage.doubt = False
+            self._put(token, used=False)
+
+    def found_dead(self, token: Token[T], error: BaseException) -> None:
+        """A check failed."""
+        if self._back(token):
+            self.found_broken(token, error)
+
+    def cleaned(self, token: Token[T]) -> None:
+        """A reset succeeded."""
+        if self._back(token):
+            self._put(token, used=True)
+
+    def not_cleaned(self, token: Token[T], error: BaseException, broken: bool) -> None:
+        """A reset failed."""
+        if not self._back(token):
+            return
+        if broken:
+            self.found_broken(token, error)
+        else:
+            self._fault(token.entry, error)
+            self.roster.doom(token, "reset")
+
+    def shut(self, token: Token[T], error: BaseException | None) -> None:
+        """A close is over, one way or the other."""
+        if error is not None:
+            self._fault(token.entry, error)
+        if self._back(token):
+            self._free(token.entry, token.entry.reason)
+
+    def queued(self) -> int:
+        """Callers that wait for a connection to come back: those for whom one is being opened are not meant."""
+        return len(self.queue) - self._live(Stage.CONNECTING)
+
+    # -- what the owner orders ----------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Retire every connection of today: the idle ones now, the others as they come back."""
+        self._emit("clear")
+        self.roster.next_epoch()
+        self.roster.cleared = self.roster.epoch
+        self._doom_suspects("stale")
+        for entry in self.roster.entries:  # those in use: the plain path of a release looks at nothing else
+            entry.expires_at = min(entry.expires_at, self.now)
+
+    def resize(self, min_size: int, max_size: float) -> None:
+        self.min_size, self.max_size = min_size, max_size
+        self._emit("resize")
+
+    def enter(self, phase: Phase) -> None:
+        """Go to another phase; from CLOSED there is no way back."""
+        if self.phase is Phase.CLOSED or phase is self.phase:
+            return
+        self.phase = phase
+        self.plain[0] = 0  # before idle is emptied: what comes back from now on comes to settle()
+        self._emit("state", reason=phase.value)
+        if phase is Phase.CLOSED:
+            while waiter := self.queue.head():
+                self._fail(waiter, self._closed())
+            for entry in self.roster.entries:
+                self._release_claim(entry, self._closed())
+            self.roster.next_epoch()
+            self._doom_suspects("pool")
+
+    def listen(self, outlet: Outlet) -> None:
+        """Tell a listener everything from now on."""
+        self.tally.outlets = (*self.tally.outlets, outlet)
+
+    def ignore(self, outlet: Outlet) -> None:
+        self.tally.outlets = tuple(known for known in self.tally.outlets if known is not outlet)
+
+    # -- deciding -----------------------------------------------------------------------------------
+
+    def settle(self, now: float, transition: Callable[..., object] | None = None, *args: Any) -> None:
+        """Take in a transition and whatever else was reported; then decide everything that follows."""
+        self.now = now
+        if transition is not None:
+            transition(*args)
+        while self.inbox:
+            transition, args = self.inbox.popleft()
+            transition(*args)
+        while self.roster.orphans:
+            # Looked at first and taken off last: an exception in between has it adopted again.
+            self._adopt(self.roster.orphans[0])
+            self.roster.orphans.popleft()
+        if now >= self.alarm:
+            self._look_round()
+        if self.queue:
+            self._serve()
+            if self.outage:
+                self._give_up()
+        self._trim()
+        if self.roster.suspects:
+            self._check_some()
+        if self.roster.doomed:
+            self._close_some()
+        self._open_some()
+        if self.watchers:
+            self._tell_watchers()
+        self.tally.fold()
+        if self.tally.outlets:
+            self._emit_state()
+            self.outbox.extend(self.tally.outlets)
+        self.plain[0] = self._is_plain()
+
+    def _serve(self) -> None:
+        """Hand idle connections to waiters, first come, first served."""
+        while self.phase is not Phase.SUSPENDED and self.roster.idle and (waiter := self.queue.head()):
+            try:
+                token = self.roster.take()
+            except IndexError:  # a caller on the plain path took the last one
+                return
+            entry = token.entry
+            # What was opened or checked in this very moment is good, be check_after 0.
+            stale = self.now >= entry.good_until and entry.checked_at != self.now
+            if stale or entry.epoch != self.roster.epoch:
+                self.bench(token)
+                continue
+            if not self._hand(waiter, token):  # an exception came between serving this waiter and removing it
+                self.roster.idle.append(token)
+            self.queue.remove(waiter)
+        if not self.queue:
+            self._slow_start.restart()
+
+    def _give_up(self) -> None:
+        """Fail those who wait for a server that has been away for too long."""
+        at = self.outage.hopeless_at()
+        if self.now < at:
+            self._alarm(at)
+            return
+        while (waiter := self.queue.head()) and self.outage.hopeless_for(waiter.deadline.started, self.now):
+            self.outage.asked = True
+            self._fail(waiter, self.outage.explain(self.name, self.now))
+
+    def _tell_watchers(self) -> None:
+        for done, waiter in self.watchers:
+            if waiter.turn is Turn.WAITING and done():
+                if waiter.turn is Turn.WAITING:
+                    waiter.turn = Turn.SERVED
+                self.outbox.append(waiter)
+        self.watchers = [watcher for watcher in self.watchers if watcher[1].turn is Turn.WAITING]
+
+    def _known_down(self) -> bool:
+        """Whether a newcomer can be told at once that the server is away: somebody is finding out anyway, or
+        has found out just now. Otherwise the newcomer's own try decides."""
+        outage = self.outage
+        if not outage or self.now < outage.hopeless_at():
+            return False
+        return outage.asked or self.now < outage.next_try or bool(self._live(Stage.CONNECTING))
+
+    def _trim(self) -> None:
+        """Retire idle connections beyond max_size (after a resize) and max_idle, the longest unused first."""
+        size, idle = len(self.roster.entries), self.roster.idle
+        while idle and self.phase is Phase.CLOSED:  # a release on the plain path that read plain[0] just before
+            self.roster.doom(idle.popleft(), "pool")
+        if size <= self.max_size and size <= self.max_idle:
+            return
+        while idle and (self.roster.kept() > self.max_size or len(idle) > self.max_idle):
+            self.roster.doom(idle.popleft(), "surplus")
+
+    def _check_some(self) -> None:
+        """Have suspects checked: as many as there are waiters; with nobody waiting, one after the other."""
+        if self.phase is Phase.SUSPENDED:
+            return
+        wanted = min(max(len(self.queue), 1), self.config.max_connecting)
+        while self.roster.suspects and self._live(Stage.CHECKING) < wanted:
+            token = self.roster.suspects.pop()
+            thorough = token.entry.epoch != self.roster.epoch or self.config.check == "ping"
+            self._start(token, Stage.CHECKING, thorough=thorough)
+
+    def _close_some(self) -> None:
+        while self.roster.doomed and self._live(Stage.CLOSING) < CLOSERS:
+            self._start(self.roster.doomed.popleft(), Stage.CLOSING)
+
+    def _open_some(self) -> None:
+        """Open as many as waiters and min_size ask for and the limits allow."""
+        room = self.max_size - len(self.roster.entries)
+        if not self.started or self.phase in (Phase.SUSPENDED, Phase.CLOSED) or room <= 0:
+            return
+        waiting, opening = len(self.queue), self._live(Stage.CONNECTING)
+        shortage = self.min_size - self.roster.kept()
+        if self.outage:
+            goal = self._probe(opening, asked=waiting > 0 or shortage > 0)
+        else:
+            coming = self._coming() if waiting else 0
+            goal = self._slow_start.goal(waiting=waiting, coming=coming, opening=opening, shortage=shortage)
+        # Late jobs may all have to be written off; beyond max_size of those nothing is opened.
+        bearable = self.max_size - len(self.roster.hung) - self.roster.late(self.now)
+        for _ in range(int(max(0, min(goal, room, bearable)))):
+            self._open()
+
+    def _probe(self, opening: int, *, asked: bool) -> int:
+        """While the server is down: one try after the other, at the back-off's pace, as long as it is asked for."""
+        if opening or not (asked or self.outage.asked):
+            return 0
+        if self.now < self.outage.next_try:
+            self._alarm(self.outage.next_try)
+            return 0
+        self.outage.asked = self._slow_start.demand = False
+        return 1
+
+    def _coming(self) -> int:
+        """Checks that a waiter can count on: a suspect's, or one that takes long, gets a connect beside it."""
+        coming = 0
+        for entry in self.roster.at[Stage.CHECKING]:
+            late = entry.began + PATIENCE
+            if entry.epoch == self.roster.epoch and self.now < late:
+                coming += 1
+                self._alarm(late)
+        return coming
+
+    def _is_plain(self) -> bool:
+        size = len(self.roster.entries)
+        return (
+            self.phase is Phase.RUNNING
+            and not self.queue
+            and not self.tally.outlets
+            and size <= self.max_size
+            and size <= self.max_idle
+        )
+
+    # -- what time brings -----------------------------------------------------------------------------
+
+    def _look_round(self) -> None:
+        """Write hung jobs off, retire and check what is due, and set the next alarm."""
+        for entry in self.roster.overdue(self.now):
+            self.roster.write_off(entry)
+            self._free(entry, "hung")
+        for entry in self.roster.lines_due(self.now):
+            self._review(entry)
+        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line())
+
+    def _review(self, entry: Entry[T]) -> None:
+        """One entry's line on the agenda is due."""
+        due = self._due(entry)
+        token = self.roster.fetch(entry) if due and entry.stage is Stage.OPEN else None
+        # Asked again: until it was fetched a caller may have had it and brought it back.
+        if token is not None and (due := self._due(entry)):
+            if due == "keepalive":
+                self._start(token, Stage.CHECKING)
+            else:
+                self.roster.doom(token, due)
+        elif token is not None:
+            self.roster.idle.append(token)
+        elif entry.stage is Stage.OPEN and self.limits.overheld(entry, self.now):
+            entry.reported = entry.uses
+            self.tally.leaks += 1
+            self._emit("leak", entry, duration=self.now - entry.since)
+            self.outbox.append(f"a lease is held for {self.now - entry.since:.3g} s, acquired at {entry.where()}")
+        self._remind(entry)
+
+    def _due(self, entry: Entry[T]) -> str:
+        return self.limits.due(entry, self.now, spare=self.roster.kept() > self.min_size)

@@ -1,0 +1,64 @@
+"""What time and use do to one connection: when it is due to be retired, checked, or reported."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+from pooling._entry import Entry
+from pooling.config import Config
+
+
+class Limits:
+    """The limits of one pool, each read from its options once; a limit that is off is infinite."""
+
+    def __init__(self, config: Config, jitter: Callable[[], float] = random.random) -> None:
+        self._jitter = jitter
+        self._lifetime = _or_inf(config.max_lifetime)
+        self._idle = _or_inf(config.idle_timeout)
+        self._keepalive = _or_inf(config.keepalive)
+        self._leak = _or_inf(config.leak_after)
+        self.check_after = config.check_after if config.check else math.inf
+        self.uses = _or_inf(config.max_uses)
+
+    def opened(self, entry: Entry[Any], now: float) -> None:
+        """Its lifetime begins. Jitter only shortens it, so that connections opened together do not end together."""
+        entry.opened_at = entry.checked_at = now
+        entry.expires_at = now + self._lifetime * (1 - 0.1 * self._jitter())
+
+    def good_until(self, entry: Entry[Any], now: float) -> float:
+        """Until when it may go out again as it is."""
+        return min(now + self.check_after, entry.expires_at)
+
+    def due(self, entry: Entry[Any], now: float, *, spare: bool) -> str:
+        """What is due for an idle connection: ``"lifetime"``, ``"idle"`` (only a spare one, unless the
+        other side is about to close it), ``"keepalive"``, or nothing: an empty string."""
+        if now >= entry.expires_at:
+            return "lifetime"
+        if now >= entry.since + (min(self._idle, entry.keep) if spare else entry.keep):
+            return "idle"
+        return "keepalive" if now >= max(entry.since, entry.checked_at) + self._keepalive else ""
+
+    def overheld(self, entry: Entry[Any], now: float) -> bool:
+        """Whether a lease has to be reported as held for too long."""
+        return entry.thread != 0 and entry.reported != entry.uses and now >= entry.since + self._leak
+
+    def next_look(self, entry: Entry[Any], now: float) -> float:
+        """The earliest time at which something can be due.
+
+        The plain path tells nobody when a connection goes out or comes back, so its state is looked at then. A
+        time that has passed without effect (min_size keeps the connection, the lease was reported) starts
+        anew from now.
+        """
+        touched = max(entry.since, entry.checked_at)
+        when = entry.expires_at if entry.expires_at > now else math.inf
+        idle = min(self._idle, entry.keep)
+        for start, after in ((entry.since, idle), (touched, self._keepalive), (entry.since, self._leak)):
+            when = min(when, start + after if start + after > now else now + after)
+        return when
+
+
+def _or_inf(limit: float | None) -> float:
+    return math.inf if limit is None else limit

@@ -1,0 +1,248 @@
+"""The moves that a connection makes through the pool, each written once.
+
+The state of the ledger and its single steps: put back, hand over, start a job, free a slot. What calls for them,
+and what follows, is in _ledger.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pooling._entry import Entry, Stage, Token, TokenRef
+from pooling._fork import Flag
+from pooling._limits import Limits
+from pooling._opening import SlowStart
+from pooling._outage import LONGEST_GAP, Outage
+from pooling._roster import Roster
+from pooling._tally import Tally
+from pooling._waiter import Turn, Waiter, WaitQueue
+from pooling.config import Config
+from pooling.errors import PoolClosed
+from pooling.events import Outlet
+
+T = TypeVar("T")
+
+
+class Phase(Enum):
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Job(NamedTuple):
+    """Work for a worker, with the token of the entry it is about."""
+
+    token: Token[Any]
+    stage: Stage
+    timeout: float
+    epoch: int
+    thorough: bool
+    """Whether a check makes a round trip; else it is a look at the socket."""
+
+
+class Moves(Generic[T]):
+    """The state of one pool's books. ``now`` is the time of the transition under way."""
+
+    def __init__(
+        self, name: str, config: Config, plain: Flag, wake: Callable[[Any], None], *, checks: bool = True
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.plain = plain
+        self.min_size = config.min_size
+        self.max_size = math.inf if config.max_size is None else config.max_size
+        self.max_idle = math.inf if config.max_idle is None else config.max_idle
+        self.limits = Limits(config)
+        self.now = 0.0
+        self.alarm = math.inf  # when settle() has to be called at the latest
+        self.phase = Phase.RUNNING
+        self.started = False  # whether anybody asked for a connection yet; before that none is opened
+        self.roster: Roster[T] = Roster(config, wake)
+        self.queue: WaitQueue[T] = WaitQueue()
+        self.outage = Outage(config)
+        self.tally = Tally(name)
+        self.watchers: list[tuple[Callable[[], bool], Waiter[T]]] = []
+        self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self.outbox: deque[Job | Waiter[T] | Outlet | str] = deque()
+        self._checks = checks
+        self._slow_start = SlowStart(config.max_connecting)
+
+    def _put(self, token: Token[T], *, used: bool) -> None:
+        """Where everything that was opened, checked, reset or released ends: it goes to whoever claimed it,
+        or becomes idle for :meth:`_serve`, or is retired."""
+        entry = token.entry
+        entry.stage, entry.thread = Stage.OPEN, 0
+        if used:
+            entry.since = self.now
+        reason = self._retirement(entry)
+        if reason and not (reason == "surplus" and entry.claimant):  # a refreshed lease counts as one that is out
+            self.roster.doom(token, reason)
+            return
+        entry.good_until = self.limits.good_until(entry, self.now)
+        claimant, entry.claimant = entry.claimant, None
+        if claimant is not None and self._hand(claimant, token):
+            return
+        if entry.epoch != self.roster.epoch:
+            self.bench(token)
+        elif used:
+            self.roster.idle.append(token)
+        else:  # it was only looked at: it stays among the longest unused
+            self.roster.idle.appendleft(token)
+
+    def bench(self, token: Token[T]) -> None:
+        """A token was taken from idle whose connection must not go out as it is."""
+        entry = token.entry
+        if reason := self._retirement(entry):
+            self.roster.doom(token, reason)
+        elif entry.epoch != self.roster.epoch and not self._checks:
+            self.roster.doom(token, "stale")
+        else:
+            self.roster.suspects.append(token)
+
+    def _retirement(self, entry: Entry[T]) -> str:
+        """Why a connection must not be used again, or an empty string."""
+        if self.phase is Phase.CLOSED:
+            return "pool"
+        if entry.epoch < self.roster.cleared:
+            return "stale"
+        if self.now >= entry.expires_at:
+            return "lifetime"
+        if entry.uses >= self.limits.uses:
+            return "uses"
+        return "surplus" if self.roster.kept() > self.max_size else ""
+
+    def _hand(self, waiter: Waiter[T], token: Token[T]) -> bool:
+        """Give a token to a waiter, unless it has left."""
+        if not waiter.serve(token):
+            return False
+        entry, waited = token.entry, self.now - waiter.deadline.started
+        entry.uses += 1
+        entry.since = self.now
+        entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
+        self.tally.waits.samples.append(waited)
+        if self.outage:
+            self.outage.served(self.now)
+        self._emit("acquire", entry, duration=waited)
+        self.outbox.append(waiter)
+        return True
+
+    def _fail(self, waiter: Waiter[T], error: BaseException) -> None:
+        waiter.fail(error)
+        self.queue.remove(waiter)
+        self.outbox.append(waiter)
+
+    def _open(self, claimant: Waiter[T] | None = None) -> None:
+        token = self.roster.add(self.now)
+        token.entry.claimant = claimant
+        self._start(token, Stage.CONNECTING)
+
+    def _start(self, token: Token[T], stage: Stage, *, thorough: bool = True) -> None:
+        """Give a job out, and look in time whether it came back."""
+        timeout = self.config.connect_timeout
+        if self.outage and stage is Stage.CONNECTING:
+            timeout = min(timeout, LONGEST_GAP)
+        self.roster.start(token.entry, stage, self.now, timeout)
+        self.outbox.append(Job(token, stage, timeout, self.roster.epoch, thorough))
+        self._alarm(self.now + timeout)
+
+    def _back(self, token: Token[T]) -> bool:
+        """A job is over. False where it had been written off: what it brings is closed beside the books."""
+        entry = token.entry
+        if self.roster.back(entry):
+            return True
+        if entry in self.roster.hung:
+            del self.roster.hung[entry]
+            if entry.connection is not None:
+                timeout = self.config.connect_timeout
+                self.outbox.append(Job(token, Stage.CLOSING, timeout, self.roster.epoch, True))
+        return False
+
+    def _refused(self, entry: Entry[T], error: BaseException, permanent: bool) -> None:
+        """A connect brought nothing."""
+        self._fault(entry, error)
+        self._slow_start.restart()
+        self.outage.failed(self.now, error, permanent=permanent)
+        self._release_claim(entry, self.outage.explain(self.name, self.now))
+        self._free(entry, "")
+
+    def _free(self, entry: Entry[T], reason: str) -> None:
+        """Forget a slot; ``reason`` is why its connection was closed, empty where there was none."""
+        if not self.roster.remove(entry):
+            return
+        self.tally.acquired += entry.uses
+        if reason:
+            self.tally.closed[reason] += 1
+            self._emit("close", entry, duration=self.now - entry.opened_at, reason=reason)
+        if reason == "detached":  # the agenda may remember the entry for a while: its connection is not to live longer
+            entry.connection = entry.view = None
+        claimant, entry.claimant = entry.claimant, None
+        if claimant is not None and claimant.turn is Turn.WAITING:
+            self._open(claimant)
+
+    def _release_claim(self, entry: Entry[T], error: BaseException) -> None:
+        """Whoever claimed an entry's connection will not get it."""
+        claimant, entry.claimant = entry.claimant, None
+        if claimant is not None:
+            self._fail(claimant, error)
+
+    def _closed(self) -> PoolClosed:
+        return PoolClosed(f"pool {self.name!r} is {self.phase.value}")
+
+    def _adopt(self, orphan: TokenRef) -> None:
+        """A token died: whoever held it was lost. The connection is not trusted any more."""
+        entry: Entry[T] | None = getattr(orphan, "entry", None)
+        if entry is None:
+            return  # it was struck while it was made: the entry's old reference is an orphan as well
+        if entry.refs is None or entry.refs[1]() is not None:
+            return  # it has a new token already
+        if entry in self.roster.hung:
+            self._back(self.roster.mint(entry))  # a job that was written off will not come back either
+            return
+        if entry not in self.roster.entries:
+            return
+        held, where, age = entry.thread, entry.where(), self.now - entry.since
+        if entry.stage is Stage.OPEN and held:
+            self.tally.leaks += 1
+            self._emit("leak", entry, duration=age, reason="dropped")
+            self.outbox.append(f"a lease was dropped without release() after {age:.3g} s, acquired at {where}")
+        token = self.roster.mint(entry)
+        self.roster.back(entry)
+        entry.thread = 0
+        if entry.connection is None:
+            self._free(entry, "")
+        else:
+            self.roster.doom(token, entry.reason or "dropped")
+
+    def _doom_suspects(self, reason: str) -> None:
+        while self.roster.suspects:
+            self.roster.doom(self.roster.suspects.popleft(), reason)
+
+    def _live(self, stage: Stage) -> int:
+        return self.roster.live(stage, self.now)
+
+    def _fault(self, entry: Entry[T], error: BaseException) -> None:
+        self.tally.errors += 1
+        doing = "use" if entry.stage is Stage.OPEN else entry.stage.value
+        self._emit("error", entry, reason=doing, error=error)
+
+    def _emit(self, kind: str, entry: Entry[T] | None = None, **details: Any) -> None:
+        if self.tally.outlets:
+            self.tally.emit(kind, self.now, entry, **details)
+
+    def _emit_state(self) -> None:
+        if self.tally.state != self.outage.state:
+            self.tally.state = self.outage.state
+            self._emit("state", reason=self.tally.state)
+
+    def _remind(self, entry: Entry[T]) -> None:
+        when = self.limits.next_look(entry, self.now)
+        self.roster.remind(entry, when)
+        self._alarm(when)
+
+    def _alarm(self, when: float) -> None:
+        self.alarm = min(self.alarm, when)

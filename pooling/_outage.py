@@ -1,0 +1,92 @@
+"""What the pool knows about a server it cannot reach: since when, why, and when to try next."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from pooling.config import Config
+from pooling.errors import ConnectError
+
+LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
+
+
+class Outage:
+    """The back-off of one pool. Nothing here knows the lock: the ledger calls it under the pool's.
+
+    While ``failures`` is 0 the server is up. ``asked`` says that somebody wanted a connection since the last
+    try began: without that the pool leaves the server alone (unless min_size has to be kept).
+    """
+
+    def __init__(self, config: Config, jitter: Callable[[], float] = random.random) -> None:
+        self._backoff = config.backoff
+        self._fail_after = math.inf if config.fail_after is None else config.fail_after
+        self._jitter = jitter
+        self.failures = 0
+        self.since = 0.0
+        self.next_try = 0.0
+        self.asked = False
+        self.error: BaseException | None = None
+        self.error_at = 0.0
+        self.doubt = False  # a connection broke, and nothing has gone well since
+        self._permanent = False
+
+    @property
+    def state(self) -> str:
+        return "down" if self.failures else "suspect" if self.doubt else "up"
+
+    def __bool__(self) -> bool:
+        return self.failures > 0
+
+    def failed(self, now: float, error: BaseException, *, permanent: bool) -> None:
+        """A connect failed: the next one has to wait."""
+        if not self.failures:
+            self.since = now
+        self.failures += 1
+        self.error, self.error_at, self._permanent = error, now, permanent
+        self.next_try = now + self._gap()
+
+    def served(self, now: float) -> None:
+        """Somebody got a connection all the same (the server refuses new ones, those it has work): the
+        patience of those who still wait begins anew."""
+        self.since = max(self.since, now)
+
+    def over(self) -> None:
+        self.failures = 0
+        self.error = None
+        self.asked = self.doubt = self._permanent = False
+
+    def hopeless_at(self) -> float:
+        """From when on waiters are not kept waiting any longer."""
+        if not self.failures:
+            return math.inf
+        return self.error_at if self._permanent else self.since + self._fail_after
+
+    def hopeless_for(self, started: float, now: float) -> bool:
+        """Whether one who has waited since ``started`` is not kept waiting any longer. Who came when it was
+        hopeless already, and nobody was finding out, waits for the try that was made for it."""
+        at = self.hopeless_at()
+        return now >= at and (started < at or started <= self.error_at)
+
+    def explain(self, name: str, now: float) -> ConnectError:
+        """An error for one waiter; each gets its own, so that no traceback is shared."""
+        pause = self.next_try - now
+        trying = "the next try is under way" if pause <= 0 else f"the next try is in {pause:.2g} s"
+        error = ConnectError(
+            f"pool {name!r} cannot connect: {describe(self.error)} (failing for {now - self.since:.2g} s, "
+            f"{self.failures} {'try' if self.failures == 1 else 'tries'}; {trying})"
+        )
+        error.__cause__ = self.error
+        return error
+
+    def _gap(self) -> float:
+        if self._backoff is not None:
+            return max(0.0, float(self._backoff(self.failures)))
+        return min(0.05 * self.failures, LONGEST_GAP) * (1 - 0.1 * self._jitter())
+
+
+def describe(error: BaseException | None) -> str:
+    """An error's type and text in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,136 @@
+"""The one background thread for all pools of the process: it calls a pool when its alarm is due, or when a token died.
+
+It holds pools weakly, sleeps for ever while nothing is due, starts with the first alarm and ends with the last
+pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+_log = logging.getLogger("pooling")
+
+
+class Watched(Protocol):
+    """What the reaper needs of a pool."""
+
+    def due_at(self) -> float:
+        """When the next look is due; ``-inf`` for at once. Called without the pool's lock."""
+
+    def look(self) -> None:
+        """Have a look."""
+
+
+class Reaper:
+    """``at_rest`` is called by the reaper's thread when the last pool is gone."""
+
+    def __init__(self, at_rest: Callable[[], None]) -> None:
+        self._at_rest = at_rest
+        self._pools: dict[int, weakref.ref[Watched]] = {}
+        self._pokes: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        # Re-entrant: starting a thread can run the garbage collector, and with it a destructor that closes a pool.
+        self._starting = threading.RLock()
+        self._starts = False
+        self.wakes_at = float("inf")
+        # SimpleQueue.put is written in C and may be called from anywhere, weak-reference callbacks included.
+        self.poke = self._pokes.put
+
+    def watch(self, pool: Watched) -> None:
+        self._pools[id(pool)] = weakref.ref(pool, self.poke)
+
+    def forget(self, pool: Watched) -> bool:
+        """Whether no pool is left."""
+        self._pools.pop(id(pool), None)
+        return not self._living()
+
+    def alarm(self, when: float) -> None:
+        """A pool's next look is due at this time."""
+        # A parked thread has left its last wake-up behind, which says nothing.
+        if when < self.wakes_at or self._thread is None:
+            self.poke(None)
+            self._start()
+
+    def park(self, patience: float) -> None:
+        """Let the thread end; the next alarm starts it again."""
+        with self._starting:
+            thread, self._thread = self._thread, None
+        self.poke(None)
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+            thread.join(patience)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is not None or self._starts:
+                return
+            self._starts = True
+            try:
+                thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
+                thread.start()
+                self._thread = thread
+            finally:
+                self._starts = False
+
+    def _living(self) -> list[Watched]:
+        living = []
+        for key, ref in list(self._pools.items()):
+            pool = ref()
+            if pool is None:
+                self._pools.pop(key, None)
+            else:
+                living.append(pool)
+        return living
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        with self._starting:
+            pass  # until _thread is set
+        while self._thread is me:
+            # An alarm that is set while the pools are asked must not be missed: until the answer is known, every
+            # alarm counts as earlier than the next wake-up, so it pokes.
+            self.wakes_at = float("inf")
+            wakes_at = self._round()
+            if wakes_at is None:
+                if self._end():
+                    self._at_rest()
+                continue
+            if self._thread is not me:
+                break
+            self.wakes_at = wakes_at
+            timeout = None if wakes_at == float("inf") else max(0.0, wakes_at - time.monotonic())
+            try:
+                self._pokes.get(timeout=timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+                while True:
+                    self._pokes.get_nowait()
+            except queue.Empty:
+                pass
+        if self._thread is not None:
+            self.poke(None)  # what woke this thread may have been meant for its successor
+
+    def _end(self) -> bool:
+        """Whether the thread may end: not if a pool has come while it made up its mind."""
+        with self._starting:
+            if self._living():
+                return False
+            self._thread = None
+            return True
+
+    def _round(self) -> float | None:
+        """Look at every pool that is due; when the next one is, or None with no pool left."""
+        pools = self._living()
+        if not pools:
+            return None
+        for pool in pools:
+            if pool.due_at() <= time.monotonic():
+                try:
+                    pool.look()
+                except Exception:
+                    # Whatever is wrong with one pool, the others need their reaper.
+                    _log.exception("a pool's upkeep failed")
+        return min(pool.due_at() for pool in pools)

@@ -1,0 +1,120 @@
+"""What a pool says about itself: the snapshot and the holders, taken under its lock, and the text of a timeout."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Any, NamedTuple
+
+from pooling._entry import Hold, Stage, named, thread_names
+from pooling._ledger import Ledger
+from pooling._moves import Phase
+from pooling._outage import describe
+from pooling._waiter import Waiter
+from pooling.errors import PoolTimeout
+from pooling.stats import PoolStats
+
+
+def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
+    """The numbers of this moment."""
+    roster, tally, outage = ledger.roster, ledger.tally, ledger.outage
+    connecting, closing = len(roster.at[Stage.CONNECTING]), len(roster.at[Stage.CLOSING]) + len(roster.doomed)
+    busy = len(roster.at[Stage.CHECKING]) + len(roster.at[Stage.RESETTING])
+    # The deque of idle ones is the one thing that callers change without the lock: its length is read once, and
+    # what follows from it is derived.
+    idle, size = len(roster.idle) + len(roster.suspects), len(roster.entries)
+    leased = size - idle - connecting - busy - closing
+    acquired = max(tally.acquired + sum(entry.uses for entry in roster.entries), leased)
+    head = ledger.queue.head()
+    waits = tally.waits.snapshot()
+    return PoolStats(
+        name=ledger.name,
+        at=now,
+        state=outage.state if ledger.phase is Phase.RUNNING else ledger.phase.value,
+        size=size,
+        idle=idle,
+        leased=leased,
+        connecting=connecting,
+        busy=busy,
+        closing=closing,
+        hung=len(roster.hung),
+        waiting=len(ledger.queue),
+        oldest_wait=max(0.0, now - head.deadline.started) if head else 0.0,
+        min_size=ledger.min_size,
+        max_size=None if ledger.max_size == math.inf else int(ledger.max_size),
+        acquired=acquired,
+        released=acquired - leased,
+        opened=tally.opened,
+        closed=dict(tally.closed),
+        timeouts=tally.timeouts,
+        errors=tally.errors,
+        leaks=tally.leaks,
+        events_lost=sum(outlet.lost for outlet in tally.outlets),
+        wait=tally.waits.snapshot(zeros=acquired - waits.count),
+        use=tally.uses.snapshot(),
+        connect=tally.connects.snapshot(),
+        last_error=describe(outage.error) if outage.error else None,
+        last_error_age=now - outage.error_at if outage.error else None,
+    )
+
+
+def holds(ledger: Ledger[Any]) -> list[Hold]:
+    """Who holds the connections."""
+    return [entry.hold() for entry in ledger.roster.entries if entry.thread]
+
+
+class Moment(NamedTuple):
+    """What a timeout tells, as it was under the lock. Many callers can time out at once: nothing is formatted
+    there."""
+
+    stats: PoolStats
+    holds: list[Hold]
+    stage: str
+    cause: BaseException | None
+
+
+def moment(ledger: Ledger[Any], now: float) -> Moment:
+    return Moment(snapshot(ledger, now), holds(ledger), _stage(ledger), ledger.outage.error)
+
+
+def timed_out(then: Moment, waiter: Waiter[Any]) -> PoolTimeout:
+    """A timeout that explains itself. Called without the lock."""
+    stats, names = then.stats, thread_names()
+    numbers = (
+        f"{stats.leased} in use, {stats.idle} idle, {stats.connecting} connecting, {stats.busy} busy, "
+        f"{stats.closing} closing of at most {stats.max_size or 'any number'}; {stats.waiting} others waiting"
+    )
+    waited = stats.at - waiter.deadline.started
+    lines = [f"no connection from pool {stats.name!r} within {waited:.3g} s ({_WHY[then.stage]}): {numbers}"]
+    longest = heapq.nsmallest(3, then.holds, key=lambda hold: hold.since)
+    lines += [f"  held by {holder}" for holder in named(longest, stats.at, names)]
+    if stats.last_error:
+        lines.append(f"  last connect error, {stats.last_error_age:.3g} s ago: {stats.last_error}")
+    error = PoolTimeout(
+        "\n".join(lines), stage=then.stage, stats=stats, holders=lambda: named(then.holds, stats.at, names)
+    )
+    error.__cause__ = then.cause
+    return error
+
+
+_WHY = {
+    "queue": "all in use",
+    "connect": "one is being opened",
+    "check": "one is being checked",
+    "reset": "one is being reset",
+    "close": "one is being closed",
+    "backoff": "the server cannot be reached",
+    "suspended": "the pool is suspended",
+}
+
+
+def _stage(ledger: Ledger[Any]) -> str:
+    """What the head of the queue is waiting for."""
+    if ledger.phase is Phase.SUSPENDED:
+        return "suspended"
+    for stage in (Stage.CONNECTING, Stage.CHECKING, Stage.RESETTING):
+        if ledger.roster.at[stage]:
+            return str(stage.value)
+    if ledger.outage and len(ledger.roster.entries) < ledger.max_size:
+        return "backoff"
+    return "close" if ledger.roster.at[Stage.CLOSING] else "queue"

@@ -1,0 +1,115 @@
+"""Where a pool's time and threads come from: the real ones here, virtual ones in :mod:`pooling.testing`."""
+
+from __future__ import annotations
+
+import os
+import threading  # never "from threading import": gevent replaces what the module holds
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from pooling._reaper import Reaper, Watched
+from pooling._waiter import Bell
+from pooling._workers import Workers
+
+_renewing: dict[int, threading.Lock] = {}  # by process id
+PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
+
+
+class Lock(Protocol):
+    """A re-entrant lock, used by ``with`` alone: entering and leaving run in C, so no exception can strike
+    between taking it and the block."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *details: object) -> None: ...
+
+    def _is_owned(self) -> bool:
+        """Whether the calling thread holds it. (threading.Condition relies on the same method.)"""
+
+
+class Runtime(Protocol):
+    """What a pool needs from the world around it."""
+
+    def now(self) -> float: ...
+
+    poke: Callable[[Any], None]
+    """Wakes the reaper; called from weak-reference callbacks, so written in C."""
+
+    def lock(self) -> Lock: ...
+
+    def bell(self) -> Bell: ...
+
+    def keep(self, bell: Bell) -> None: ...
+
+    def submit(self, job: Callable[[], None]) -> None: ...
+
+    def watch(self, pool: Watched) -> None: ...
+
+    def forget(self, pool: Watched) -> None: ...
+
+    def alarm(self, when: float) -> None: ...
+
+    def renew(self) -> None: ...
+
+
+class Threads:
+    """The real thing: one set of workers and one reaper for the process, made anew in a forked child."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic
+        self._local = threading.local()
+        self._build()
+
+    def _build(self) -> None:
+        self._workers = Workers()
+        self._reaper = Reaper(at_rest=partial(self._workers.park, 0.0))
+        self.poke: Callable[[Any], None] = self._reaper.poke
+        self._pid = os.getpid()
+
+    def renew(self) -> None:
+        """In a forked child: the parent's threads do not exist here."""
+        pid = os.getpid()
+        if self._pid != pid:
+            with _renewing.setdefault(pid, threading.Lock()):  # atomic: one lock for all threads of the child
+                if self._pid != pid:  # pragma: no branch  # else another thread of the child was first
+                    self._build()
+
+    def lock(self) -> Lock:
+        return threading.RLock()  # type: ignore[return-value]  # _is_owned is not in typeshed
+
+    def bell(self) -> Bell:
+        """The calling thread's bell, or a new one while that is in use (or was in use when a wait was
+        interrupted, and cannot be trusted)."""
+        bell: Bell | None = self._local.__dict__.pop("bell", None)
+        return bell or Bell()
+
+    def keep(self, bell: Bell) -> None:
+        """Give a bell back that came through its wait unharmed."""
+        self._local.bell = bell
+
+    def submit(self, job: Callable[[], None]) -> None:
+        self._workers.submit(job)
+
+    def watch(self, pool: Watched) -> None:
+        self._reaper.watch(pool)
+
+    def forget(self, pool: Watched) -> None:
+        """A pool is closed. With the last one the threads end."""
+        if self._reaper.forget(pool):
+            self.park(PATIENCE)
+
+    def alarm(self, when: float) -> None:
+        try:
+            self._reaper.alarm(when)
+        except RuntimeError:
+            pass  # no thread can be started (the interpreter is ending, or a limit): waiters look by themselves
+
+    def park(self, patience: float) -> None:
+        """Let every thread that is not at work end."""
+        self._reaper.park(patience)
+        self._workers.park(patience)
+
+
+THREADS = Threads()

@@ -1,0 +1,52 @@
+"""What a pool counts, and the events that it tells its listeners. Written under the pool's lock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pooling._entry import Entry, named, thread_names
+from pooling.events import Outlet, PoolEvent
+from pooling.stats import FOLD_AT, Recorder
+
+
+class Tally:
+    """Counters since the pool's creation. ``acquired`` counts the uses of entries that are gone; each
+    living entry counts its own, so that the plain path needs no lock for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.outlets: tuple[Outlet, ...] = ()
+        self.acquired = self.opened = self.timeouts = self.errors = self.leaks = 0
+        self.closed: Counter[str] = Counter()
+        self.waits, self.uses, self.connects = Recorder(), Recorder(), Recorder()
+        self.state = "up"
+
+    def connected(self, seconds: float) -> None:
+        self.opened += 1
+        self.connects.samples.append(seconds)
+
+    def fold(self) -> None:
+        """Keep the memory for samples bounded."""
+        for recorder in (self.waits, self.uses, self.connects):
+            if len(recorder.samples) >= FOLD_AT:
+                recorder.fold()
+
+    def emit(
+        self,
+        kind: str,
+        at: float,
+        entry: Entry[Any] | None = None,
+        *,
+        duration: float | None = None,
+        reason: str | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Put an event into every listener's queue; nobody is called here."""
+        held = entry is not None and entry.thread
+        event = PoolEvent(
+            kind, self.name, at, entry.id if entry else None, duration, reason, error,
+            named([entry.hold()], at, thread_names())[0] if entry and held else None,
+        )  # fmt: skip  # in the order of the fields
+        for outlet in self.outlets:
+            outlet.put(event)

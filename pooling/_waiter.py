@@ -1,0 +1,146 @@
+"""Somebody who waits for a connection, and the queue of them.
+
+A waiter blocks on a bell, a condition variable that belongs to its thread and is used again for its next
+wait. It has a lock of its own, never the pool's: an interrupted ``Condition.wait`` may return without its lock,
+and the pool's lock must not depend on that.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading  # never "from threading import": gevent replaces what the module holds
+from collections import OrderedDict
+from enum import Enum
+from types import CodeType
+from typing import Any, Generic, TypeVar
+
+from pooling._clock import Deadline
+from pooling._entry import Token
+
+T = TypeVar("T")
+
+
+class Turn(Enum):
+    """How a wait stands; it leaves WAITING once."""
+
+    WAITING = "waiting"
+    SERVED = "served"
+    FAILED = "failed"
+    LEFT = "left"
+
+
+class Bell:
+    """A condition variable and its raw lock, which is only ever used by ``with``: entering a Condition itself runs
+    Python code, and an exception that strikes there would leave the lock held."""
+
+    __slots__ = ("condition", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.condition = threading.Condition(self.lock)
+
+    def ring(self) -> None:
+        with self.lock:
+            self.condition.notify()
+
+    def wait(self, seconds: float, waiter: Waiter[Any]) -> None:
+        """Block until it rings, the time is over, or the waiter's turn has come before."""
+        with self.lock:
+            if waiter.turn is Turn.WAITING:
+                self.condition.wait(seconds)
+
+
+class Waiter(Generic[T]):
+    """One acquire in the queue: a one-shot hand-off."""
+
+    __slots__ = (
+        "bell", "code", "deadline", "error", "instruction", "key", "thread", "ticket", "token", "turn",
+    )  # fmt: skip  # a table, not a story
+
+    def __init__(self, bell: Bell, deadline: Deadline, priority: float, thread: int) -> None:
+        self.bell = bell
+        self.deadline = deadline
+        self.key = deadline.started + priority
+        self.ticket = -1
+        self.thread = thread
+        self.turn = Turn.WAITING
+        self.token: Token[T] | None = None
+        self.error: BaseException | None = None
+        self.code: CodeType | None = None
+        self.instruction = 0
+
+    def serve(self, token: Token[T]) -> bool:
+        """Hand a token over, under the pool's lock. False where the waiter has left already: a token
+        offered too late stays with whoever offers it."""
+        if self.turn is not Turn.WAITING:
+            return False
+        self.token = token
+        self.turn = Turn.SERVED
+        return True
+
+    def fail(self, error: BaseException) -> bool:
+        """End the wait with an error, under the pool's lock."""
+        if self.turn is not Turn.WAITING:
+            return False
+        self.error = error
+        self.turn = Turn.FAILED
+        return True
+
+    def wake(self) -> None:
+        """Let the waiting thread look. Called without the pool's lock."""
+        self.bell.ring()
+
+    def wait(self, seconds: float) -> None:
+        """Block until the turn has come or the time is over, on the waiter's own thread.
+
+        No wake-up is lost: the turn is looked at under the bell's lock, and ring() takes the same lock
+        after the turn was written.
+        """
+        self.bell.wait(seconds, self)
+
+
+class WaitQueue(Generic[T]):
+    """Waiters in the order of ``arrival + priority`` seconds, ties by ticket.
+
+    Those without a priority stand in a lane of their own, an OrderedDict: its head is taken, and anybody in the
+    middle leaves, in constant time whatever its length. The few with a priority stand in a heap; one who
+    left stays there as a tombstone until it comes up.
+    """
+
+    def __init__(self) -> None:
+        self._lane: OrderedDict[Waiter[T], None] = OrderedDict()
+        self._heap: list[tuple[float, int, Waiter[T]]] = []
+        self._in_heap = 0
+        self._tickets = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._lane) + self._in_heap
+
+    def join(self, waiter: Waiter[T]) -> None:
+        """Put a waiter at its place; one who stands here already keeps it."""
+        if waiter.ticket < 0:
+            waiter.ticket = next(self._tickets)
+        if waiter.key == waiter.deadline.started:
+            if waiter not in self._lane:
+                self._lane[waiter] = None
+        elif not any(known is waiter for _, _, known in self._heap):
+            heapq.heappush(self._heap, (waiter.key, waiter.ticket, waiter))
+            self._in_heap += 1
+
+    def head(self) -> Waiter[T] | None:
+        """Who is next, or None."""
+        while self._heap and self._heap[0][2].turn is not Turn.WAITING:
+            heapq.heappop(self._heap)
+        first = next(iter(self._lane), None)
+        if not self._heap:
+            return first
+        key, ticket, urgent = self._heap[0]
+        return urgent if first is None or (key, ticket) < (first.key, first.ticket) else first
+
+    def remove(self, waiter: Waiter[T]) -> None:
+        """Take a waiter out whose turn is over (served, failed or left)."""
+        if waiter in self._lane:
+            del self._lane[waiter]
+        elif self._in_heap:
+            self._in_heap = sum(known.turn is Turn.WAITING for _, _, known in self._heap)

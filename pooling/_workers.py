@@ -1,0 +1,112 @@
+"""A cache of daemon threads that do the driver's I/O, one for the whole process.
+
+A job never waits for another: there is an idle thread for it, or a new one is started (0.1 ms), so a hung driver
+call holds nobody up. How many jobs there may be, each pool decides. (The idea of such a cache is trio's.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+Job = Callable[[], None]
+IDLE = 5.0  # seconds after which a thread without work ends
+_names = itertools.count(1)
+
+
+class Workers:
+    """Hands jobs to threads. Everything here is safe without a lock: a deque's two ends are atomic."""
+
+    def __init__(self) -> None:
+        self._idle: deque[_Worker] = deque()
+        self._all: set[_Worker] = set()
+        self._parked = False
+
+    def submit(self, job: Job) -> None:
+        """Run the job on a thread. Raises RuntimeError where none can be started."""
+        self._parked = False
+        worker = self._rested() or self._hired()
+        worker.jobs.put(job)
+
+    def _rested(self) -> _Worker | None:
+        while self._idle:
+            try:
+                return self._idle.pop()
+            except IndexError:  # another thread took the last one
+                break
+        return None
+
+    def _hired(self) -> _Worker:
+        worker = _Worker(self)
+        self._all.add(worker)
+        try:
+            worker.thread.start()
+        except BaseException:
+            self._all.discard(worker)
+            raise
+        return worker
+
+    def park(self, patience: float) -> None:
+        """Let idle threads end, and those that are nearly done; wait ``patience`` seconds for it at most."""
+        self._parked = True
+        while self._idle:
+            try:
+                self._idle.pop().jobs.put(None)
+            except IndexError:
+                break
+        end = time.monotonic() + patience
+        for worker in list(self._all):
+            if worker.thread is threading.current_thread() or worker.busy_since < end - 2 * patience:
+                continue  # itself, or somebody who hangs
+            if worker.thread.ident is None:
+                continue  # just being started, for a job
+            worker.thread.join(max(0.0, end - time.monotonic()))
+
+    def retire(self, worker: _Worker) -> bool:
+        """Whether an idle worker may end: not if a job was just given to it."""
+        try:
+            self._idle.remove(worker)
+        except ValueError:
+            return False
+        return True
+
+    def rest(self, worker: _Worker) -> bool:
+        """A worker has done its job. False: it is to end."""
+        self._idle.append(worker)
+        # Looked at after the append: park() sets the flag first and empties the deque then.
+        return not (self._parked and self.retire(worker))
+
+    def gone(self, worker: _Worker) -> None:
+        self._all.discard(worker)
+
+
+class _Worker:
+    def __init__(self, owner: Workers) -> None:
+        self._owner = owner
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.busy_since = float("inf")
+        self.thread = threading.Thread(target=self._run, name=f"pooling-worker-{next(_names)}", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    job = self.jobs.get(timeout=IDLE)
+                except queue.Empty:
+                    if self._owner.retire(self):
+                        return
+                    continue
+                if job is None:
+                    return
+                self.busy_since = time.monotonic()
+                job()
+                del job  # while it waits for the next one it must keep nothing alive
+                self.busy_since = float("inf")
+                if not self._owner.rest(self):
+                    return
+        finally:
+            self._owner.gone(self)

@@ -1,0 +1,85 @@
+"""Looks at a socket that send nothing, on every system."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+
+
+def readable(fd: int) -> bool:
+    """Whether something can be read now. Never blocks."""
+    return wait_readable(fd, 0)
+
+
+def wait_readable(fd: int, seconds: float) -> bool:
+    """Wait until something can be read: data, the end, or an error. False where nothing came in time. Raises OSError or
+    ValueError for a descriptor that is closed."""
+    seconds = max(0.0, seconds)
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([fd], [], [], seconds)[0])
+    poll = select.poll()  # looked up now: gevent replaces what the module holds
+    poll.register(fd, select.POLLIN)
+    events = poll.poll(seconds * 1000)
+    if events and events[0][1] & select.POLLNVAL:
+        raise OSError(f"descriptor {fd} is closed")
+    return bool(events)
+
+
+def shut_down(fd: int) -> None:
+    """End both directions, so that whoever is blocked on the socket fails; the descriptor stays valid."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it is closed already
+
+
+def let_go(fd: int) -> None:
+    """In a forked child: point the descriptor at nothing. The parent's socket is not touched, and the number
+    stays taken, so that a late destructor of the driver cannot hit somebody else's descriptor."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.dup2(nothing, fd, inheritable=False)
+    finally:
+        os.close(nothing)
+
+
+def looks_open(connection: socket.socket) -> bool:
+    """Whether the socket of an idle connection, plain or TLS, shows no sign of its end: nobody has sent anything
+    unasked, except messages of TLS itself, which are taken in. Never blocks."""
+    tls = hasattr(connection, "pending")
+    try:
+        if readable(connection.fileno()):
+            return tls and _wants_more(connection)
+        return not (tls and connection.pending())  # type: ignore[attr-defined]  # a TLS socket's
+    except (OSError, ValueError):  # closed
+        return False
+
+
+def _wants_more(connection: socket.socket) -> bool:
+    """Whether what has come is nothing for the user of a TLS connection."""
+    import ssl
+
+    timeout = connection.gettimeout()
+    connection.settimeout(0)
+    try:
+        connection.recv(1)
+    except ssl.SSLWantReadError:
+        return True
+    finally:
+        connection.settimeout(timeout)
+    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # what was read cannot be read again: the end has to stay
+    return False
+
+
+def keep_alive(connection: socket.socket, delay: float) -> None:
+    """Have the kernel probe the other side after ``delay`` seconds of silence; 0: never."""
+    if not 0 <= delay < 32768:
+        raise ValueError(f"tcp_keepalive must be seconds, 0 (off) to 32767, not {delay!r}")
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(delay))
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE"):  # Linux and Windows, macOS
+        if delay and hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(delay)))

@@ -1,0 +1,340 @@
+"""Any driver that follows the DB-API 2.0 (PEP 249), by its ``connect`` function."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.factory import Factory, ResetMode
+from pooling.pool import Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pooling.config import Options
+
+# Classes of SQLSTATE, where a driver tells one. ISO 9075: connection exceptions; PostgreSQL's: interventions of the
+# operator.
+_LOST = ("08", "57P")
+_ROLLED_BACK = ("40001", "40P01")
+_REFUSED = ("28", "3D", "42")  # who, which database, what is not understood
+_CODE = 5  # letters
+
+
+class Held:
+    """A driver's connection, and what the pool knows of it."""
+
+    __slots__ = ("autocommit", "connection", "socket")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.socket = _socket_of(connection)
+        self.autocommit: Any = None
+
+
+class DbapiFactory(Factory[Held]):
+    """Connections by a driver's ``connect`` function; ``args`` and ``connect_args`` are what it is called with.
+
+    ``module``: the driver's module, where it cannot be seen from ``connect``. ``check_query``: what a check executes;
+    without one nothing is known to be harmless, and connections under suspicion are replaced. ``is_clean(connection)``:
+    whether nothing needs to be rolled back, told without I/O; without it every return is rolled back.
+    ``is_broken(error)``: True or False, or None for the general rule. ``reset_session(connection)``: what
+    ``reset="session"`` does after the rollback.
+
+    A module whose ``threadsafety`` is 0 is refused with RuntimeError: here, or by the first connect where the
+    module is known only then.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        connect_args: ConnectArgs = None,
+        *,
+        module: ModuleType | None = None,
+        check_query: str | None = None,
+        is_clean: Callable[[Any], bool] | None = None,
+        is_broken: Callable[[BaseException], bool | None] | None = None,
+        reset_session: Callable[[Any], object] | None = None,
+    ) -> None:
+        if not callable(connect):
+            raise TypeError(f"connect must be the driver's connect function, not {type(connect).__name__}")
+        self._connect = connect
+        self._args = args
+        self._connect_args = connect_args
+        self._module = module or _module_of(_unwrapped(connect))
+        self._check_query = check_query
+        self._says_clean = is_clean
+        self._says_broken = is_broken
+        self._reset_session = reset_session
+        lacks = {"check": check_query is None, "is_clean": is_clean is None}
+        self._lacks = frozenset(name for name, lacking in lacks.items() if lacking)
+        if self._module is not None:
+            _refuse_unsafe(self._module)
+
+    def connect(self, timeout: float) -> Held:
+        connection = self._connect(*self._args, **asked(self._connect_args))
+        try:
+            if self._module is None:
+                self._module = _module_of(type(connection))
+                if self._module is None:
+                    raise TypeError(f"which driver has made {type(connection).__name__}? Say it by module=…")
+                _refuse_unsafe(self._module)
+            return Held(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def view(self, held: Held) -> Any:
+        return held.connection
+
+    def close(self, held: Held) -> None:
+        held.connection.close()
+
+    def check(self, held: Held, timeout: float) -> None:
+        with _patience(held.socket, timeout):
+            cursor = held.connection.cursor()
+            cursor.execute(self._check_query)
+            cursor.fetchall()
+            cursor.close()
+            self._roll_back(held)
+
+    def reset(self, held: Held, mode: ResetMode) -> None:
+        if not self.is_alive(held):  # which a rollback need not notice
+            raise ConnectionError("the connection is closed")
+        self._roll_back(held)
+        if mode == "session":
+            if self._reset_session is None:
+                raise TypeError("reset='session' needs reset_session=…: the DB-API has no word for it")
+            self._reset_session(held.connection)
+        if held.autocommit is not None and _autocommit(held.connection) != held.autocommit:
+            _set_autocommit(held.connection, held.autocommit)
+
+    def is_alive(self, held: Held) -> bool:
+        if getattr(held.connection, "closed", False) in (True, 1, 2):  # a method is none of these
+            return False
+        if held.socket is not None:
+            return _sockets.looks_open(held.socket)
+        number = _fileno(held.connection)
+        try:
+            return number is None or not _sockets.readable(number)
+        except (OSError, ValueError):
+            return False
+
+    def is_clean(self, held: Held) -> bool:
+        return self._says_clean is not None and bool(self._says_clean(held.connection)) and self.is_alive(held)
+
+    def remember(self, held: Held) -> None:
+        # What on_connect did is to last; a failed transaction is the driver's to refuse.
+        held.connection.commit()
+        held.autocommit = _autocommit(held.connection)
+
+    def interrupt(self, held: Held) -> None:
+        number = _number(held)
+        if number is not None:
+            _sockets.shut_down(number)
+
+    def abandon(self, held: Held) -> None:
+        super().abandon(held)  # a destructor may say goodbye: kept for ever, and led nowhere
+        number = _number(held)
+        if number is not None:
+            _sockets.let_go(number)
+
+    def begin(self, held: Held) -> None:
+        if held.autocommit is True:
+            _set_autocommit(held.connection, False)  # from here on the driver begins by itself
+
+    def commit(self, held: Held) -> None:
+        held.connection.commit()
+        self._ended(held)
+
+    def rollback(self, held: Held) -> None:
+        self._roll_back(held)
+        self._ended(held)
+
+    def is_broken(self, error: BaseException) -> bool:
+        said = None if self._says_broken is None else self._says_broken(error)
+        if said is not None:
+            return said
+        if not self._is_one_of(error, "Error"):
+            return isinstance(error, OSError) and _passed_through(error, self._module)
+        if state := _sqlstate(error):
+            return state.startswith(_LOST)
+        return self._is_one_of(error, "OperationalError", "InterfaceError")
+
+    def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, (TypeError, ValueError, _Unsafe)):
+            return True  # the arguments, or the driver itself
+        if self._is_one_of(error, "ProgrammingError", "NotSupportedError"):
+            return True
+        return self._is_one_of(error, "Error") and _sqlstate(error).startswith(_REFUSED)
+
+    def is_retryable(self, error: BaseException) -> bool:
+        return self._is_one_of(error, "Error") and _sqlstate(error) in _ROLLED_BACK
+
+    def __repr__(self) -> str:
+        return f"DbapiFactory({_name(self._module, self._connect)})"
+
+    def _roll_back(self, held: Held) -> None:
+        try:
+            held.connection.rollback()
+        except Exception as error:
+            if not self._is_one_of(error, "NotSupportedError"):  # a database without transactions
+                raise
+
+    def _ended(self, held: Held) -> None:
+        if held.autocommit is True:
+            _set_autocommit(held.connection, True)
+
+    def _is_one_of(self, error: BaseException, *names: str) -> bool:
+        """Whether the error is of the driver's classes of these names."""
+        return any(isinstance(error, getattr(self._module, name, ())) for name in names)
+
+
+def create(
+    connect: Callable[..., Any],
+    *args: Any,
+    connect_args: ConnectArgs = None,
+    module: ModuleType | None = None,
+    check_query: str | None = None,
+    is_clean: Callable[[Any], bool] | None = None,
+    is_broken: Callable[[BaseException], bool | None] | None = None,
+    reset_session: Callable[[Any], object] | None = None,
+    **options: Unpack[Options],
+) -> Pool[Any]:
+    """A pool of what ``connect(*args, **connect_args)`` returns; :class:`DbapiFactory` explains the arguments."""
+    if options.get("reset") == "session" and reset_session is None:
+        raise ValueError("reset='session' needs reset_session=…: the DB-API has no word for it")
+    factory = DbapiFactory(
+        connect, args, connect_args, module=module, check_query=check_query, is_clean=is_clean, is_broken=is_broken,
+        reset_session=reset_session,
+    )  # fmt: skip  # one argument list
+    return Pool(factory, **options)
+
+
+# -- the driver ---------------------------------------------------------------------------------------
+
+
+def _unwrapped(connect: Any) -> Any:
+    while isinstance(connect, functools.partial):
+        connect = connect.func
+    return connect
+
+
+def _module_of(thing: Any) -> ModuleType | None:
+    """The DB-API module that a function or class comes from: its own, or a package around that."""
+    name = getattr(thing, "__module__", None) or type(thing).__module__
+    parts = str(name).lstrip("_").split(".")  # _sqlite3 is a part of sqlite3
+    for length in range(len(parts), 0, -1):
+        module = sys.modules.get(".".join(parts[:length]))
+        if hasattr(module, "threadsafety") and hasattr(module, "Error"):
+            return module
+    return None
+
+
+class _Unsafe(RuntimeError):
+    """A driver that threads may not share."""
+
+
+def _refuse_unsafe(module: ModuleType) -> None:
+    if getattr(module, "threadsafety", None) == 0:
+        raise _Unsafe(
+            f"{module.__name__} says threadsafety = 0: threads may not share it, so its connections cannot be pooled"
+        )
+
+
+def _name(module: ModuleType | None, connect: Any) -> str:
+    return module.__name__ if module is not None else getattr(connect, "__qualname__", type(connect).__name__)
+
+
+def _sqlstate(error: BaseException) -> str:
+    """The SQLSTATE of an error, as one driver or another tells it; empty where none does."""
+    first = error.args[0] if error.args else None
+    found = (
+        getattr(error, "sqlstate", None),
+        getattr(error, "pgcode", None),
+        first.get("C") if isinstance(first, dict) else first,
+    )
+    for state in found:
+        if isinstance(state, str) and len(state) == _CODE and state.isalnum() and state.isupper() | state.isdigit():
+            return state
+    return ""
+
+
+def _passed_through(error: BaseException, module: ModuleType | None) -> bool:
+    """Whether an error comes from inside the driver: a socket's, which not every driver puts into its own words."""
+    package = module.__name__.partition(".")[0] if module is not None else ""
+    trace = error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == package:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+# -- its connections ----------------------------------------------------------------------------------
+
+
+def _autocommit(connection: Any) -> Any:
+    """Whether autocommit is on; None where the connection does not say. May be a round trip."""
+    value = getattr(connection, "autocommit", None)
+    if callable(value):
+        ask = getattr(connection, "get_autocommit", None)
+        value = ask() if ask is not None else None
+    return value
+
+
+def _set_autocommit(connection: Any, value: Any) -> None:
+    if callable(getattr(connection, "autocommit", None)):
+        connection.autocommit(value)
+    else:
+        connection.autocommit = value
+
+
+def _socket_of(connection: Any) -> socket.socket | None:
+    """The socket of a driver written in Python: an attribute of its connection, or of something that it holds."""
+    package = type(connection).__module__.partition(".")[0]
+    held = list(getattr(connection, "__dict__", {}).values())
+    inner = [vars(thing) for thing in held if hasattr(thing, "__dict__") and _belongs(thing, package)]
+    for thing in (*held, *(each for values in inner for each in values.values())):
+        if isinstance(thing, socket.socket):
+            return thing
+    return None
+
+
+def _belongs(thing: Any, package: str) -> bool:
+    return type(thing).__module__.partition(".")[0] == package
+
+
+def _fileno(connection: Any) -> int | None:
+    """The descriptor; None where the driver shows none, -1 where the connection is closed."""
+    ask = getattr(connection, "fileno", None)
+    try:
+        return None if ask is None else int(ask())
+    except Exception:  # closed, in the words of whatever driver
+        return -1
+
+
+def _number(held: Held) -> int | None:
+    number = _fileno(held.connection) if held.socket is None else held.socket.fileno()
+    return number if number is not None and number >= 0 else None
+
+
+@contextmanager
+def _patience(connection: socket.socket | None, timeout: float) -> Iterator[None]:
+    """With a timeout on the driver's socket, where there is one to be seen."""
+    if connection is None:
+        yield
+        return
+    before = connection.gettimeout()
+    connection.settimeout(timeout)
+    try:
+        yield
+    finally:
+        connection.settimeout(before)

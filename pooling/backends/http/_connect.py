@@ -1,0 +1,71 @@
+"""A connect that ends in time, whatever hangs: urllib3's timeout is for each address by itself, and not for names."""
+
+from __future__ import annotations
+
+import threading  # never "from threading import": gevent replaces what the module holds
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+from urllib3.exceptions import ConnectTimeoutError
+
+from pooling._runtime import THREADS
+
+GRACE = 0.02  # seconds by which the driver's own timeout, which has the better message, goes first
+
+
+def connect_in_time(connection: Any, connect: Callable[[], object], seconds: float) -> None:
+    """Have a worker call ``connect()``, and wait for it.
+
+    Raises what it raised; ConnectTimeoutError, or TimeoutError where it hangs in the handshake, as urllib3's
+    connect would by itself. Whoever comes too late is closed by the worker.
+    """
+    attempt = _Attempt(connection, connect)
+    try:
+        THREADS.submit(attempt.run)
+    except RuntimeError:  # no thread can be started: the interpreter is ending, or a limit is reached
+        connect()
+        return
+    try:
+        in_time = attempt.over.wait(seconds + GRACE)
+    except BaseException:
+        attempt.give_up()
+        raise
+    if not in_time and attempt.give_up():
+        if connection.sock is not None:
+            raise TimeoutError("The handshake operation timed out")
+        raise ConnectTimeoutError(
+            connection, f"Connection to {connection.host} timed out. (connect timeout={seconds:g})"
+        )
+    if attempt.error is not None:
+        try:
+            raise attempt.error
+        finally:
+            attempt.error = None  # it holds this frame
+
+
+class _Attempt:
+    def __init__(self, connection: Any, connect: Callable[[], object]) -> None:
+        self.over = threading.Event()
+        self.error: BaseException | None = None
+        self._connection, self._connect = connection, connect
+        self._context = copy_context()  # what instruments a request looks there for it
+        self._lock = threading.Lock()
+        self._ended = self._forsaken = False
+
+    def run(self) -> None:
+        try:
+            self._context.run(self._connect)
+        except BaseException as error:
+            self.error = error
+        with self._lock:
+            self._ended = True
+        if self._forsaken:
+            self._connection.close()
+        self.over.set()
+
+    def give_up(self) -> bool:
+        """Nobody waits any longer. False where it has ended in the last moment."""
+        with self._lock:
+            self._forsaken = not self._ended
+        return self._forsaken

@@ -1,0 +1,119 @@
+"""One HTTP connection: whether it is alive, whether it is in the middle of something, what its server asked for."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+# What "less one second" of http.Agent is: a request must not be on its way when the server hangs up.
+MARGIN = 1.0
+_TIMEOUT = re.compile(r"\btimeout\s*=\s*\"?(\d+)", re.IGNORECASE)
+_IDLE = "Idle"
+
+
+def keep_alive(seconds: float = 1.0) -> list[tuple[int, int, int | bytes]]:
+    """Socket options that have TCP probe a connection that was silent for so many seconds, beside urllib3's own."""
+    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    delay = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+    if hasattr(socket, delay):
+        options.append((socket.IPPROTO_TCP, getattr(socket, delay), max(1, round(seconds))))
+    return options
+
+
+def is_idle(connection: Any) -> bool:
+    """Whether the last response was read to its end, so that another request can be sent."""
+    # http.client's own state: a response that still holds the connection, or a request without one. A response that
+    # was dropped unread lets go of it as well, which is what ``unread`` is for.
+    response = getattr(connection, "_HTTPConnection__response", None)
+    state = getattr(connection, "_HTTPConnection__state", _IDLE)
+    read = response is None or response.isclosed()
+    return bool(state == _IDLE and read and not getattr(connection, "unread", False))
+
+
+def is_open(connection: Any) -> bool:
+    """Whether the other side has not hung up on an idle connection. Sends nothing and never blocks."""
+    try:
+        if connection.is_connected:  # nothing to read
+            return True
+        return isinstance(connection.sock, ssl.SSLSocket) and _has_only_tickets(connection.sock)
+    except (OSError, ValueError):
+        return False
+
+
+def _has_only_tickets(sock: ssl.SSLSocket) -> bool:
+    """Whether what there is to read is no data and no end: TLS 1.3 servers send session tickets by themselves."""
+    timeout = sock.gettimeout()
+    sock.settimeout(0.0)
+    try:
+        sock.recv(1)
+    except ssl.SSLWantReadError:
+        return True
+    except (OSError, ValueError):
+        return False
+    finally:
+        sock.settimeout(timeout)
+    return False  # the end, or something that nobody has asked for
+
+
+def allowed_idle(headers: Mapping[str, str]) -> float | None:
+    """For how many seconds the server will keep the connection, by ``Keep-Alive: timeout=``; None: it does not say."""
+    found = _TIMEOUT.search(headers.get("Keep-Alive") or "")
+    return max(0.0, int(found[1]) - MARGIN) if found else None
+
+
+class _Attentive:
+    """Notes whether a response was read to its end, what the server says about keeping the connection, and whether it
+    was used before.
+
+    A response that is dropped before it was read closes the connection, as urllib3 has it in its own pools: what
+    it gives the connection back to is the connection itself.
+    """
+
+    reused = False
+    unread = False
+    stale_at = float("inf")
+    _allowed: float | None = None
+
+    def putrequest(self, *args: Any, **kw: Any) -> None:
+        self.unread = True
+        super().putrequest(*args, **kw)  # type: ignore[misc]  # HTTPConnection's
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()  # type: ignore[misc]  # HTTPConnection's
+        response._pool = response._connection = self
+        if response.isclosed():
+            response.release_conn()
+        allowed = allowed_idle(response.headers)
+        self._allowed = self._allowed if allowed is None else allowed
+        self.touch()
+        self.reused = True
+        return response
+
+    def _put_conn(self, connection: Any) -> None:
+        """The response has been read, or was given up by its release_conn()."""
+        response = getattr(self, "_HTTPConnection__response", None)
+        self.unread = response is not None and not response.isclosed()
+
+    def touch(self) -> None:
+        """The server's time begins."""
+        if self._allowed is not None:
+            self.stale_at = time.monotonic() + self._allowed
+
+    def close(self) -> None:
+        super().close()  # type: ignore[misc]  # HTTPConnection's
+        self.unread, self.stale_at, self.reused = False, float("inf"), False
+
+
+class Connection(_Attentive, HTTPConnection):
+    """urllib3's HTTPConnection. ``reused`` is True once it has carried a response."""
+
+
+class SecureConnection(_Attentive, HTTPSConnection):
+    """urllib3's HTTPSConnection. ``reused`` is True once it has carried a response."""

@@ -1,0 +1,220 @@
+"""The factory of connections to one origin, and the pool of raw connections."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from http.client import CannotSendRequest, HTTPException, ResponseNotReady
+from typing import TYPE_CHECKING, Any
+
+import urllib3.connectionpool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ProtocolError,
+    SSLError,
+)
+from urllib3.util import Timeout, parse_url
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.backends.http._connection import Connection, SecureConnection, is_idle, is_open
+from pooling.errors import PoolError
+from pooling.factory import Factory, ResetMode
+from pooling.pool import Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pooling.config import Options
+
+DRAINED = 65536  # bytes of a forgotten response that are read to save its connection
+DRAIN_TIME = 1.0  # seconds that this may take
+_KINDS = {"http": Connection, "https": SecureConnection}
+_MISTAKES = (CannotSendRequest, ResponseNotReady)  # of the user: the connection has not seen them
+
+
+class HttpFactory(Factory[Any]):
+    """Connected ``urllib3.connection.HTTPConnection`` or ``HTTPSConnection`` objects to one origin.
+
+    ``connect_args`` is what :class:`urllib3.HTTPConnectionPool` or :class:`urllib3.HTTPSConnectionPool` take:
+    ``timeout`` for requests, ``socket_options``, ``source_address``, ``ca_certs``, ``cert_file``, ``ssl_context`` …
+    Certificates are checked as urllib3 does.
+
+    Raises ValueError for a URL that is none of an origin.
+    """
+
+    def __init__(self, url: str, connect_args: ConnectArgs = None) -> None:
+        self.origin = _origin(url)
+        self._connect_args = connect_args
+
+    def connect(self, timeout: float) -> Any:
+        maker = urllib3.connectionpool.connection_from_url(self.origin, **asked(self._connect_args))
+        maker.ConnectionCls = _KINDS[self.origin.partition(":")[0]]
+        connection: Any = maker._new_conn()
+        wanted = maker.timeout.connect_timeout
+        connection.timeout = timeout if not isinstance(wanted, (int, float)) else min(wanted, timeout)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        connection.timeout = Timeout.resolve_default_timeout(maker.timeout.read_timeout)
+        return connection
+
+    def close(self, connection: Any) -> None:
+        connection.close()
+
+    def reset(self, connection: Any, mode: ResetMode) -> None:
+        timeout = connection.timeout
+        _drain(connection)
+        connection.timeout = timeout
+        if mode == "session":
+            connection.timeout, connection.auto_open, connection.debuglevel = connection.defaults
+        connection.touch()
+
+    def is_alive(self, connection: Any) -> bool:
+        return is_idle(connection) and time.monotonic() < connection.stale_at and is_open(connection)
+
+    def is_clean(self, connection: Any) -> bool:
+        if connection.sock is None or not is_idle(connection):
+            return False
+        connection.touch()
+        return True
+
+    def remember(self, connection: Any) -> None:
+        connection.defaults = (connection.timeout, connection.auto_open, connection.debuglevel)
+
+    def interrupt(self, connection: Any) -> None:
+        descriptor = _descriptor(connection)
+        if descriptor >= 0:
+            _sockets.shut_down(descriptor)
+
+    def abandon(self, connection: Any) -> None:
+        descriptor = _descriptor(connection)
+        if descriptor >= 0:
+            _sockets.let_go(descriptor)
+            connection.close()
+
+    def abandon_in_use(self, connection: Any) -> None:
+        super().abandon(connection)
+        descriptor = _descriptor(connection)
+        if descriptor >= 0:
+            _sockets.let_go(descriptor)
+
+    def begin(self, connection: Any) -> None:
+        raise PoolError("HTTP has no transactions: use acquire()")
+
+    def is_broken(self, error: BaseException) -> bool:
+        if isinstance(error, (*_MISTAKES, TimeoutError)) or never_sent(error):
+            return False
+        return isinstance(error, (OSError, HTTPException, ProtocolError, SSLError))
+
+    def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, (LocationValueError, TypeError, ValueError)) and not isinstance(error, ssl.SSLError):
+            return True  # the arguments
+        return isinstance(error, (ssl.SSLCertVerificationError, CertificateError)) or (
+            isinstance(error, SSLError) and "certificate" in str(error).lower()
+        )
+
+    def is_retryable(self, error: BaseException) -> bool:
+        return never_sent(error)
+
+    def __repr__(self) -> str:
+        return f"HttpFactory({self.origin!r})"
+
+
+class PlaceFactory(HttpFactory):
+    """The factory under urllib3's own pools: ``make`` is their ``_new_conn``, ``prepare`` what connects.
+
+    urllib3 connects when it sends, so what a request needs is a place: a connection object that need not be
+    connected. While anybody is in :attr:`requests`, places are made. It may happen that somebody who wants a
+    connection gets such a place: its object connects by itself with the first request.
+    """
+
+    def __init__(self, url: str, make: Callable[[], Any], prepare: Callable[[Any, float], None]) -> None:
+        super().__init__(url)
+        self.requests: list[None] = []  # one for each that waits: append and pop are atomic
+        self._make, self._prepare = make, prepare
+
+    def connect(self, timeout: float) -> Any:
+        connection = self._make()
+        if not self.requests:
+            try:
+                self._prepare(connection, timeout)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def reset(self, connection: Any, mode: ResetMode) -> None:
+        """Nothing: what is not clean, the next request closes."""
+
+    def is_alive(self, connection: Any) -> bool:
+        if connection.sock is not None and not is_open(connection):
+            connection.close()  # and it is a place again
+        return True
+
+    def is_clean(self, connection: Any) -> bool:
+        return True
+
+    def remember(self, connection: Any) -> None:
+        """Nothing."""
+
+
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Any]:
+    """A pool of raw connections to the origin of ``http://host:port`` or ``https://host:port``.
+
+    A server may hang up on an idle connection at any time, so each one is looked at before it goes out:
+    ``check_after`` is 0 here unless it is given.
+    """
+    factory = HttpFactory(url, connect_args)
+    options.setdefault("name", factory.origin)
+    options.setdefault("check_after", 0.0)
+    return Pool(factory, **options)
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether a request cannot have reached the server: there was no connection to send it on."""
+    return isinstance(error, (ConnectTimeoutError, NewConnectionError))
+
+
+def _origin(url: str) -> str:
+    try:
+        parts = parse_url(url)
+    except HTTPError:
+        parts = parse_url("")
+    scheme = (parts.scheme or "").partition("+")[0]
+    if scheme not in _KINDS or not parts.host or parts.auth or parts.path not in (None, "/") or parts.query:
+        raise ValueError("an HTTP pool's URL is an origin: http://host:port or https://host:port, and no more")
+    return f"{scheme}://{parts.host}:{parts.port or (443 if scheme == 'https' else 80)}"
+
+
+def _descriptor(connection: Any) -> int:
+    try:
+        return int(connection.sock.fileno())
+    except (AttributeError, OSError, ValueError):
+        return -1  # not connected
+
+
+def _drain(connection: Any) -> None:
+    """Read a response that nobody has read, if it is small and there."""
+    if connection.sock is None:
+        raise PoolError("the connection was closed by its user, or by the server after its last response")
+    if is_idle(connection):
+        return
+    connection.timeout = DRAIN_TIME
+    connection.sock.settimeout(DRAIN_TIME)
+    response = connection._HTTPConnection__response
+    if response is None:
+        # Raises where no request was sent to its end.
+        connection.getresponse().release_conn()
+        response = connection._HTTPConnection__response
+    if response is not None:
+        response.read(DRAINED)
+    connection._put_conn(connection)
+    if not is_idle(connection) or connection.sock is None:
+        raise PoolError("a response was not read to its end")

@@ -1,0 +1,158 @@
+"""urllib3's pool managers with our pools underneath, and the limit over all of a manager's origins."""
+
+from __future__ import annotations
+
+import os
+import threading  # never "from threading import": gevent replaces what the module holds
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import urllib3
+from urllib3.connectionpool import HTTPConnectionPool as TheirPool
+
+from pooling._clock import DEFAULT
+from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool
+from pooling.config import Config
+from pooling.lease import Lease
+from pooling.pool import Pool
+
+POOLS: dict[str, type[TheirPool]] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+
+
+class Total:
+    """How many connections may be open over all origins of a manager.
+
+    Guarantees: permits out + connections open without one <= limit, so that no more than that are ever open. Whoever
+    sends has a permit; they are handed out first come, first served, by a pool of their own. A connection
+    whose permit has gone is idle, and stays open until the room is needed: the longest unused is closed then.
+    """
+
+    def __init__(self, limit: int, timeout: float | None) -> None:
+        self.limit = limit
+        self.pooling: Pool[Any] = Pool(
+            _Permit, name="total", max_size=limit, timeout=timeout, max_connecting=limit, reset=None, check=None,
+            idle_timeout=None, max_lifetime=None, nested=None,
+        )  # fmt: skip  # one argument list
+        weakref.finalize(self, self.pooling.close, 0.0).atexit = False
+        self.pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
+        # By process: a child begins anew.
+        self._states: dict[int, tuple[threading.Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]] = {}
+
+    def acquire(self, timeout: float | None) -> Lease[Any]:
+        """Wait for a permit. Raises PoolTimeout."""
+        return self.pooling.acquire(DEFAULT if timeout is None else timeout)
+
+    def claim(self, connection: Any) -> None:
+        """Somebody who waits for a permit has this connection; until then it may be closed, as nobody uses it."""
+        lock, using, claimed = self._state()
+        with lock:
+            claimed.add(connection)
+            self._make_room(using, claimed)
+
+    def admit(self, connection: Any) -> None:
+        """Whoever has claimed this connection has a permit now, and is going to look at it and use it."""
+        lock, using, claimed = self._state()
+        with lock:
+            claimed.discard(connection)
+            using.add(connection)
+            self._make_room(using, claimed)
+
+    @contextmanager
+    def leaving(self, connection: Any, permit: Lease[Any] | None) -> Iterator[None]:
+        """Give the permit back, after the block has given back the connection: in the other order there would be one
+        more for a moment."""
+        lock, using, _ = self._state()
+        with lock:
+            using.discard(connection)
+        try:
+            yield
+        finally:
+            if permit is not None:
+                permit.release()
+
+    def _make_room(self, using: weakref.WeakSet[Any], claimed: weakref.WeakSet[Any]) -> None:
+        """Close the longest unused ones of those that are open and not used, as many as there are too many. Closing
+        a socket does not block; those that somebody has taken from a pool himself are not ours to count."""
+        entries = [entry for pool in list(self.pools) for entry in list(pool._roster.entries)]
+        entries.sort(key=lambda entry: entry.since)
+        spare: list[Any] = [
+            entry.connection
+            for entry in entries
+            if getattr(entry.connection, "sock", None) is not None
+            and entry.connection not in using
+            and (not entry.thread or entry.connection in claimed)
+        ]
+        for connection in spare[: max(0, len(using) + len(spare) - self.limit)]:
+            connection.close()
+
+    def _state(self) -> tuple[threading.Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]:
+        """The lock, the connections in use by a permit, and those of who waits for one. A response that is dropped
+        takes its connection out of them."""
+        return self._states.setdefault(os.getpid(), (threading.Lock(), weakref.WeakSet(), weakref.WeakSet()))
+
+
+class _Permit:
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class _Managing(urllib3.PoolManager):
+    """What our managers have in common."""
+
+    _options: dict[str, Any]
+    _total: Total | None
+    _classes: ClassVar[dict[str, type[TheirPool]]] = POOLS
+
+    def _set_up(self, max_total: int | None, options: dict[str, Any]) -> None:
+        Config.of({name: value for name, value in options.items() if name != "pool_timeout"})  # refuses them at once
+        self._options = options
+        self._total = None if max_total is None else Total(max_total, options.get("pool_timeout", 30.0))
+        self.pool_classes_by_scheme = {**self.pool_classes_by_scheme, **self._classes}
+
+    def _new_pool(self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None) -> TheirPool:
+        context = (self.connection_pool_kw if request_context is None else request_context).copy()
+        return super()._new_pool(scheme, host, port, {**context, **self._options, "_total": self._total})
+
+    @property
+    def pooling(self) -> dict[str, Pool[Any]]:
+        """The pool of each origin, by its name: ``https://host:port``. Where there are several of one origin (with
+        other certificates, or by other proxies) a number is added."""
+        found: dict[str, Pool[Any]] = {}
+        with self.pools.lock:
+            pools = list(self.pools._container.values())
+        for pool in pools:
+            if isinstance(pool, HTTPConnectionPool):
+                name, number = pool.pooling.name, 2
+                while name in found:
+                    name, number = f"{pool.pooling.name} ({number})", number + 1
+                found[name] = pool.pooling
+        return found
+
+
+class PoolManager(_Managing):
+    """:class:`urllib3.PoolManager` with a :class:`pooling.Pool` for each origin, at ``.pooling``.
+
+    ``max_total``: connections open at most over all origins. The options of :class:`HTTPConnectionPool` hold for
+    each origin; everything else is urllib3's.
+    """
+
+    def __init__(self, num_pools: int = 10, headers: Any = None, *, max_total: int | None = None, **kw: Any) -> None:
+        options = taken(kw)
+        super().__init__(num_pools, headers, **kw)
+        self._set_up(max_total, options)
+
+
+class ProxyManager(_Managing, urllib3.ProxyManager):
+    """:class:`urllib3.ProxyManager` with our pools underneath; options as for :class:`PoolManager`."""
+
+    def __init__(self, proxy_url: str, *args: Any, max_total: int | None = None, **kw: Any) -> None:
+        options = taken(kw)
+        super().__init__(proxy_url, *args, **kw)
+        self._set_up(max_total, options)
+
+
+def taken(kw: dict[str, Any]) -> dict[str, Any]:
+    """Our options, taken out of the arguments: urllib3 would not know them."""
+    return {name: kw.pop(name) for name in OWN_OPTIONS & kw.keys()}

@@ -1,0 +1,338 @@
+"""urllib3's own connection pools with a pooling.Pool underneath.
+
+urllib3 connects when it sends: what it takes from a pool is a connection object that may not be connected yet, and
+closing that object gives it back as it was. So the pool hands out *places* (see PlaceFactory), and the connect
+happens within the request, on a worker, in time. Whoever takes a connection from ``.pooling`` itself gets it
+connected.
+
+Who has what. Each use of a connection is a :class:`_Use`. Until the response is there it belongs to this pool; a
+response that is to be read later takes it along, so that it comes back by collection when the response is dropped.
+urllib3 says ``_put_conn(None)`` for "whatever I have taken is of no use", and also when it has taken nothing:
+the use is then the one that this very thread took last.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading  # never "from threading import": gevent replaces what the module holds
+import time
+import weakref
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError
+from urllib3.util import Timeout
+from urllib3.util.timeout import _DEFAULT_TIMEOUT
+
+from pooling._clock import DEFAULT
+from pooling.backends.http._connect import connect_in_time
+from pooling.backends.http._connection import allowed_idle, is_idle, is_open
+from pooling.backends.http._factory import PlaceFactory
+from pooling.backends.http._queue import Places
+from pooling.config import Options
+from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
+from pooling.lease import Lease
+from pooling.pool import Pool
+
+if TYPE_CHECKING:
+    from pooling.backends.http._manager import Total
+
+OWN_OPTIONS = frozenset(Options.__annotations__) - {"timeout", "reset", "workers"} | {"pool_timeout"}
+CLOSING = 1.0  # seconds that close() waits for what is being closed
+_NOT_USERS = ("urllib3.", "requests.", "pooling.")
+_log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
+
+
+class _Use:
+    """One use of one connection: its lease, the permit where there is a total, and what went wrong."""
+
+    __slots__ = ("__weakref__", "error", "lease", "permit")
+
+    def __init__(self, lease: Lease[Any]) -> None:
+        self.lease = lease
+        self.permit: Lease[Any] | None = None
+        self.error: BaseException | None = None
+
+
+class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+    """:class:`urllib3.HTTPConnectionPool` with a :class:`pooling.Pool` underneath, at ``.pooling``.
+
+    ``maxsize`` and ``block`` are urllib3's: with ``block`` there are never more than ``maxsize`` connections, without
+    it no more than that are kept. The options of :class:`pooling.Pool` come on top; ``max_size`` is a cap whatever
+    ``block`` says, and the pool's ``timeout`` is called ``pool_timeout``, as in a request. ``timeout`` and all
+    else are urllib3's.
+    """
+
+    pooling: Pool[Any]
+    pool: Places | None  # type: ignore[assignment]  # a queue's face
+
+    def __init__(
+        self,
+        host: str,
+        port: int | None = None,
+        timeout: Any = _DEFAULT_TIMEOUT,
+        maxsize: int = 1,
+        block: bool = False,
+        *args: Any,
+        _total: Total | None = None,
+        **kw: Any,
+    ) -> None:
+        options: dict[str, Any] = {name: kw.pop(name) for name in OWN_OPTIONS & kw.keys()}
+        self.is_open = False
+        self._total = _total
+        self._mine = threading.local()  # .use: the one that this thread took last
+        self._uses: weakref.WeakKeyDictionary[Any, _Use | weakref.ref[_Use]] = weakref.WeakKeyDictionary()
+        super().__init__(host, port, timeout, maxsize, block, *args, **kw)
+        self._open(options, maxsize)
+
+    def _open(self, options: dict[str, Any], maxsize: int) -> None:
+        cap = options.pop("max_size", maxsize if self.block and maxsize > 0 else None)
+        if self._total is not None:
+            cap = min(cap or self._total.limit, self._total.limit)
+        if cap is None and maxsize > 0:
+            options.setdefault("max_idle", max(maxsize, options.get("min_size", 0)))
+        if "pool_timeout" in options:
+            options["timeout"] = options.pop("pool_timeout")
+        self.capped = self.block = cap is not None
+        if cap is not None and self.pool is not None:
+            self.pool.maxsize = cap
+        origin = f"{self.scheme}://{self.host}:{self.port or self.ConnectionCls.default_port}"
+        options.setdefault("name", origin)
+        reference = weakref.ref(self)
+        self._factory = PlaceFactory(
+            "http://localhost", partial(_call, reference, "_new_conn"), partial(_call, reference, "_prepare_connection")
+        )
+        self._factory.origin = origin
+        self.pooling = Pool(self._factory, max_size=cap, reset=None, **options)
+        self._finalizer = weakref.finalize(self, self.pooling.close, 0.0)
+        self._finalizer.atexit = False  # the pool has one of its own
+        if self._total is not None:
+            self._total.pools.add(self.pooling)
+        self.is_open = True
+
+    def _new_pool_queue(self, maxsize: int) -> Any:
+        return Places(self, maxsize)
+
+    # -- what urllib3 calls ---------------------------------------------------------------------------
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        self._mine.use = None
+        if not self.is_open:
+            raise ClosedPoolError(self, "Pool is closed.")
+        until = None if timeout is None else time.monotonic() + timeout
+        use = self._mine.use = self._take(timeout)
+        self._count(+1)
+        connection = use.lease.connection
+        self._uses[connection] = use
+        if self._total is not None:
+            try:
+                connection = self._enter(use, None if until is None else max(0.0, until - time.monotonic()))
+            except BaseException:
+                self._put_conn(None)
+                raise
+        if connection.sock is not None and not self._is_fit(connection):
+            connection.close()
+        connection.unread = False
+        return connection
+
+    def _put_conn(self, connection: Any) -> None:
+        if connection is None:
+            use, self._mine.use = self._current(), None
+            if use is not None:
+                self._uses.pop(use.lease.connection, None)
+                self._retire(use)
+                self._count(-1)
+            return
+        known = self._uses.pop(connection, None)
+        returned = known() if isinstance(known, weakref.ref) else known
+        if returned is None:
+            self._put_stranger(connection)
+            return
+        if returned is self._current():
+            self._mine.use = None
+        if not self.is_open:
+            connection.close()
+            self._retire(returned)
+        elif not self.capped and self._is_surplus():
+            connection.close()
+            self._retire(returned)
+            self._warn_full()
+        else:
+            self._put_back(returned, connection)
+            self._count(-1)
+
+    def _make_request(self, conn: Any, *args: Any, **kw: Any) -> Any:
+        try:
+            response = super()._make_request(conn, *args, **kw)
+        except BaseException as error:
+            use = self._current()
+            if use is not None:
+                fault = self._factory.is_broken(error) and not self._factory.is_permanent(error)
+                use.error = error if fault else None
+            raise
+        known = self._uses.get(conn)
+        if isinstance(known, _Use):
+            conn.reused = True
+            allowed = allowed_idle(response.headers)
+            if allowed is not None:
+                self.pooling._keep(known.lease._entry, allowed)
+            if kw.get("response_conn") is conn:  # it is the response that gives it back, or is dropped
+                response._pooling_use = known  # type: ignore[attr-defined]
+                self._uses[conn] = weakref.ref(known)
+                self._mine.use = None
+        return response
+
+    def _validate_conn(self, conn: Any) -> None:
+        if conn.is_closed:
+            connect_in_time(conn, conn.connect, self._patience(conn))
+        super()._validate_conn(conn)
+
+    def _prepare_proxy(self, conn: Any) -> None:
+        connect_in_time(conn, partial(super()._prepare_proxy, conn), self._patience(conn))
+
+    def close(self) -> None:
+        """Close the pool: idle connections now, those in use when they come back."""
+        if self.is_open:
+            self.is_open, self.pool = False, None
+            self._finalizer.detach()
+            self.pooling.close(CLOSING)
+
+    def _current(self) -> _Use | None:
+        """What this thread took last and has not given back."""
+        use: _Use | None = getattr(self._mine, "use", None)
+        return use
+
+    # -- uses -----------------------------------------------------------------------------------------
+
+    def _take(self, timeout: float | None) -> _Use:
+        self._factory.requests.append(None)
+        try:
+            lease = self.pooling.acquire(DEFAULT if timeout is None else max(0.0, timeout))
+        except (PoolTimeout, QueueFull) as error:
+            raise EmptyPoolError(self, str(error)) from error
+        except PoolClosed as error:
+            raise ClosedPoolError(self, "Pool is closed.") from error
+        except ConnectError as error:  # of somebody who took a connection from .pooling
+            raise (error.__cause__ or error) from error
+        finally:
+            self._factory.requests.pop()
+        frame = _users_frame()
+        if frame is not None:
+            lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+        return _Use(lease)
+
+    def _enter(self, use: _Use, timeout: float | None) -> Any:
+        """Wait for a permit where there is a total over all origins. The connection to use: one that has come back
+        meanwhile is better than one that has to be opened."""
+        assert self._total is not None
+        self._total.claim(use.lease.connection)
+        try:
+            use.permit = self._total.acquire(timeout)
+        except (PoolTimeout, QueueFull) as error:
+            raise EmptyPoolError(self, str(error)) from error
+        connection = use.lease.connection
+        if connection.sock is None and self.pooling._roster.idle:
+            try:
+                other = self.pooling.acquire(0.0)
+            except (PoolTimeout, QueueFull, PoolClosed, ConnectError):
+                pass
+            else:
+                self._uses.pop(connection, None)
+                spare, use.lease = use.lease, other
+                connection = other.connection
+                self._uses[connection] = use
+                spare.discard()
+        self._total.admit(connection)
+        return connection
+
+    def _put_back(self, use: _Use, connection: Any) -> None:
+        connection.stale_at = time.monotonic() + use.lease._entry.keep
+        connection.unread = not is_idle(connection)  # released early: whoever reads it may do so until the next request
+        if self._total is None:
+            use.lease.release()
+        else:
+            with self._total.leaving(connection, use.permit):
+                use.lease.release()
+
+    def _retire(self, use: _Use) -> None:
+        connection = use.lease.connection
+        error, use.error = use.error, None
+        if error is not None:
+            use.lease.__exit__(type(error), error, None)
+        else:
+            use.lease.discard()
+        if self._total is not None and use.permit is not None:
+            with self._total.leaving(connection, use.permit):
+                pass
+
+    def _put_stranger(self, connection: Any) -> None:
+        """A connection that this pool has not handed out, or that has come back already."""
+        if any(entry.connection is connection for entry in list(self.pooling._roster.entries)):
+            return
+        connection.close()
+        if self.is_open and self.pool is not None and self.pool.full():
+            if self.block:
+                raise FullPoolError(self, "Pool reached maximum size and no more connections are allowed.")
+            self._warn_full()
+
+    def _count(self, change: int) -> None:
+        places = self.pool
+        if places is not None:
+            places.taken = min(max(0, places.taken + change), places.maxsize)
+
+    def _is_surplus(self) -> bool:
+        most = self.pooling._ledger.max_idle
+        return len(self.pooling._roster.idle) >= most
+
+    def _warn_full(self) -> None:
+        size = self.pool.qsize() if self.pool is not None else 0
+        _log.warning("Connection pool is full, discarding connection: %s. Connection pool size: %s", self.host, size)
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    def _is_fit(self, connection: Any) -> bool:
+        """Whether another request may be sent on it."""
+        return (
+            is_idle(connection)
+            and time.monotonic() < getattr(connection, "stale_at", float("inf"))
+            and is_open(connection)
+        )
+
+    def _patience(self, connection: Any) -> float:
+        """Seconds that a connect may take in all: the request's own connect timeout, else the pool's."""
+        given = connection.timeout
+        return float(given) if isinstance(given, (int, float)) else self.pooling._config.connect_timeout
+
+    def _prepare_connection(self, connection: Any, timeout: float) -> None:
+        """Connect it, for those who take it from ``.pooling``; on a worker."""
+        wanted = connection.timeout
+        connection.timeout = min(wanted, timeout) if isinstance(wanted, (int, float)) else timeout
+        if self.proxy is not None and self.scheme == "https":
+            super()._prepare_proxy(connection)
+        else:
+            connection.connect()
+        connection.timeout = Timeout.resolve_default_timeout(self.timeout.read_timeout)
+
+
+class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
+    """:class:`urllib3.HTTPSConnectionPool` with a :class:`pooling.Pool` underneath; see
+    :class:`HTTPConnectionPool`. Certificates are checked as urllib3 does."""
+
+
+def _call(owner: weakref.ref[HTTPConnectionPool], name: str, *args: Any) -> Any:
+    """Call a method of a pool that may be gone: its factory must not keep it alive."""
+    pool = owner()
+    if pool is None:
+        raise ClosedPoolError(None, "Pool is closed.")  # type: ignore[arg-type]  # there is none any more
+    return getattr(pool, name)(*args)
+
+
+def _users_frame() -> FrameType | None:
+    """The innermost frame that is neither ours nor urllib3's or requests'."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USERS):
+        frame = frame.f_back
+    return frame

@@ -1,0 +1,309 @@
+"""MySQL and MariaDB by PyMySQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.config import nearest
+from pooling.factory import Factory, ResetMode
+from pooling.pool import Pool
+
+try:
+    import pymysql
+except ImportError as error:
+    raise ImportError("MySQL and MariaDB need PyMySQL: pip install 'pooling[mysql]'") from error
+
+from pooling.backends._mysql_connection import Connection as _Connection
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pooling.config import Options
+
+    Connection = pymysql.connections.Connection[Any]
+else:
+    Connection = pymysql.connections.Connection  # not generic at run time
+
+# https://mariadb.com/docs/server/reference/error-codes/mariadb-error-code-reference
+# https://dev.mysql.com/doc/mysql-errors/8.4/en/
+_LOST = {
+    0,  # InterfaceError(0, ''): it was lost before, and is used all the same
+    2006, 2013, 2055,  # gone away, lost during a query
+    1047, 1053,  # a cluster's node that is not ready, a shutdown
+    1152, 1158, 1159, 1160, 1161, 1184,  # aborted, network errors of the server
+    1927, 3169, 4031,  # killed; killed; idle for longer than wait_timeout
+}  # fmt: skip  # a list with its meanings
+_READ_ONLY = {1792, 1836}  # a primary that was demoted under us; 1290 says so too, and other things
+_OPTION_PREVENTS = 1290
+_DEADLOCK, _LOCK_WAIT_TIMEOUT = 1213, 1205
+_NOT_CONNECTED = {2003, 1040, 1203}  # unreachable, too many connections
+_PERMANENT = {
+    1044, 1045, 1049, 1698, 1130,  # no such user, password, database; no access from this host
+    1820, 1862, 3118, 4151,  # the password has expired, the account is locked
+    1115, 1193, 1227, 1231, 1251,  # character set, system variable, privilege, value, way of authentication
+    2026, 2059, 2061,  # no TLS there, no such plugin
+}  # fmt: skip  # a list with its meanings
+_MOST = 31536000.0  # seconds; PyMySQL's limit
+
+
+class MysqlFactory(Factory[Connection]):
+    """Connections to MySQL or MariaDB, given as ``mysql://user:password@host:port/database?option=value``.
+
+    ``connect_args`` goes to :class:`pymysql.connections.Connection`; a ``connect_timeout`` there or in the URL counts
+    where it is shorter than the pool's. ``tcp_keepalive`` is the pool's own: the seconds of silence after which the
+    kernel probes the other side, 0 for never; PyMySQL leaves it at the system's two hours.
+
+    Raises ValueError for a URL that cannot be read, TypeError for an unknown option in it.
+    """
+
+    def __init__(self, url: str = "mysql://", connect_args: ConnectArgs = None) -> None:
+        self._args = _arguments(url)  # has the password in it
+        self._connect_args = connect_args
+        place = self._args.get("unix_socket") or f"{_host(self._args)}:{self._args.get('port') or 3306}"
+        self.where = f"{place}/{self._args.get('database') or ''}"
+
+    def connect(self, timeout: float) -> Connection:
+        args = {**self._args, **asked(self._connect_args)}
+        delay = args.pop("tcp_keepalive", None)
+        args["connect_timeout"] = min(timeout, args.get("connect_timeout") or timeout, _MOST)
+        args["password"] = _encoded(args.get("password"))
+        connection = _Connection(**{**args, "defer_connect": True})
+        try:
+            with _Patience(connection, args["connect_timeout"]):
+                connection.connect()
+                # A server's init_connect may have changed autocommit behind PyMySQL's back.
+                connection.learn()
+                if connection.autocommit_mode is not None:
+                    connection.autocommit(connection.autocommit_mode)
+            if delay is not None and connection._sock is not None:
+                _sockets.keep_alive(connection._sock, delay)
+            self.remember(connection)
+        except BaseException:
+            connection._force_close()
+            raise
+        return connection
+
+    def close(self, connection: Connection) -> None:
+        _known(connection).forsake()
+        if connection.open:
+            connection.close()
+
+    def check(self, connection: Connection, timeout: float) -> None:
+        with _Patience(_known(connection), timeout):
+            connection.ping(reconnect=False)
+
+    def reset(self, connection: Connection, mode: ResetMode) -> None:
+        known = _known(connection)
+        known.refuse_leftovers()
+        if mode == "session":
+            known.reset_session()
+        else:
+            known.rollback()
+            known.restore_autocommit()
+        if not known.at_rest():
+            raise pymysql.InterfaceError("the connection cannot be cleaned")
+
+    def is_alive(self, connection: Connection) -> bool:
+        sock = _known(connection)._sock
+        return sock is not None and _sockets.looks_open(sock)
+
+    def is_clean(self, connection: Connection) -> bool:
+        return _known(connection).at_rest()
+
+    def remember(self, connection: Connection) -> None:
+        # What on_connect did outside autocommit is to last: left open, its transaction would be the first user's, and
+        # rolled back with it.
+        known = _known(connection)
+        known.refuse_leftovers()
+        known.note()
+        if not known.at_rest():
+            known.commit()
+            known.note()
+
+    def interrupt(self, connection: Connection) -> None:
+        sock = _known(connection)._sock
+        if sock is not None:
+            _sockets.shut_down(sock.fileno())
+
+    def abandon(self, connection: Connection) -> None:
+        _known(connection)._force_close()
+
+    def abandon_in_use(self, connection: Connection) -> None:
+        # Closing it could wait for a lock that a thread of the parent holds for ever.
+        super().abandon(connection)
+        sock = _known(connection)._sock
+        if sock is not None and sock.fileno() >= 0:
+            _sockets.let_go(sock.fileno())
+
+    def begin(self, connection: Connection) -> None:
+        known = _known(connection)
+        known.rolled_back = False
+        if known.get_autocommit():
+            known.begin()
+
+    def commit(self, connection: Connection) -> None:
+        known = _known(connection)
+        if known.rolled_back:
+            # The server has undone everything up to the deadlock: the rest alone is not what was meant.
+            known.rollback()
+            raise pymysql.OperationalError(_DEADLOCK, "a deadlock has rolled the transaction back: nothing to commit")
+        known.commit()
+
+    def is_broken(self, error: BaseException) -> bool:
+        if not isinstance(error, pymysql.MySQLError):
+            return False
+        code = _code(error)
+        if code == _OPTION_PREVENTS:
+            return re.search("read.only", str(error)) is not None  # else it is --secure-file-priv or the like
+        return code in _LOST or code in _READ_ONLY or "Packet sequence number wrong" in str(error)
+
+    def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, pymysql.MySQLError):
+            # PyMySQL wraps what went wrong with the socket, TLS included.
+            cause = getattr(error, "original_exception", None)
+            untrusted = type(cause).__name__ == "SSLCertVerificationError"
+            return untrusted or isinstance(error, pymysql.ProgrammingError) or _code(error) in _PERMANENT
+        # The arguments (PyMySQL meets an unknown charset with an AttributeError), or a file of certificates.
+        wrong = (TypeError, ValueError, AttributeError, FileNotFoundError, PermissionError)
+        return (
+            isinstance(error, wrong)
+            or type(error).__name__ in ("SSLError", "SSLCertVerificationError")
+            or (isinstance(error, RuntimeError) and "'cryptography' package is required" in str(error))
+        )
+
+    def is_retryable(self, error: BaseException) -> bool:
+        # A lock wait timeout undoes the statement alone; the end of the lease undoes the rest.
+        known = (_DEADLOCK, _LOCK_WAIT_TIMEOUT, *_NOT_CONNECTED)
+        return isinstance(error, pymysql.MySQLError) and _code(error) in known
+
+    def __repr__(self) -> str:
+        return f"MysqlFactory({self.where})"
+
+
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Connection]:
+    """A pool for ``mysql://user@host:port/database?option=value``; ``mariadb://`` is the same.
+
+    The options in the URL are arguments of PyMySQL's connect, ``ssl_mode`` as MySQL's own clients have it, and
+    ``tcp_keepalive``.
+    """
+    factory = MysqlFactory(url, connect_args)
+    options.setdefault("name", factory.where)
+    return Pool(factory, **options)
+
+
+class _Patience:
+    """A ``with`` block in which no read or write on the connection takes longer than so many seconds."""
+
+    def __init__(self, connection: _Connection, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = max(seconds, 0.001)
+
+    def __enter__(self) -> None:
+        connection = self._connection
+        self._given = connection._read_timeout, connection._write_timeout
+        connection._read_timeout = min(self._seconds, self._given[0] or self._seconds)
+        connection._write_timeout = min(self._seconds, self._given[1] or self._seconds)
+
+    def __exit__(self, *details: object) -> None:
+        self._connection._read_timeout, self._connection._write_timeout = self._given
+
+
+def _known(connection: Connection) -> _Connection:
+    return connection  # type: ignore[return-value]  # connect() makes no others
+
+
+def _code(error: BaseException) -> Any:
+    return error.args[0] if error.args else None
+
+
+def _encoded(password: Any) -> Any:
+    """PyMySQL encodes by Latin-1 and shows, in its error, the password for which that fails."""
+    if isinstance(password, str) and any(character > "\xff" for character in password):
+        return password.encode()
+    return password or b""
+
+
+# -- the URL ------------------------------------------------------------------------------------------
+
+
+def _host(args: dict[str, Any]) -> str:
+    host = args.get("host") or "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _arguments(url: str) -> dict[str, Any]:
+    """PyMySQL's arguments. The errors never repeat the URL: it may hold a password."""
+    try:
+        parts = urlsplit("mysql://" + url.partition("://")[2])
+        port = parts.port
+        given = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        raise _unreadable() from None
+    database = parts.path[1:]
+    # A password with a bare / ? # or @ in it ends up in other parts.
+    misplaced = "@" in parts.path or "/" in database or ("@" in parts.query and "@" not in parts.netloc)
+    if misplaced or parts.fragment or not all(re.fullmatch(r"[\w-]+", name) for name, _ in given):
+        raise _unreadable()
+    args: dict[str, Any] = {
+        "host": unquote(parts.hostname or ""),
+        "port": port,
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "database": unquote(database),
+    }
+    args = {name: value for name, value in args.items() if value}
+    for name, text in given:
+        args.update(_option(name.replace("-", "_"), text))
+    return args
+
+
+def _unreadable() -> ValueError:
+    return ValueError(
+        "the MySQL URL cannot be read: it looks like mysql://user:password@host:port/database?option=value, "
+        "with special characters percent-encoded"
+    )
+
+
+def _option(name: str, text: str) -> dict[str, Any]:
+    """The arguments that an option in the URL's query stands for."""
+    if name == "ssl_mode":
+        if text.upper() not in _SSL_MODES:
+            raise ValueError(f"ssl_mode in the MySQL URL must be one of {', '.join(_SSL_MODES)}")
+        return dict(_SSL_MODES[text.upper()])
+    if name not in _QUERY:
+        known = sorted((*_QUERY, "ssl_mode"))
+        raise TypeError(f"unknown option {name!r} in the MySQL URL{nearest(name, known)} (known: {', '.join(known)})")
+    try:
+        return {name: _QUERY[name](text)}
+    except (ValueError, KeyError):
+        raise ValueError(f"{name} in the MySQL URL cannot be {text!r}") from None
+
+
+_SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
+_QUERY: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(
+        (
+            "bind_address", "charset", "collation", "init_command", "program_name", "read_default_file",
+            "read_default_group", "sql_mode", "ssl_ca", "ssl_cert", "ssl_key", "ssl_key_password", "unix_socket",
+        ),
+        str,
+    ),
+    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout", "tcp_keepalive"), float),
+    **dict.fromkeys(("client_flag", "max_allowed_packet"), int),
+    **dict.fromkeys(
+        ("local_infile", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity", "use_unicode"), _SWITCH.__getitem__
+    ),
+    "autocommit": lambda text: None if text == "server" else _SWITCH[text],
+}  # fmt: skip  # lists of names
+# As in MySQL's own clients. PyMySQL has no name for TLS that is required and not verified but this.
+_SSL_MODES: dict[str, dict[str, Any]] = {
+    "DISABLED": {"ssl_disabled": True},
+    "PREFERRED": {},
+    "REQUIRED": {"ssl": {"verify_mode": False}},
+    "VERIFY_CA": {"ssl_verify_cert": True},
+    "VERIFY_IDENTITY": {"ssl_verify_cert": True, "ssl_verify_identity": True},
+}

@@ -1,0 +1,305 @@
+"""PostgreSQL by psycopg 3."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.factory import Factory, ResetMode
+from pooling.pool import Pool
+
+try:
+    import psycopg
+    from psycopg import errors
+    from psycopg.adapt import AdaptersMap
+    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
+except ImportError as error:
+    raise ImportError("PostgreSQL needs psycopg 3: pip install 'pooling[postgres]'") from error
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+    from typing_extensions import Unpack
+
+    from pooling.config import Options
+
+Connection = psycopg.Connection[Any]
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_FATAL = ("FATAL", "PANIC")  # severities after which a session is over
+_LOST = ("08", "57P")  # connection exceptions, interventions of the operator
+_READ_ONLY = "25006"  # a primary that was demoted under us
+_ROLLED_BACK = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+_CLIENT_SIDE = (errors.PipelineAborted, errors.CancellationTimeout, errors.ConnectionTimeout)
+# A failed connect carries no code, only text. In another language than English none of these is found, and the error
+# counts as passing: the waiters learn of it after fail_after. The last two are PgBouncer's.
+_PERMANENT = (
+    "authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied",
+    "certificate verify failed", "certificate file", "does not support SSL", "is not permitted to log in",
+    "permission denied for database", "is not currently accepting connections", "invalid connection option",
+    "server certificate", "requires a valid client certificate", "no such database", "no such user",
+)  # fmt: skip  # a list
+# What users can change on psycopg's object; autocommit first: is_clean looks at it alone.
+_ATTRIBUTES = (
+    "autocommit", "isolation_level", "read_only", "deferrable", "row_factory", "cursor_factory",
+    "server_cursor_factory", "prepare_threshold", "prepared_max",
+)  # fmt: skip  # a list
+_READS = 16  # reads on one peek: who has sent more than that is alive
+
+
+class PostgresFactory(Factory[Connection]):
+    """Connections to PostgreSQL, given as a libpq connection string or URI.
+
+    ``connect_args`` goes to :meth:`psycopg.Connection.connect`. A ``connect_timeout`` there or in the string counts
+    where it is shorter than the pool's. psycopg rounds it to whole seconds, two at least; an acquire ends in time
+    all the same, since it does not wait for the driver.
+
+    Raises ValueError for a connection string that cannot be read.
+    """
+
+    def __init__(self, conninfo: str = "", connect_args: ConnectArgs = None) -> None:
+        parts = _parts(conninfo)
+        self.where = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
+        self._conninfo = conninfo  # has the password in it
+        self._patience = parts.get("connect_timeout")
+        self._connect_args = connect_args
+
+    def connect(self, timeout: float) -> Connection:
+        args = asked(self._connect_args)
+        args["connect_timeout"] = _shorter(timeout, args.get("connect_timeout", self._patience))
+        connection = _Connection.connect(self._conninfo, **args)
+        self.remember(connection)
+        return connection
+
+    def close(self, connection: Connection) -> None:
+        connection.close()
+
+    def check(self, connection: Connection, timeout: float) -> None:
+        # An empty query, by libpq's own calls: psycopg's have no timeout.
+        until = time.monotonic() + timeout
+        pgconn = connection.pgconn
+        pgconn.send_query(b"")
+        while pgconn.flush() or pgconn.is_busy():
+            if not _sockets.wait_readable(pgconn.socket, until - time.monotonic()):
+                raise psycopg.OperationalError(f"no answer within {timeout:g} s")
+            pgconn.consume_input()
+        while (result := pgconn.get_result()) is not None:
+            if result.status != ExecStatus.EMPTY_QUERY:
+                raise psycopg.OperationalError("the connection answered a check with an error")
+
+    def reset(self, connection: Connection, mode: ResetMode) -> None:
+        known = _known(connection)
+        if known.pgconn.transaction_status == TransactionStatus.UNKNOWN:
+            raise psycopg.OperationalError("the connection is closed")
+        if known.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            raise psycopg.InterfaceError("a query or COPY is still under way")
+        if known.pgconn.pipeline_status != PipelineStatus.OFF:
+            raise psycopg.InterfaceError("a pipeline was not ended")
+        known.rollback()
+        known.two_phase = False
+        if mode == "session":
+            known.restore()
+            known.autocommit = True  # DISCARD ALL is refused in a transaction
+            # prepare=False: prepared like any other statement it would discard itself and fail.
+            known.execute("DISCARD ALL", prepare=False)
+            known.forget()
+        known.autocommit = known.defaults["autocommit"]
+
+    def is_alive(self, connection: Connection) -> bool:
+        # Something to read may be a notice, a parameter's new value, a notification, a TLS session ticket: libpq
+        # takes those in and keeps the connection. The end of the stream makes the second or third read fail; where it
+        # is still on its way, what the server said before has told us.
+        known = _known(connection)
+        pgconn = known.pgconn
+        try:
+            for _ in range(_READS):
+                if not _sockets.readable(pgconn.socket):
+                    break
+                pgconn.consume_input()
+                pgconn.is_busy()  # has libpq look at what it read: see _heed
+            return pgconn.status == ConnStatus.OK and not known.dismissed
+        except (psycopg.Error, OSError, ValueError):
+            return False
+
+    def is_clean(self, connection: Connection) -> bool:
+        known = _known(connection)
+        pgconn = known.pgconn
+        return (
+            pgconn.transaction_status == TransactionStatus.IDLE
+            and pgconn.pipeline_status == PipelineStatus.OFF
+            and known.autocommit == known.defaults["autocommit"]
+            and not known.two_phase
+        )
+
+    def remember(self, connection: Connection) -> None:
+        # What on_connect did outside autocommit is to last: left open, its transaction would be the first user's, and
+        # rolled back with it.
+        known = _known(connection)
+        if known.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise errors.InFailedSqlTransaction("on_connect has left a failed transaction")
+        known.commit()
+        known.defaults = {name: getattr(known, name) for name in _ATTRIBUTES}
+
+    def interrupt(self, connection: Connection) -> None:
+        try:
+            descriptor = connection.fileno()
+        except psycopg.OperationalError:
+            return  # it is closed
+        _sockets.shut_down(descriptor)
+
+    def abandon(self, connection: Connection) -> None:
+        # close() alone would end the parent's session; once the descriptor leads nowhere it only frees memory.
+        if not connection.closed:
+            _sockets.let_go(connection.fileno())
+            connection.close()
+
+    def abandon_in_use(self, connection: Connection) -> None:
+        super().abandon(connection)
+        if not connection.closed:
+            _sockets.let_go(connection.fileno())
+
+    def begin(self, connection: Connection) -> None:
+        # psycopg's own block: begins with the connection's isolation level, with autocommit on or off, and makes a
+        # connection.transaction() within it a savepoint.
+        block = _known(connection).block = psycopg.Transaction(connection)
+        block.__enter__()
+
+    def commit(self, connection: Connection) -> None:
+        if connection.closed:
+            raise psycopg.OperationalError("the connection is closed: nothing was committed")  # psycopg says nothing
+        if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+            self.rollback(connection)  # which is what the server would do, without a word
+            raise errors.InFailedSqlTransaction("a statement has failed: the transaction was rolled back")
+        _known(connection).end(None)
+
+    def rollback(self, connection: Connection) -> None:
+        _known(connection).end(psycopg.Rollback())
+
+    def is_broken(self, error: BaseException) -> bool:
+        if not isinstance(error, psycopg.Error):
+            return False
+        if error.sqlstate is None:
+            return isinstance(error, psycopg.OperationalError) and not isinstance(error, _CLIENT_SIDE)
+        return (
+            error.diag.severity_nonlocalized in _FATAL
+            or error.sqlstate.startswith(_LOST)
+            or error.sqlstate == _READ_ONLY
+        )
+
+    def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, (psycopg.ProgrammingError, TypeError, ValueError)):
+            return True  # the connection string, the arguments, or what on_connect executes
+        return isinstance(error, psycopg.Error) and any(text in str(error) for text in _PERMANENT)
+
+    def is_retryable(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.Error) and error.sqlstate in _ROLLED_BACK
+
+    def __repr__(self) -> str:
+        return f"PostgresFactory({self.where})"
+
+
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Connection]:
+    """A pool for ``postgresql://user@host:port/database?option=value``, as libpq reads it."""
+    factory = PostgresFactory("postgresql://" + url.partition("://")[2], connect_args)
+    options.setdefault("name", factory.where)
+    return Pool(factory, **options)
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that knows how it was when it was new, and what was added to it since.
+
+    psycopg has no way to list handlers and to take adapters back, so this notes what passes through.
+    """
+
+    def __init__(self, pgconn: PGconn, *args: Any) -> None:
+        self.defaults: dict[str, Any] = {}
+        self.block: psycopg.Transaction | None = None  # the one of Pool.transaction()
+        self.two_phase = False  # whether psycopg may keep a prepared transaction in mind
+        self.dismissed = False  # the server has said that the session is over
+        self._handlers: list[tuple[str, Callable[[Any], None]]] = []
+        self._own_adapters: AdaptersMap | None = None
+        super().__init__(pgconn, *args)
+        super().add_notice_handler(partial(_heed, weakref.ref(self)))
+
+    def forget(self) -> None:
+        """Drop handlers, adapters and notifications that have not been read."""
+        for kind, handler in self._handlers[:]:
+            getattr(self, f"remove_{kind}_handler")(handler)
+        self._own_adapters = None
+        for _ in self.notifies(timeout=0):
+            pass
+
+    def restore(self) -> None:
+        """Set everything that users can change on psycopg's object back."""
+        for name, value in self.defaults.items():
+            setattr(self, name, value)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the block of Pool.transaction()."""
+        block, self.block = self.block, None
+        if block is not None:
+            block.__exit__(None if error is None else type(error), error, None)
+
+    def add_notice_handler(self, callback: Callable[[errors.Diagnostic], None]) -> None:
+        super().add_notice_handler(callback)
+        self._handlers.append(("notice", callback))
+
+    def remove_notice_handler(self, callback: Callable[[errors.Diagnostic], None]) -> None:
+        super().remove_notice_handler(callback)
+        self._handlers.remove(("notice", callback))
+
+    def add_notify_handler(self, callback: Callable[[psycopg.Notify], None]) -> None:
+        super().add_notify_handler(callback)
+        self._handlers.append(("notify", callback))
+
+    def remove_notify_handler(self, callback: Callable[[psycopg.Notify], None]) -> None:
+        super().remove_notify_handler(callback)
+        self._handlers.remove(("notify", callback))
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        if self._own_adapters is None:
+            self._own_adapters = AdaptersMap(super().adapters)
+        return self._own_adapters
+
+    def tpc_begin(self, xid: psycopg.Xid | str) -> None:
+        self.two_phase = True
+        super().tpc_begin(xid)
+
+
+def _known(connection: Connection) -> _Connection:
+    return connection  # type: ignore[return-value]  # connect() makes no others
+
+
+def _heed(reference: weakref.ref[_Connection], notice: errors.Diagnostic) -> None:
+    """Take in what a server says before it hangs up on an idle connection."""
+    connection = reference()
+    if connection is not None and notice.severity_nonlocalized in _FATAL:
+        connection.dismissed = True
+
+
+def _parts(conninfo: str) -> dict[str, Any]:
+    """The connection string, taken apart. Its errors never repeat it: it may hold a password."""
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except (psycopg.ProgrammingError, UnicodeError):
+        parts = {"host": "@"}
+    # A password with a bare @ or / in it ends up in other parts.
+    ports = str(parts.get("port") or 0).split(",")
+    if "@" in str(parts.get("host")) or not all(port.isdigit() or not port for port in ports):
+        raise ValueError(
+            "the PostgreSQL connection string cannot be read: it looks like "
+            "postgresql://user:password@host:port/database?option=value, with special characters percent-encoded"
+        )
+    return parts
+
+
+def _shorter(timeout: float, given: Any) -> int:
+    """libpq's connect_timeout: whole seconds, where 0 means none."""
+    whole = math.ceil(timeout)
+    return min(whole, int(given)) if given and int(given) > 0 else whole

@@ -1,0 +1,79 @@
+"""What redis-py's errors mean for a connection, and the errors of the classes in the place of its pools."""
+
+from __future__ import annotations
+
+import copy
+
+from redis import exceptions
+
+from pooling.errors import ConnectError, PoolTimeout, QueueFull
+
+# Redis-py makes these ConnectionErrors; the connection is well.
+_REFUSALS = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.MaxConnectionsError,
+)
+# The server has another part in the replication, or is not ready: another connection may reach one that is.
+_WRONG_SERVER = (exceptions.ReadOnlyError, exceptions.MasterDownError)
+# Refused before anything was done.
+_NOT_EXECUTED = (
+    exceptions.BusyLoadingError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,  # MasterDownError is one
+    exceptions.WatchError,
+)
+_NOT_EXECUTED_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")
+_IN_PIPELINE = "Command # "  # how redis-py begins the error of one command of many: others of them have been executed
+# A server that speaks like this at the handshake is one that will take us in later.
+_PASSING = (exceptions.ReadOnlyError, exceptions.TryAgainError, exceptions.ClusterDownError)
+_PERMANENT_TEXTS = ("certificate verify failed", "protocol must be", "Invalid RESP version", "Invalid Database")
+
+
+class NoConnection(PoolTimeout, exceptions.ConnectionError):
+    """No connection came within the time of a pool that waits. A PoolTimeout, and a ConnectionError of redis-py."""
+
+    error_type = exceptions.ExceptionType.NETWORK
+    status_code = None
+
+    @classmethod
+    def like(cls, error: PoolTimeout) -> NoConnection:
+        text = f"No connection available: {error}"
+        return cls(text, stage=error.stage, stats=error.stats, holders=error._holders)
+
+
+class TooManyConnections(QueueFull, exceptions.MaxConnectionsError):
+    """All connections are in use, and the pool does not wait. A QueueFull, and a MaxConnectionsError of redis-py."""
+
+
+def is_broken(error: BaseException) -> bool:
+    lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, *_WRONG_SERVER)
+    return isinstance(error, lost) and not isinstance(error, _REFUSALS)
+
+
+def is_permanent(error: BaseException) -> bool:
+    if isinstance(error, exceptions.BusyLoadingError):
+        return False
+    if isinstance(error, _REFUSALS) or any(text in str(error) for text in _PERMANENT_TEXTS):
+        return True
+    if isinstance(error, exceptions.ResponseError):  # a database that is not there, a command that is not known
+        return not isinstance(error, _PASSING) and not str(error).startswith(_NOT_EXECUTED_CODES)
+    return isinstance(error, (exceptions.DataError, TypeError, ValueError, AttributeError))
+
+
+def is_retryable(error: BaseException) -> bool:
+    if str(error).startswith(_IN_PIPELINE):
+        return False
+    if isinstance(error, exceptions.ResponseError) and str(error).startswith(_NOT_EXECUTED_CODES):
+        return True
+    return isinstance(error, _NOT_EXECUTED)
+
+
+def own(error: ConnectError) -> BaseException:
+    """The driver's error behind it, as a copy for one caller: so that no traceback is shared."""
+    cause = error.__cause__ or exceptions.ConnectionError(str(error))
+    try:
+        return copy.copy(cause)
+    except Exception:  # its constructor takes other arguments than it keeps
+        return cause

@@ -1,0 +1,334 @@
+"""Pools in the place of redis-py's own: the same classes to a client, with a :class:`pooling.Pool` underneath."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import fields
+from queue import LifoQueue, Queue
+from typing import Any
+
+import redis
+from redis.connection import CacheProxyConnection, Connection
+from redis.event import AfterConnectionReleasedEvent
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  # redis-py's names
+from redis.observability.attributes import ConnectionState, get_pool_name
+from redis.observability.recorder import (
+    record_connection_count,
+    record_connection_create_time,
+    record_connection_wait_time,
+)
+
+from pooling.backends.redis import _connection, _errors
+from pooling.backends.redis._shells import ShellFactory, Shells
+from pooling.backends.redis._slots import SlotPool, caller, read
+from pooling.backends.redis._views import AllConnections, FreeConnections, Places, UsedConnections
+from pooling.config import Config
+from pooling.errors import ConnectError, PoolTimeout, QueueFull
+from pooling.lease import Lease
+from pooling.pool import Pool
+
+_OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
+
+
+class ConnectionPool(redis.ConnectionPool):
+    """A :class:`redis.ConnectionPool` that is fair, ends in time, finds what was lost, and tells who holds what.
+
+    Takes what redis-py's takes, and the options of :class:`pooling.Pool` beside it; ``max_connections`` is its
+    ``max_size``. ``timeout`` is how many seconds :meth:`get_connection` may take in all, None for ever; with 0, the
+    default, it raises MaxConnectionsError at once where all connections are in use, as redis-py's does. ``pooling``
+    is the pool underneath, with its numbers, holders and events.
+    """
+
+    timeout: float | None = 0.0
+    shells: Shells
+    _pool: SlotPool
+    _finalizer: weakref.finalize[Any, Any]
+
+    def __init__(
+        self,
+        connection_class: Any = Connection,
+        max_connections: int | None = None,
+        cache_factory: Any = None,
+        maint_notifications_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._options = {name: read(kwargs.pop(name)) for name in _OPTIONS & kwargs.keys()}
+        timeout = read(kwargs.pop("timeout", self.timeout))
+        super().__init__(
+            connection_class=connection_class,
+            max_connections=max_connections,
+            cache_factory=cache_factory,
+            maint_notifications_config=maint_notifications_config,
+            **kwargs,
+        )
+        self.timeout = timeout
+
+    @property
+    def pooling(self) -> Pool[Any]:
+        """The pool underneath."""
+        return self._pool
+
+    # -- lending --------------------------------------------------------------------------------------
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """A connection that is open and has nothing to be read. Raises what redis-py's pool raises."""
+        if command_name is not None or keys or options:
+            warnings.warn("Use get_connection() without args instead", DeprecationWarning, stacklevel=2)
+        self._checkpid()
+        started = time.monotonic()
+        tried = False
+        while True:
+            lease = self._acquire(started)
+            entry = lease._entry
+            fresh = entry.uses == 1 and entry.opened_at >= started
+            shell = self._ready(lease, last=fresh and tried)
+            if shell is not None:
+                break
+            tried = tried or fresh
+        self.shells.lend(shell, lease)
+        frame = caller(sys._getframe(1))
+        entry.code, entry.instruction = frame.f_code, frame.f_lasti
+        self._count(idle=-1, used=1)
+        self._record(started, fresh=fresh)
+        return shell
+
+    def _acquire(self, started: float) -> Lease[Any]:
+        patience = self._pool._config.connect_timeout if self.timeout == 0 else self.timeout
+        left = None if patience is None else max(0.0, started + patience - time.monotonic())
+        try:
+            return self._pool.acquire(left)
+        except QueueFull as error:
+            raise _errors.TooManyConnections(f"Too many connections: {error}") from None
+        except PoolTimeout as error:
+            raise _errors.NoConnection.like(error) from error.__cause__
+        except ConnectError as error:
+            raise _errors.own(error) from error
+
+    def _ready(self, lease: Lease[Any], *, last: bool) -> Any:
+        """The connection of a lease if it may go out; None where it may not, and the lease has ended. Raises what is
+        wrong with the last one that is tried."""
+        session: Any = lease._entry.connection
+        shell = session.shell()
+        problem: Exception | None = None
+        closed = shell is None or not _connection.is_open(shell)
+        says_something = False
+        try:
+            says_something = not closed and shell.can_read() and not self.expects_news()
+        except (ConnectionError, TimeoutError, OSError) as error:
+            problem = error
+        except BaseException:
+            lease.discard()
+            raise
+        if not (closed or says_something or problem):
+            return shell
+        if says_something and last:
+            lease.release()  # whoever gets it next will find the same, and close it
+            raise ConnectionError("Connection not ready")
+        self._pool._factory.close(session)  # now: the next try can have the same object
+        if problem is None:
+            lease.discard()
+        else:
+            lease.__exit__(type(problem), problem, None)  # broken
+        if last:
+            raise problem or ConnectionError("Connection is closed")
+        return None
+
+    def expects_news(self) -> bool:
+        """Whether the server may say something on an idle connection: what is invalid in the cache, or a move."""
+        return self.cache is not None or bool(self.maint_notifications_enabled())
+
+    def release(self, connection: Any) -> None:
+        """Take a connection back, from any thread or destructor. One that is not out of this pool is ignored."""
+        self._checkpid()
+        lease = self.shells.take_back(connection, self._pool)
+        if lease is None:
+            self.shells.close_stale(connection, self)
+            return
+        owned = False
+        try:
+            owned = bool(self.owns_connection(connection))
+            if not owned:
+                self.shells.forget(connection, lease._entry.connection)
+            if not owned or connection.should_reconnect():
+                connection.disconnect()
+            if owned and self._event_dispatcher is not None:
+                self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+        finally:
+            fault = getattr(_connection.tracker(connection), "fault", None)
+            if fault is not None and _errors.is_broken(fault):
+                lease.__exit__(type(fault), fault, None)
+            elif not owned or not _connection.is_open(connection):
+                lease.discard()  # its user has closed it, as a PubSub does
+            else:
+                lease.release()
+            self._count(idle=1, used=-1)
+
+    # -- opening and closing --------------------------------------------------------------------------
+
+    def make_connection(self) -> Any:
+        """A new connection object, not connected yet."""
+        connection = _connection.tracked(self.connection_class)(**self.connection_kwargs)
+        if self.cache is not None:
+            proxy: Any = CacheProxyConnection  # abstract in redis-py's annotations alone
+            connection = proxy(connection, self.cache, self._lock)
+        self._count(idle=1)
+        return connection
+
+    def reset(self) -> None:
+        """Forget all connections: those in use are closed when they come back. In a forked child the parent's are
+        left alone."""
+        old: SlotPool | None = self.__dict__.get("_pool")
+        if old is not None:
+            self._count(idle=-len(self.shells.free()), used=-len(self.shells.used()))
+        if old is not None and self.pid != os.getpid():
+            self._lock = threading.RLock()  # a thread that is not here may hold the old one
+            old.stats()  # has the pool see that it was forked: it lets go of the parent's sockets
+        else:
+            if old is not None:
+                self._finalizer.detach()
+                old.close(0)
+            self._pool = self._build()
+            self._finalizer = weakref.finalize(self, _forget, self._pool)
+            self._finalizer.atexit = False
+        self.shells = Shells(weakref.WeakMethod(self.make_connection))
+        self.pid = os.getpid()  # last: see _checkpid()
+
+    def _build(self) -> SlotPool:
+        args, reference = self.connection_kwargs, weakref.ref(self)
+        place = args.get("path") or f"{args.get('host', 'localhost')}:{args.get('port', 6379)}"
+        retry = args.get("retry")
+        options: dict[str, Any] = {
+            "name": f"{place}/{args.get('db') or 0}",
+            "max_size": self.max_connections,
+            "fail_after": 0.0,  # clients have retries of their own, and expect the error
+            "connect_timeout": 10.0 * (1 + max(0, retry.get_retries() if retry else 0)),
+            "order": self._order(),
+            **self._options,
+        }
+        if options.get("on_connect") is not None:
+            options["on_connect"] = ShellFactory.for_shells(options["on_connect"], args)
+        return SlotPool(ShellFactory(reference), refuses=lambda: _refuses(reference), **options)
+
+    def _order(self) -> str:
+        return "lifo"
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the idle connections, and by default those in use under their users too. The pool stays usable."""
+        self._checkpid()
+        self._pool.retire(None, self.shells)
+        if inuse_connections:
+            for connection in self.shells.used():
+                connection.disconnect()
+
+    def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
+        """Close the idle connections to one address, by default to any."""
+        with self._lock:
+            matching = {
+                id(shell)
+                for shell in self.shells.free()
+                if self._should_update_connection(shell, "connected_address", moving_address_src)
+            }
+            self._pool.retire(matching, self.shells)
+
+    # -- what the driver's own code looks at ----------------------------------------------------------
+
+    @property
+    def _available_connections(self) -> list[Any]:  # type: ignore[override]  # an attribute in redis-py
+        return FreeConnections(self.shells)
+
+    @property
+    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]  # an attribute in redis-py
+        return UsedConnections(self.shells)
+
+    @property
+    def _created_connections(self) -> int:  # type: ignore[override]  # an attribute in redis-py
+        return len(AllConnections(self.shells))
+
+    def _get_free_connections(self) -> list[Any]:
+        return self.shells.free()
+
+    def _get_in_use_connections(self) -> set[Any]:
+        return set(self.shells.used())
+
+    def re_auth_callback(self, token: Any) -> None:
+        """Log in anew on every connection: on the idle ones a worker does so before anybody gets them, on those in use
+        whoever brings them back."""
+        for connection in (*self.shells.free(), *self.shells.used()):
+            connection.set_re_auth_token(token)
+        self._pool.suspect()
+
+    def __del__(self) -> None:
+        try:
+            self._count(idle=-len(self.shells.free()), used=-len(self.shells.used()))
+        except Exception:
+            pass  # half built, or the interpreter is ending
+
+    def _count(self, *, idle: int = 0, used: int = 0) -> None:
+        """Tell redis-py's metrics."""
+        for state, change in ((ConnectionState.IDLE, idle), (ConnectionState.USED, used)):
+            if change:
+                record_connection_count(pool_name=get_pool_name(self), connection_state=state, counter=change)
+
+    def _record(self, started: float, *, fresh: bool) -> None:
+        if fresh:
+            record_connection_create_time(connection_pool=self, duration_seconds=time.monotonic() - started)
+
+
+class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
+    """A :class:`redis.BlockingConnectionPool`: it waits ``timeout`` seconds in all for a connection, in the order of
+    arrival. See :class:`ConnectionPool` for what else it takes. ``queue_class`` says which idle connection goes out
+    first: that of a LifoQueue the one used last, that of a Queue the one longest unused.
+    """
+
+    _places: tuple[Shells, Places] | None = None
+
+    def __init__(
+        self,
+        max_connections: int | None = 50,
+        timeout: float | None = 20,
+        connection_class: Any = Connection,
+        queue_class: Any = LifoQueue,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(connection_class, max_connections, timeout=timeout, queue_class=queue_class, **kwargs)
+
+    def _order(self) -> str:
+        fifo = isinstance(self.queue_class, type) and not issubclass(self.queue_class, LifoQueue)
+        return "fifo" if fifo and issubclass(self.queue_class, Queue) else "lifo"
+
+    def set_in_maintenance(self, in_maintenance: bool) -> None:
+        """While connections are moved to another server nobody gets one; who waits, waits to its own deadline."""
+        self._in_maintenance = in_maintenance
+        (self._pool.suspend if in_maintenance else self._pool.resume)()
+
+    @property
+    def pool(self) -> Any:
+        """What redis-py keeps its places in."""
+        if self._places is None or self._places[0] is not self.shells:
+            self._places = self.shells, Places(self.shells, self.max_connections)
+        return self._places[1]
+
+    @property
+    def _connections(self) -> list[Any]:  # type: ignore[override]  # an attribute in redis-py
+        return AllConnections(self.shells)
+
+    def _record(self, started: float, *, fresh: bool) -> None:
+        super()._record(started, fresh=fresh)
+        record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=time.monotonic() - started)
+
+
+def _refuses(reference: Callable[[], ConnectionPool | None]) -> bool:
+    pool = reference()
+    return pool is not None and pool.timeout == 0
+
+
+def _forget(pool: SlotPool) -> None:
+    """The pool that callers saw was collected, and with it the connections, which close themselves: the one underneath
+    is to close nothing and to warn of nothing. No lock is taken here and no thread started: it may be anywhere."""
+    pool._finalizer.detach()

@@ -1,0 +1,96 @@
+"""The pool underneath those in the place of redis-py's."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from pooling._waiter import Turn, Waiter
+from pooling.backends.redis._shells import Session, ShellFactory, Shells
+from pooling.errors import QueueFull
+from pooling.lease import Lease
+from pooling.pool import Pool
+
+
+class SlotPool(Pool[Session]):
+    """A pool that can say no at once: while ``refuses()``, a caller for whom there is no slot left is not queued. One
+    that is being opened, checked, reset or closed is a slot like any other."""
+
+    def __init__(self, factory: ShellFactory, *, refuses: Callable[[], bool], **options: Any) -> None:
+        self.lost: deque[tuple[float, Lease[Any]]] = deque()  # dropped leases, with the time when they are given up
+        self._refuses = refuses
+        super().__init__(factory, **options)
+
+    def due_at(self) -> float:
+        return min(super().due_at(), self.lost[0][0] if self.lost else math.inf)
+
+    def look(self) -> None:
+        while self.lost and self.lost[0][0] <= self._now():
+            self.lost.popleft()  # whose token dies with it
+        super().look()
+
+    def _report(self, waiter: Waiter[Session], transition: Callable[..., object], *args: Any) -> None:
+        ledger = self._ledger
+        if transition != ledger.join or not self._refuses():
+            super()._report(waiter, transition, *args)
+            return
+        with self._lock:
+            ledger.settle(self._now(), transition, *args)
+            full = waiter.turn is Turn.WAITING and len(ledger.queue) > ledger.max_size - self._roster.leased()
+            if full:
+                ledger.settle(self._now(), ledger.leave, waiter)
+        self._act()
+        if full:
+            holders = self.holders()
+            longest = f", longest by {holders[0]}" if holders else ""
+            raise QueueFull(f"{len(holders)} of {ledger.max_size} are in use{longest}")
+
+    def retire(self, chosen: set[int] | None, shells: Shells) -> None:
+        """Close idle connections now, all or those with these identities. They are taken under the lock, so that nobody
+        gets them in between."""
+        taken: list[Session] = []
+
+        def take() -> None:
+            for token in [*self._roster.idle.copy(), *self._roster.suspects.copy()]:
+                session: Any = token.entry.connection
+                fetched = self._roster.fetch(token.entry) if _is_among(session.shell(), chosen) else None
+                if fetched is not None:
+                    self._roster.doom(fetched, "stale")
+                    taken.append(session)
+
+        self._tell(take)
+        for session in taken:
+            self._factory.close(session)  # the worker that comes for it will find it closed
+        for shell in shells.spares():
+            if _is_among(shell, chosen):
+                shell.disconnect()
+
+    def suspect(self) -> None:
+        """Have every connection checked before its next use."""
+        self._tell(self._roster.next_epoch)
+
+
+def _is_among(shell: Any, chosen: set[int] | None) -> bool:
+    return chosen is None or id(shell) in chosen
+
+
+def caller(frame: FrameType) -> FrameType:
+    """Who called redis-py."""
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "redis":
+        frame = frame.f_back
+    return frame
+
+
+def read(value: Any) -> Any:
+    """An option, which is a string where it comes out of a URL."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return None if value.lower() == "none" else value

@@ -1,0 +1,291 @@
+"""SQLite by the standard library's sqlite3."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from pooling.backends import ConnectArgs, asked
+from pooling.config import nearest
+from pooling.factory import Factory, ResetMode
+from pooling.pool import Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pooling.config import Options
+
+# https://www.sqlite.org/rescode.html
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 14, 26
+# By what an error is told from others in Python 3.10, which does not give its code.
+_TEXTS = {
+    "database is locked": _BUSY,
+    "table is locked": _LOCKED,
+    "readonly database": _READONLY,
+    "disk I/O error": _IOERR,
+    "malformed": _CORRUPT,
+    "unable to open": _CANTOPEN,
+    "not a database": _NOTADB,
+}
+# What users can change on Python's object; autocommit is there from Python 3.12 on.
+_ATTRIBUTES = ("isolation_level", "autocommit", "row_factory", "text_factory")
+# What a session can have changed and SQLite can tell. Functions, aggregates and collations that a user has registered
+# stay: SQLite cannot list them.
+_PRAGMAS = (
+    "analysis_limit", "automatic_index", "busy_timeout", "cache_size", "cell_size_check", "defer_foreign_keys",
+    "foreign_keys", "ignore_check_constraints", "legacy_alter_table", "locking_mode", "mmap_size", "query_only",
+    "read_uncommitted", "recursive_triggers", "reverse_unordered_selects", "secure_delete", "synchronous", "temp_store",
+    "threads", "trusted_schema", "wal_autocheckpoint", "writable_schema",
+)  # fmt: skip  # a list
+_BUSY_TIMEOUT = 5.0  # seconds; sqlite3's own default
+_memories = itertools.count(1)
+
+
+class SqliteFactory(Factory[sqlite3.Connection]):
+    """Connections to one SQLite database.
+
+    ``database`` is a path, or ``":memory:"``: one database in memory, shared by all connections of this factory and
+    gone with it. Files are put into WAL mode (``wal=False`` leaves them as they are), so that readers and a
+    writer do not block each other. ``connect_args`` goes to :func:`sqlite3.connect`; ``check_same_thread`` is
+    always False, as a pool hands a connection from thread to thread, to one at a time.
+    """
+
+    def __init__(self, database: str, connect_args: ConnectArgs = None, *, wal: bool = True) -> None:
+        if sqlite3.threadsafety == 0:
+            raise RuntimeError("this SQLite library was built without thread safety: it cannot be pooled")
+        memory = database == ":memory:"
+        self.database = database
+        self._target = _shared_memory() if memory else database
+        self._forced: dict[str, Any] = {"check_same_thread": False, **({"uri": True} if memory else {})}
+        self._connect_args = connect_args
+        # Whether or not it changes anything, it touches the file: sqlite3.connect() does not.
+        self._first = "PRAGMA journal_mode=WAL" if wal and not memory else "SELECT 1 FROM sqlite_master"
+        if memory:
+            # The database lives as long as one connection to it does: this one, until the factory goes.
+            keeper = sqlite3.connect(self._target, **self._forced)
+            weakref.finalize(self, keeper.close)
+
+    def connect(self, timeout: float) -> sqlite3.Connection:
+        args = {"timeout": _BUSY_TIMEOUT, "factory": _Connection, **asked(self._connect_args), **self._forced}
+        connection: sqlite3.Connection = sqlite3.connect(self._target, **args)
+        try:
+            with _outside_transactions(connection):
+                _ask(connection, self._first)
+            self.remember(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def check(self, connection: sqlite3.Connection, timeout: float) -> None:
+        _ask(connection, "SELECT 1")
+
+    def reset(self, connection: sqlite3.Connection, mode: ResetMode) -> None:
+        self.rollback(connection)
+        _restore(connection, _ATTRIBUTES if mode == "session" else _ATTRIBUTES[:2])
+        if connection.in_transaction:  # begun by autocommit=False, and kept by every other value
+            self.rollback(connection)
+        if mode == "session":
+            with _outside_transactions(connection):
+                _clear_session(connection)
+
+    def is_alive(self, connection: sqlite3.Connection) -> bool:
+        try:
+            return connection.total_changes >= 0
+        except sqlite3.ProgrammingError:  # closed
+            return False
+
+    def is_clean(self, connection: sqlite3.Connection) -> bool:
+        defaults = _known(connection).defaults
+        try:
+            return (
+                not connection.in_transaction
+                and connection.isolation_level == defaults["isolation_level"]
+                and getattr(connection, "autocommit", None) == defaults["autocommit"]
+            )
+        except sqlite3.ProgrammingError:  # closed
+            return False
+
+    def remember(self, connection: sqlite3.Connection) -> None:
+        # What on_connect did in a transaction is to last: left open, it would be the first user's, and rolled back
+        # with it.
+        self.commit(connection)
+        known = _known(connection)
+        known.defaults = {name: getattr(connection, name, None) for name in _ATTRIBUTES}
+        with _outside_transactions(connection):
+            known.pragmas = {name: rows[0][0] for name in _PRAGMAS if (rows := _ask(connection, f"PRAGMA {name}"))}
+
+    def interrupt(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.interrupt()
+        except sqlite3.ProgrammingError:
+            pass  # it is closed
+
+    def abandon(self, connection: sqlite3.Connection) -> None:
+        # Not kept open: SQLite counts on a file's locks for all connections of a process together, and the kernel does
+        # not pass them on to a child. With the parent's still there, a child's own connection takes no lock at all, and
+        # loses its write-ahead log to whoever closes the file last.
+        connection.close()
+
+    def abandon_in_use(self, connection: sqlite3.Connection) -> None:
+        super().abandon(connection)  # close() would wait for ever on a mutex of the parent's thread
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        if not connection.in_transaction:
+            connection.execute(f"BEGIN {connection.isolation_level or ''}")
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        _end(connection, "COMMIT")
+
+    def rollback(self, connection: sqlite3.Connection) -> None:
+        _end(connection, "ROLLBACK")
+
+    def is_broken(self, error: BaseException) -> bool:
+        if isinstance(error, sqlite3.ProgrammingError):
+            return "closed database" in str(error)
+        return isinstance(error, sqlite3.DatabaseError) and _code(error) in (_CORRUPT, _IOERR, _NOTADB)
+
+    def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, (sqlite3.ProgrammingError, TypeError, ValueError)):
+            return True  # the arguments, or what on_connect executes
+        return isinstance(error, sqlite3.Error) and _code(error) in (_READONLY, _CORRUPT, _CANTOPEN, _NOTADB)
+
+    def is_retryable(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.OperationalError) and _code(error) in (_BUSY, _LOCKED)
+
+    def __repr__(self) -> str:
+        return f"SqliteFactory({self.database!r})"
+
+
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[sqlite3.Connection]:
+    """A pool for ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``sqlite://`` (in memory, shared).
+
+    A query string gives arguments of :func:`sqlite3.connect`, such as ``?timeout=20``, and ``wal=0``. With ``uri=1``
+    the path is a URI of SQLite's own and the rest of the query is for it: ``sqlite:///file:path?mode=ro&uri=1``.
+    """
+    location, _, query = url.partition("://")[2].partition("?")
+    host, _, path = location.partition("/")
+    if host:
+        raise ValueError("an SQLite URL has no host: sqlite:///relative.db or sqlite:////absolute.db")
+    database = unquote(path) or ":memory:"
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    args: dict[str, Any] = {name: _parsed(name, given.pop(name)) for name in _QUERY if name in given}
+    args.pop("check_same_thread", None)  # FastAPI's tutorial has taught everybody to write it
+    wal = args.pop("wal", True)
+    if args.get("uri") and given:
+        database += "?" + urlencode(given, safe="/:")
+    elif given:
+        name = next(iter(given))
+        raise TypeError(
+            f"unknown option {name!r} in the SQLite URL{nearest(name, _QUERY)} (known: {', '.join(_QUERY)})"
+        )
+    options.setdefault("name", database.partition("?")[0].rpartition("/")[2])
+    return Pool(SqliteFactory(database, lambda: {**args, **asked(connect_args)}, wal=wal), **options)
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that knows how it was when it was new."""
+
+    defaults: dict[str, Any]
+    pragmas: dict[str, Any]
+
+
+def _known(connection: sqlite3.Connection) -> _Connection:
+    return connection  # type: ignore[return-value]  # or a user's own subclass: it too can be written on
+
+
+def _shared_memory() -> str:
+    number = next(_memories)
+    if sqlite3.sqlite_version_info >= (3, 36):
+        # The memdb VFS locks like a file does; a shared cache fails at once with "table is locked".
+        return f"file:/pooling-{number}?vfs=memdb"
+    return f"file:pooling-{number}?mode=memory&cache=shared"
+
+
+def _ask(connection: sqlite3.Connection, statement: str) -> list[Any]:
+    cursor = connection.cursor()
+    cursor.row_factory = None  # a user's may make anything of a row
+    return cursor.execute(statement).fetchall()
+
+
+def _end(connection: sqlite3.Connection, statement: str) -> None:
+    if getattr(connection, "autocommit", None) is not True:
+        (connection.commit if statement == "COMMIT" else connection.rollback)()
+    elif connection.in_transaction:  # begun by a BEGIN of its own, of which commit() and rollback() know nothing there
+        connection.execute(statement)
+
+
+@contextmanager
+def _outside_transactions(connection: sqlite3.Connection) -> Iterator[None]:
+    """With none open: with autocommit=False Python sees to it that there always is one."""
+    before = getattr(connection, "autocommit", None)
+    if before is False:
+        connection.autocommit = True  # type: ignore[attr-defined,unused-ignore]  # there from Python 3.12 on
+    yield
+    if before is False:
+        connection.autocommit = False  # type: ignore[attr-defined,unused-ignore]
+
+
+def _restore(connection: sqlite3.Connection, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = _known(connection).defaults[name]
+        if hasattr(connection, name) and getattr(connection, name) != value:
+            setattr(connection, name, value)
+
+
+def _clear_session(connection: sqlite3.Connection) -> None:
+    connection.set_trace_callback(None)
+    connection.set_progress_handler(None, 0)
+    # Before Python 3.11 None does not take an authorizer away: it denies everything.
+    connection.set_authorizer(None if sys.version_info >= (3, 11) else _allow)
+    for name, value in _known(connection).pragmas.items():
+        if _ask(connection, f"PRAGMA {name}")[0][0] != value:
+            _ask(connection, f"PRAGMA {name} = {value}")
+    for _, name, _ in _ask(connection, "PRAGMA database_list"):
+        if name not in ("main", "temp"):
+            _ask(connection, f"DETACH {_quoted(name)}")
+    listed = "SELECT type, name FROM sqlite_temp_master WHERE type IN ('table', 'view', 'trigger')"
+    for kind, name in _ask(connection, listed + " AND name NOT LIKE 'sqlite_%' ORDER BY type DESC"):
+        _ask(connection, f"DROP {kind} IF EXISTS temp.{_quoted(name)}")
+
+
+def _allow(*_: object) -> int:
+    return sqlite3.SQLITE_OK
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code; 1 (any error) where it is not known."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF
+    return next((known for text, known in _TEXTS.items() if text in str(error)), 1)
+
+
+def _parsed(name: str, text: str) -> Any:
+    """The value of an option in a URL's query."""
+    try:
+        return _QUERY[name](text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{name} in the SQLite URL cannot be {text!r}") from None
+
+
+_SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
+_QUERY: dict[str, Callable[[str], Any]] = {
+    "timeout": float,
+    "cached_statements": int,
+    "detect_types": int,
+    "isolation_level": lambda text: text or None,
+    "uri": _SWITCH.__getitem__,
+    "wal": _SWITCH.__getitem__,
+    "check_same_thread": _SWITCH.__getitem__,
+}

@@ -1,0 +1,35 @@
+"""The command line: ``python -m pooling …``, also installed as ``pooling``.
+
+One module per subcommand, all of the same shape: NAME, HELP, ``configure(parser)`` and ``run(arguments)``, which
+returns the exit code. A Mistake that run() raises is the user's: one line on stderr, exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pooling
+from pooling.cli import stress
+from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser
+
+_STRESS: Command = stress  # assigned by itself: only so mypy compares a module with a protocol
+COMMANDS = (_STRESS,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    parser = Parser(prog="pooling", description=pooling.__doc__)
+    parser.add_argument("--version", action="version", version=f"pooling {pooling.__version__}")
+    subcommands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        below = subcommands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
+        command.configure(below)
+        below.set_defaults(run=command.run)
+    arguments = parser.parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except Mistake as mistake:
+        print(f"pooling {arguments.command}: {mistake}", file=sys.stderr)
+        return BAD_ARGUMENTS
+    return code

@@ -1,0 +1,60 @@
+"""The settings of one stress run: frozen, checked once, in seconds throughout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pooling.cli._command import Mistake
+
+
+@dataclass(frozen=True)
+class StressOptions:
+    """What to run. Raises Mistake where a value is out of range or two contradict each other."""
+
+    url: str | None = None
+    """Where to connect; None: an SQLite file in a temporary directory."""
+    threads: int = 32
+    max_size: int = 8
+    min_size: int = 0
+    duration: float = 10.0
+    """Seconds."""
+    think: float = 0.001
+    """Mean seconds between two uses of a thread, exponentially distributed."""
+    hold: float = 0.002
+    """Mean seconds that a use keeps its connection beside its queries, exponentially distributed."""
+    dirty: float = 0.05
+    """Share of uses that give the connection back in the middle of a transaction."""
+    lost: float = 0.01
+    """Share of uses that drop their lease without release()."""
+    faults: float = 0.01
+    """Share of uses in which a fault is injected."""
+    timeout: float = 30.0
+    """Seconds that an acquire may take."""
+    seed: int = 0
+    patience: float = 10.0
+    """Seconds that the end of the run waits for the threads, for all slots to be leased, and for close()."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "max_size"):
+            if getattr(self, name) < 1:
+                raise Mistake(f"--{_dashed(name)} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.min_size <= self.max_size:
+            raise Mistake(f"--min-size must be between 0 and --max-size ({self.max_size}), not {self.min_size}")
+        for name in ("duration", "think", "hold", "timeout"):
+            self._check_time(name)
+        for name in ("dirty", "lost", "faults"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Mistake(f"--{name} is a share between 0 and 1, not {getattr(self, name):g}")
+        if self.dirty + self.lost + self.faults > 1:
+            raise Mistake("--dirty, --lost and --faults are shares of the same uses: together they are at most 1")
+
+    def _check_time(self, name: str) -> None:
+        value = getattr(self, name)
+        if math.isnan(value) or math.isinf(value) or value < 0 or (name == "duration" and value == 0):
+            least = "greater than 0" if name == "duration" else "0 or more"
+            raise Mistake(f"--{name} must be a finite time, {least}")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,73 @@
+"""Work on MySQL and MariaDB, and the server's own count of this run's sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pymysql
+from pymysql.constants import ER, SERVER_STATUS
+
+from pooling.cli._sessions import Sessions
+
+# Temporary, one per session: it leaves nothing in the database. Unlike its rows it cannot be rolled back, so it is
+# there from the first moment on.
+NOTE = "pooling_stress_note"
+_MAKE = f"CREATE TEMPORARY TABLE {NOTE} (number BIGINT) ENGINE=InnoDB"
+_ASK = f"SELECT %s, CONNECTION_ID(), EXISTS (SELECT 1 FROM {NOTE})"
+
+
+class MysqlWork:
+    """Each session is told apart by the thread that serves it."""
+
+    errors: tuple[type[Exception], ...] = (pymysql.OperationalError, pymysql.InterfaceError)
+
+    def __init__(self) -> None:
+        self.marks: set[int] = set()
+
+    def mark(self, connection: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute(_MAKE)
+        mark = connection.thread_id()
+        self.marks.add(mark)
+        return mark
+
+    def leftover(self, connection: Any) -> str:
+        if connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:
+            return "an open transaction"
+        return "" if connection.get_autocommit() else "a connection without autocommit"
+
+    def ask(self, connection: Any, number: int) -> tuple[int, Any, bool]:
+        with connection.cursor() as cursor:
+            cursor.execute(_ASK, (number,))
+            echo, mark, seen = cursor.fetchone()
+        return echo, mark, bool(seen)
+
+    def soil(self, connection: Any, number: int) -> None:
+        connection.begin()
+        with connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO {NOTE} VALUES (%s)", (number,))
+
+    def break_(self, connection: Any) -> None:
+        connection.kill(connection.thread_id())
+
+    def is_busy(self, error: Exception) -> bool:
+        return isinstance(error, pymysql.OperationalError) and error.args[0] == ER.LOCK_WAIT_TIMEOUT
+
+
+class Threads(Sessions):
+    """Counts the threads that serve this run. MySQL shows no name of an application without its performance schema,
+    so these are those that the run knows of."""
+
+    def __init__(self, connection: Any, work: MysqlWork) -> None:
+        super().__init__()
+        self._connection = connection
+        self._work = work
+
+    def present(self) -> list[Any]:
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM information_schema.processlist")
+            listed = {number for (number,) in cursor.fetchall()}
+        return list(listed & self._work.marks)
+
+    def close(self) -> None:
+        self._connection.close()

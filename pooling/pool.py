@@ -1,0 +1,511 @@
+"""The pool: the lock, the clock, the hand to workers and reaper. What is decided, the ledger decides.
+
+The plain path. While nobody waits and nothing is out of the ordinary, an acquire pops a token from the deque of idle
+ones and a release puts it back, without the lock: both ends of a deque are atomic. ``plain[0]`` says whether that is
+so. It stays strictly first come, first served, and loses no wake-up:
+
+1. A caller that finds no idle connection sets plain[0] to 0 under the lock, and only then looks at the deque.
+2. A release appends first and reads plain[0] afterwards; where it reads 0 it comes to the lock and settles.
+3. Pop and append on one deque are totally ordered. If the append came first, the look of (1) finds it. If the look
+   came first, plain[0] was 0 before it, so the release of (2) reads 0.
+4. An acquire that read 1 just before it became 0 takes a connection at the very moment another caller joins the queue:
+   of two that come together, either may be the first.
+
+Interrupts. Every change under the lock stands in ``with``, entered and left by C code. A token is in one place; an
+exception between two lines drops it, and its weak reference reports that (see _entry.py). What was decided but not
+yet done stays in the outbox for the next who comes.
+
+Re-entrancy. A destructor, weak-reference callback or signal handler can strike while its own thread holds the lock. It
+leaves what it reports in the inbox; the thread it interrupted finds it there before it goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import sys
+import threading  # never "from threading import": gevent replaces what the module holds
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from pooling import _report
+from pooling._clock import DEFAULT, Deadline, Default, Timeout
+from pooling._ending import dropped
+from pooling._entry import Entry, Token, named, thread_names
+from pooling._fork import flag
+from pooling._hooks import Hooks
+from pooling._ledger import Fate, Ledger
+from pooling._moves import Job, Phase
+from pooling._runtime import THREADS, Runtime
+from pooling._waiter import Turn, Waiter
+from pooling.config import Config, Options, offset, seconds
+from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
+from pooling.events import Listener, Outlet
+from pooling.factory import Factory, as_factory, overrides
+from pooling.lease import Lease, Transaction
+from pooling.stats import PoolStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+T = TypeVar("T")
+
+FIRST_COME = 0.0  # the priority of those who give none
+SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
+SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
+KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
+_names = itertools.count(1)
+_forked: dict[int, threading.Lock] = {}  # by process id
+
+
+def _handed(waiter: Waiter[T]) -> Token[T]:
+    """What a waiter was served with; it keeps no second reference."""
+    token, waiter.token = waiter.token, None
+    assert token is not None  # its turn was SERVED
+    return token
+
+
+class Pool(Generic[T]):
+    """A pool of connections.
+
+    ``factory`` is a :class:`pooling.Factory`, or any zero-argument callable that returns a connection with a
+    ``close()``. The options are those of :class:`pooling.config.Config`. Nothing is opened before the first
+    :meth:`acquire` or :meth:`warm_up`. All methods may be called from any thread.
+
+    ``runtime`` is where time and threads come from: for tests, see :mod:`pooling.testing`.
+
+    Raises TypeError for an unknown option, ValueError for one out of range.
+    """
+
+    def __init__(
+        self, factory: Factory[T] | Callable[[], T], *, runtime: Runtime | None = None, **options: Unpack[Options]
+    ) -> None:
+        self._config = config = Config.of(options)
+        self._factory = as_factory(factory)
+        self._checks = overrides(self._factory, "check")
+        if not self._checks and (config.check == "ping" or config.keepalive is not None):
+            raise ValueError(f"check='ping' and keepalive need a factory with a check(), {self._factory!r} has none")
+        self.name = config.name if config.name is not None else f"pool-{next(_names)}"
+        self._log = logging.getLogger(f"pooling.pool.{self.name}")
+        self._runtime: Runtime = runtime or THREADS
+        self._now = self._runtime.now
+        self._hooks = Hooks(self._factory, config, self._log)
+        self._is_clean = self._hooks.cleanness()
+        self._inline = config.workers == "inline"
+        self._slice = SLICE_INLINE if self._inline else SLICE
+        self._ident = threading.get_ident
+        self._build()
+
+    def _build(self) -> None:
+        """What a forked child has to have anew."""
+        pid = os.getpid()
+        self._runtime.renew()
+        self._lock = self._runtime.lock()
+        self._plain = flag()
+        self._ledger: Ledger[T] = Ledger(self.name, self._config, self._plain, self._runtime.poke, checks=self._checks)
+        self._roster = self._ledger.roster
+        self._idle = self._roster.idle
+        self._take = self._roster.take
+        self._max_uses = self._ledger.limits.uses
+        self._check_after = self._ledger.limits.check_after
+        self._used = self._ledger.tally.uses.samples
+        self._runtime.watch(self)
+        self._finalizer = weakref.finalize(
+            self, dropped, weakref.ref(self), pid, self._ledger, self._hooks, self._runtime
+        )
+        self._pid = pid  # last: who reads it elsewhere in this process finds everything else in place
+
+    # -- acquiring ----------------------------------------------------------------------------------
+
+    def acquire(self, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[T]:
+        """A lease on a connection, within ``timeout`` seconds in all (default: the pool's ``timeout``; None: for
+        ever; 0: an idle one or PoolTimeout at once).
+
+        Waiters are served in the order of their arrival. ``priority`` is added, in seconds, to the time of
+        arrival: negative goes first, positive lets others by, and as arrival ages nobody waits for ever.
+
+        Use it in a ``with``: ``with pool.acquire() as conn``. Raises PoolTimeout, QueueFull, PoolClosed, or
+        ConnectError where the server cannot be reached.
+        """
+        if timeout is not DEFAULT:
+            seconds("timeout", timeout)  # before anything is taken
+        if priority is not FIRST_COME:
+            offset("priority", priority)
+        if self._plain[0] and self._idle:
+            try:
+                token = self._take()
+            except IndexError:  # another thread took the last one
+                return self._acquire_carefully([], timeout, priority, sys._getframe(1))
+            entry = token.entry
+            now = self._now()
+            if now < entry.good_until and entry.epoch == self._roster.epoch:
+                entry.uses += 1
+                entry.since = now
+                entry.thread = self._ident()
+                frame = sys._getframe(1)
+                entry.code = frame.f_code
+                entry.instruction = frame.f_lasti
+                return Lease(self, entry, [token])
+            stale = [token]
+            del token  # an exception may be kept, and this frame with it: the list is emptied
+            return self._acquire_carefully(stale, timeout, priority, sys._getframe(1))
+        return self._acquire_carefully([], timeout, priority, sys._getframe(1))
+
+    def _acquire_carefully(
+        self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
+    ) -> Lease[T]:
+        """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long."""
+        waiter = self._waiter(timeout, priority)
+        waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
+        if stale:
+            token = stale.pop()
+            if self._revive(token, waiter):
+                return Lease(self, token.entry, [token])
+            del token
+        self._wait(waiter, self._ledger.join, waiter)
+        token = _handed(waiter)
+        return Lease(self, token.entry, [token])
+
+    def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
+        self._check_process()
+        seconds_ = self._config.timeout if isinstance(timeout, Default) else timeout
+        return Waiter(self._runtime.bell(), Deadline(self._now(), seconds_), priority, self._ident())
+
+    def _revive(self, token: Token[T], waiter: Waiter[T]) -> bool:
+        """Whether a connection that was not used for a while may go out after a look at its socket."""
+        entry, now = token.entry, waiter.deadline.started
+        if entry.roster is not self._roster:
+            return False  # a parent's
+        if self._config.check != "peek" or entry.epoch != self._roster.epoch or now >= entry.expires_at:
+            self._tell(self._ledger.bench, token)
+            return False
+        try:
+            alive = self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
+        except Exception:
+            alive = False  # a check that raises means dead
+        if not alive:
+            self._tell(self._ledger.found_broken, token, None)
+            return False
+        entry.uses += 1
+        entry.since = now
+        entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
+        return True
+
+    def _wait(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
+        """Report the transition and wait for the waiter's turn. Raises what the turn brought, or PoolTimeout."""
+        if self._lock._is_owned():
+            raise PoolError(
+                f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
+            )
+        # What is reported again after a slice, should the first report have been lost to an exception on the thread
+        # that took it in.
+        again = {self._ledger.join: self._ledger.join, self._ledger.renew: self._ledger.reclaim}.get(transition)
+        try:
+            self._report(waiter, transition, *args)
+            while waiter.turn is Turn.WAITING:
+                now = self._now()
+                if waiter.deadline.passed(now):
+                    self._expire(waiter)
+                    break
+                waiter.wait(min(waiter.deadline.remaining(now), self._slice))
+                if waiter.turn is Turn.WAITING:
+                    self._tell(*(() if again is None else (again, waiter)))
+        except BaseException:
+            # Interrupted, or refused: what was handed over in this very moment goes back.
+            self._tell(self._ledger.leave, waiter)
+            handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it
+            if handed[0] is not None:
+                self._tell(self._ledger.release, handed.pop(), Fate.CLEAN)
+            raise
+        self._runtime.keep(waiter.bell)
+        if waiter.error is not None:
+            raise waiter.error
+
+    def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
+        """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
+        ledger, limit = self._ledger, self._config.max_waiting
+        full = False
+        with self._lock:
+            ledger.settle(self._now(), transition, *args)
+            if waiter.turn is Turn.WAITING and limit is not None and ledger.queued() > limit:
+                full = not waiter.deadline.passed(self._now())  # else it is not going to wait: _expire() tells it
+                if full:
+                    ledger.settle(self._now(), ledger.leave, waiter)
+        self._act()
+        if full:
+            raise QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
+
+    def _expire(self, waiter: Waiter[T]) -> None:
+        """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
+        with self._lock:
+            self._ledger.settle(self._now(), partial(self._ledger.leave, waiter, expired=True))
+            then = _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None
+        self._act()
+        if then is not None:
+            raise _report.timed_out(then, waiter)
+
+    def transaction(self, timeout: Timeout = DEFAULT, priority: float = 0.0) -> Transaction[T]:
+        """A lease and a transaction in one ``with``: commits at its end, rolls back on an exception.
+
+        A plain lease never commits. Raises what :meth:`acquire` and the driver's commit raise.
+        """
+        if timeout is not DEFAULT:
+            seconds("timeout", timeout)
+        return Transaction(self, timeout, priority)
+
+    # -- orders -------------------------------------------------------------------------------------
+
+    def warm_up(self, timeout: float | None = 30.0) -> None:
+        """Open ``min_size`` connections, one at least, and wait for them. Raises PoolTimeout or ConnectError."""
+        seconds("timeout", timeout)
+        waiter = self._waiter(timeout)
+        self._wait(waiter, self._ledger.warm, waiter)
+
+    def resize(self, min_size: int | None = None, max_size: int | Default | None = DEFAULT) -> None:
+        """Change the limits of the running pool; what is beyond them is closed when it is idle.
+
+        None leaves min_size as it is; for max_size None means no cap. Raises ValueError and changes nothing
+        where they contradict each other.
+        """
+        self._check_process()
+        ledger = self._ledger
+        least = ledger.min_size if min_size is None else min_size
+        most = ledger.max_size if isinstance(max_size, Default) else max_size
+        most = None if most is None or most == math.inf else most
+        replace(self._config, min_size=least, max_size=most)  # type: ignore[arg-type]  # validates, nothing else
+        self._tell(ledger.resize, least, math.inf if most is None else most)
+
+    def clear(self, *, interrupt: bool = False) -> None:
+        """Retire every connection of today: the idle ones now, those in use when they come back.
+
+        ``interrupt=True`` also makes whoever is blocked on one of those fail at once.
+        """
+        self._check_process()
+        self._tell(self._ledger.clear)
+        for entry in list(self._roster.entries) if interrupt else ():
+            if entry.thread and entry.connection is not None:
+                self._hooks.interrupt(entry.connection)
+
+    def suspend(self) -> None:
+        """Hand out nothing until :meth:`resume`: acquires wait, each to its own deadline."""
+        self._check_process()
+        self._tell(self._ledger.enter, Phase.SUSPENDED)
+
+    def resume(self) -> None:
+        """End a suspend(). Does nothing to a pool that is draining or closed."""
+        self._check_process()
+        if self._ledger.phase is Phase.SUSPENDED:
+            self._tell(self._ledger.enter, Phase.RUNNING)
+
+    def drain(self, timeout: float | None = 30.0) -> bool:
+        """Take no new acquires (PoolClosed), wait for the leases that are out, then close. True if all came back
+        within ``timeout`` seconds (None: for ever)."""
+        seconds("timeout", timeout)
+        self._check_process()
+        self._tell(self._ledger.enter, Phase.DRAINING)
+        back = self._until(lambda: not self._roster.leased() and not self._ledger.queue, timeout)
+        self.close()
+        return back
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Close the pool: waiters and later acquires get PoolClosed, idle connections are closed now, leased ones when
+        they come back.
+
+        Waits at most ``timeout`` seconds for what is being closed or opened. May be called again.
+        """
+        seconds("timeout", timeout)
+        self._check_process()
+        self._finalizer.detach()
+        self._tell(self._ledger.enter, Phase.CLOSED)
+        self._until(lambda: len(self._roster.entries) == self._roster.leased(), timeout)
+        self._runtime.forget(self)
+
+    def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait for a state of the pool; False where it has not come in time."""
+        if self._lock._is_owned():
+            return False  # a signal handler inside the lock: it cannot wait
+        waiter = self._waiter(timeout)
+        try:
+            self._wait(waiter, self._ledger.watch, done, waiter)
+        except PoolTimeout:
+            return False
+        return True
+
+    # -- looking ------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """The pool's numbers at this moment."""
+        self._check_process()
+        with self._lock:
+            return _report.snapshot(self._ledger, self._now())
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds the connections: thread, age, call site; longest first."""
+        self._check_process()
+        with self._lock:
+            holds = _report.holds(self._ledger)
+        return named(holds, self._now(), thread_names())
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have ``listener(event)`` called with every :class:`pooling.PoolEvent`, in order, on a worker thread.
+
+        Returns a function that ends the subscription. While somebody listens every acquire and release takes
+        the pool's lock.
+        """
+        if not callable(listener):
+            raise TypeError(f"a listener must be callable, not {listener!r}")
+        self._check_process()
+        outlet = Outlet(listener, self._log)
+        self._tell(self._ledger.listen, outlet)
+        return lambda: self._tell(self._ledger.ignore, outlet)
+
+    # -- the two steps that everything goes through --------------------------------------------------
+
+    def _tell(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
+        """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
+        self._check_process()
+        if self._lock._is_owned():
+            if transition is not None:
+                self._ledger.inbox.append((transition, args))
+            return
+        with self._lock:
+            self._ledger.settle(self._now(), transition, *args)
+        self._act()
+
+    def _act(self, *, work: bool = True) -> None:
+        """Do what was decided, outside the lock. Several threads may do this at once.
+
+        ``work=False`` leaves jobs where they are.
+        """
+        ledger, left = self._ledger, []
+        while ledger.outbox:
+            try:
+                item = ledger.outbox.popleft()
+            except IndexError:
+                break
+            if isinstance(item, Waiter):
+                self._wake(item)
+            elif isinstance(item, Outlet):
+                item.flow(self._runtime.submit)
+            elif isinstance(item, str):
+                self._log.warning("%s", item)
+            elif work:
+                self._submit(item)
+            else:
+                left.append(item)
+        ledger.outbox.extend(left)
+        self._runtime.alarm(ledger.alarm)
+        if ledger.inbox:
+            self._tell()
+
+    def _wake(self, waiter: Waiter[T]) -> None:
+        if waiter.thread == self._ident() and waiter.bell.lock.locked():
+            # A signal handler or destructor of this very thread, struck while it went to sleep or woke up: the thread
+            # holds its bell's lock itself, so somebody else has to ring.
+            try:
+                self._runtime.submit(waiter.wake)
+            except RuntimeError:
+                pass  # no thread can be started: the waiter's slice ends soon
+        else:
+            waiter.wake()
+
+    def _submit(self, job: Job) -> None:
+        if self._inline:
+            self._work_inline(job)
+            return
+        try:
+            self._runtime.submit(partial(self._work, job))
+        except RuntimeError:
+            # No thread can be started: the interpreter is ending, or a limit is reached.
+            self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)
+            self._work_inline(job)
+
+    def _work_inline(self, job: Job) -> None:
+        """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
+        the stack, however many jobs follow each other."""
+        report = self._hooks.perform(job, self._ledger)
+        with self._lock:
+            self._ledger.settle(self._now(), *report)
+
+    def _work(self, job: Job) -> None:
+        self._tell(*self._hooks.perform(job, self._ledger))
+
+    def _end(self, entry: Entry[T], token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
+        """A lease ended other than on the plain path."""
+        self._check_process()
+        if entry.roster is self._roster:  # else it is a parent's, of no concern in this process
+            self._used.append(self._now() - entry.since)
+            self._tell(self._ledger.release, token, fate, error)
+
+    def _renew(self, token: Token[T], timeout: Timeout, old: Entry[T]) -> Token[T]:
+        """A new connection for a lease, in the place of the one the token stands for."""
+        waiter = self._waiter(timeout)
+        waiter.code, waiter.instruction, waiter.thread = old.code, old.instruction, old.thread
+        self._used.append(waiter.deadline.started - old.since)
+        self._wait(waiter, self._ledger.renew, token, waiter)
+        return _handed(waiter)
+
+    def _keep(self, entry: Entry[T], seconds: float) -> None:
+        """Note that the other side will close this connection once it was unused for a little longer than that: it is
+        to be closed here before, be it one of min_size."""
+        seconds = max(seconds, KEEP_LEAST)
+        shorter = seconds < entry.keep
+        entry.keep = seconds
+        if shorter:  # else the entry's line on the agenda comes in time
+            self._tell(self._ledger._remind, entry)
+
+    # -- what the reaper calls --------------------------------------------------------------------------
+
+    def due_at(self) -> float:
+        """When :meth:`look` is to be called."""
+        ledger = self._ledger
+        pending = self._roster.orphans or ledger.inbox or (ledger.outbox and not self._inline)
+        return -math.inf if pending else ledger.alarm
+
+    def look(self) -> None:
+        """Let the ledger see the time; called by the reaper, which does nobody's I/O."""
+        self._check_process()
+        if not self._lock._is_owned():
+            with self._lock:
+                self._ledger.settle(self._now())
+            self._act(work=not self._inline)
+
+    # -- forks and endings ---------------------------------------------------------------------------
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """In a forked child: a lock, ledger and threads of its own. The parent's lock may be held by a thread that does
+        not exist here, so it is not even looked at."""
+        pid = os.getpid()
+        with _forked.setdefault(pid, threading.Lock()):  # setdefault is atomic: one lock for all threads of the child
+            if self._pid != pid:
+                inherited = self._roster
+                self._finalizer.detach()
+                self._build()
+                self._hooks.abandon(inherited.entries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"pool {self.name!r} cannot be pickled: open one in each process")
+
+    def __repr__(self) -> str:
+        roster, ledger = self._roster, self._ledger
+        most = "any number" if ledger.max_size == math.inf else int(ledger.max_size)
+        return (
+            f"<Pool {self.name!r} {ledger.phase.value}: {roster.leased()} in use, {len(roster.idle)} idle, "
+            f"{len(ledger.queue)} waiting, at most {most}>"
+        )

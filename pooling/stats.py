@@ -1,0 +1,151 @@
+"""Numbers about a pool: log-bucket histograms that cost next to nothing, and a frozen snapshot.
+
+A histogram's bucket is the top 16 bits of the value's IEEE 754 double: the exponent and four bits of the
+mantissa, so sixteen buckets an octave. A bucket is at most 1/16 wide, its middle at most 1/32 (3.1 %) off,
+and whole batches are sorted into buckets by C code alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from struct import pack, unpack
+
+_TOP_BITS = slice(3, None, 4) if sys.byteorder == "little" else slice(0, None, 4)
+# A recorder's samples are folded once so many have gathered: the bound on memory between two folds.
+FOLD_AT = 4096
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How long something took, in seconds: ``count``, ``sum``, ``max``, and percentiles within 3.1 %."""
+
+    count: int = 0
+    sum: float = 0.0
+    max: float = 0.0
+    counts: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    """(bucket, count) in no order: a snapshot is taken under a lock, and sorted by whoever wants it sorted."""
+
+    @property
+    def buckets(self) -> list[tuple[int, int]]:
+        """(bucket, count) in ascending order; :meth:`bounds` gives a bucket's limits in seconds."""
+        return sorted(self.counts)
+
+    @property
+    def mean(self) -> float:
+        """The average, 0.0 where nothing was counted."""
+        return self.sum / self.count if self.count else 0.0
+
+    def percentile(self, p: float) -> float:
+        """The value that ``p`` percent (0 to 100) of all are at or below; 0.0 where nothing was counted."""
+        if not 0 <= p <= 100:
+            raise ValueError(f"a percentile lies between 0 and 100, not {p!r}")
+        rank = p / 100 * self.count
+        seen = 0
+        for bucket, count in self.buckets:
+            seen += count
+            if seen >= rank:
+                low, high = self.bounds(bucket)
+                return min((low + high) / 2, self.max)
+        return self.max
+
+    @staticmethod
+    def bounds(bucket: int) -> tuple[float, float]:
+        """The lower (included) and upper (excluded) limit of a bucket, in seconds."""
+        low, high = unpack(">dd", pack(">HxxxxxxHxxxxxx", bucket, bucket + 1))
+        return low, high
+
+    def __sub__(self, earlier: Histogram) -> Histogram:
+        """What was counted since an earlier snapshot of the same histogram."""
+        left = Counter(dict(self.counts))
+        left.subtract(dict(earlier.counts))
+        counts = tuple((bucket, count) for bucket, count in left.items() if count > 0)
+        top = self.bounds(max(counts)[0])[1] if counts else 0.0
+        return Histogram(self.count - earlier.count, self.sum - earlier.sum, min(top, self.max), counts)
+
+
+class Recorder:
+    """A growing histogram. ``samples.append(seconds)`` is all that a hot path does, without a lock
+    (``deque.append`` is atomic); :meth:`fold` is called under the pool's lock."""
+
+    __slots__ = ("_count", "_counts", "_max", "_sum", "samples")
+
+    def __init__(self) -> None:
+        self.samples: deque[float] = deque()
+        self._counts: Counter[int] = Counter()
+        self._count = 0
+        self._sum = 0.0
+        self._max = 0.0
+
+    def fold(self) -> None:
+        """Sort what has gathered into the buckets."""
+        take = self.samples.popleft
+        batch = array("d", (take() for _ in range(len(self.samples))))
+        if not batch:
+            return
+        self._count += len(batch)
+        self._sum += sum(batch)
+        self._max = max(self._max, *batch)
+        self._counts.update(memoryview(batch).cast("B").cast("H")[_TOP_BITS])
+
+    def snapshot(self, *, zeros: int = 0) -> Histogram:
+        """A frozen copy; ``zeros`` are events known to have taken no time, never recorded one by one."""
+        self.fold()
+        counts = self._counts
+        if zeros > 0:
+            counts = counts.copy()
+            counts[0] += zeros
+        return Histogram(self._count + max(zeros, 0), self._sum, self._max, tuple(counts.items()))
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool's numbers at one moment, all read under its lock.
+
+    Always ``size == idle + leased + connecting + busy + closing`` and ``acquired == released + leased``.
+    Counters run from the pool's creation; take two snapshots for a rate.
+    """
+
+    name: str
+    at: float
+    """The pool's monotonic clock, in seconds."""
+    state: str
+    """``"up"``, ``"suspect"`` (a connection broke, the others are being checked) or ``"down"`` (connecting
+    fails); ``"suspended"``, ``"draining"``, ``"closed"`` while the pool is that."""
+    size: int
+    """Connections that count against max_size."""
+    idle: int
+    leased: int
+    connecting: int
+    busy: int
+    """Being checked or reset by a worker."""
+    closing: int
+    hung: int
+    """Workers written off because a driver's call did not come back."""
+    waiting: int
+    oldest_wait: float
+    """Seconds that the head of the queue has waited; 0.0 with nobody waiting."""
+    min_size: int
+    max_size: int | None
+    acquired: int
+    released: int
+    opened: int
+    closed: Mapping[str, int]
+    """Connections closed so far by reason: idle, lifetime, uses, surplus, broken, discarded, dropped,
+    detached, stale, reset, hung, pool."""
+    timeouts: int
+    errors: int
+    """Connects, checks, resets and closes that raised, and uses that ended with a broken connection."""
+    leaks: int
+    """Leases reported by leak_after or collected while still held."""
+    events_lost: int
+    """Events that listeners missed because they were too slow."""
+    wait: Histogram
+    use: Histogram
+    connect: Histogram
+    last_error: str | None = None
+    """The last connect error while connecting fails, without secrets."""
+    last_error_age: float | None = None

@@ -1,0 +1,199 @@
+"""urllib3's pool managers with our pools underneath: totals, TLS, proxies."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import urllib3
+from urllib3.exceptions import EmptyPoolError, SSLError
+
+from pooling.backends import http
+from tests.backends.contract import LATE, in_threads
+from tests.forwarder import Forwarder
+from tests.servers import HTTP
+
+
+@pytest.fixture
+def manage(http_server: HTTP) -> Iterator[Callable[..., Any]]:
+    """manage(**options): a drop-in manager; no connection is left at the end."""
+    managers = []
+
+    def build(**options: Any) -> http.PoolManager:
+        managers.append(http.PoolManager(**options))
+        return managers[-1]
+
+    yield build
+    for manager in managers:
+        manager.clear()
+    managers.clear()
+    http_server.wait_for_sessions(0)
+
+
+@pytest.fixture(scope="module")
+def forwarder() -> Iterator[Forwarder]:
+    with Forwarder() as forwarder:
+        yield forwarder
+
+
+def number(manager: Any, url: str, **options: Any) -> int:
+    return int(manager.request("GET", url, **options).data)
+
+
+# -- managers ----------------------------------------------------------------------------------------------
+
+
+def test_a_total_holds_over_all_origins_and_idle_ones_make_room(
+    manage: Any, http_server: HTTP, proxy: Callable[..., Any]
+) -> None:
+    """A proxy in front of the server is another origin."""
+    others = [proxy(http_server) for _ in range(3)]
+    urls = [http_server.url, *(f"http://{one.host}:{one.port}" for one in others)]
+    manager = manage(max_total=4, maxsize=4, pool_timeout=20.0)
+    peak = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak.append(http_server.session_count())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    in_threads(12, lambda name: [manager.request("GET", urls[(name + use) % 4] + "/delay/0.002") for use in range(15)])
+    done.set()
+    watcher.join()
+    # A connection that was closed here is one of the server's for a moment longer.
+    assert sorted(peak)[len(peak) * 3 // 4] <= 4
+    assert sum(pool.stats().idle for pool in manager.pooling.values()) >= 1
+    assert manager._total.pooling.stats().leased == 0
+    time.sleep(0.1)
+    assert http_server.session_count() <= 4
+
+
+def test_a_total_that_is_reached_is_waited_for_in_time(manage: Any, http_server: HTTP, proxy: Any) -> None:
+    other = proxy(http_server)
+    manager = manage(max_total=1, pool_timeout=0.2)
+    held = manager.request("GET", http_server.url + "/", preload_content=False)
+    start = time.monotonic()
+    with pytest.raises(EmptyPoolError):
+        manager.request("GET", f"http://{other.host}:{other.port}/")
+    assert 0.2 <= time.monotonic() - start < 0.2 + LATE
+    held.read()
+    assert manager.request("GET", f"http://{other.host}:{other.port}/").data == b"ok"
+    http_server.wait_for_sessions(1)
+    assert manager.request("GET", http_server.url + "/").data == b"ok"
+    del held
+    dropped = manager.request("GET", http_server.url + "/bytes/1000000", preload_content=False)
+    del dropped
+    gc.collect()
+    assert manager.request("GET", http_server.url + "/", pool_timeout=5.0).data == b"ok"
+    _, using, claimed = manager._total._state()
+    assert (len(using), len(claimed)) == (0, 0)
+
+
+def test_what_is_taken_by_hand_is_not_counted_and_not_closed(manage: Any, http_server: HTTP, proxy: Any) -> None:
+    other = proxy(http_server)
+    manager = manage(max_total=1)
+    manager.request("GET", http_server.url + "/")
+    with manager.pooling[http_server.url].acquire() as connection:
+        assert manager.request("GET", f"http://{other.host}:{other.port}/").data == b"ok"
+        assert not connection.is_closed
+        connection.request("GET", "/")
+        assert connection.getresponse().data == b"ok"
+
+
+def test_a_pool_that_a_manager_has_no_room_for_is_closed(http_server: HTTP, proxy: Any) -> None:
+    other = proxy(http_server)
+    with http.PoolManager(num_pools=1) as manager:
+        manager.request("GET", http_server.url + "/")
+        late = manager.request("GET", http_server.url + "/", preload_content=False)
+        manager.request("GET", f"http://{other.host}:{other.port}/")
+        assert list(manager.pooling) == [f"http://{other.host}:{other.port}"]
+        assert late.read() == b"ok"  # its pool lives as long as it does
+        del late
+        http_server.wait_for_sessions(1)
+    http_server.wait_for_sessions(0)
+
+
+def test_options_that_do_not_exist_or_cannot_be_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="idle_timeout"):
+        http.PoolManager(idle_timeout=-1)
+    with pytest.raises(ValueError, match="max_lifetime"):
+        http.HTTPConnectionPool("localhost", max_lifetime=-1)
+
+
+# -- TLS and proxies ------------------------------------------------------------------------------------------
+
+
+def trusting(server: HTTP) -> dict[str, Any]:
+    assert server.certificates is not None
+    return {"ca_certs": str(server.certificates.authority)}
+
+
+def test_certificates_are_checked_as_urllib3_does(https_server: HTTP) -> None:
+    with http.PoolManager(retries=False) as manager, pytest.raises(SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        manager.request("GET", https_server.url + "/")
+    with http.PoolManager(**trusting(https_server)) as manager:
+        first = number(manager, https_server.url + "/connection")
+        assert number(manager, https_server.url + "/connection") == first
+        https_server.hang_up(first)
+        assert number(manager, https_server.url + "/connection", retries=False) != first
+    with (
+        http.PoolManager(cert_reqs="CERT_NONE") as manager,
+        pytest.warns(urllib3.exceptions.InsecureRequestWarning),
+    ):
+        manager.request("GET", https_server.url + "/")
+    https_server.wait_for_sessions(0)
+
+
+def test_a_forwarding_proxy_is_used_and_its_connections_are_kept(http_server: HTTP, forwarder: Forwarder) -> None:
+    with http.ProxyManager(forwarder.url, maxsize=1, block=True, pool_timeout=5.0) as manager:
+        before = forwarder.forwarded
+        for _ in range(3):
+            assert manager.request("GET", http_server.url + "/").data == b"ok"
+        assert forwarder.forwarded == before + 3
+        (pool,) = manager.pooling.values()
+        assert (pool.name, pool.stats().opened) == (forwarder.url, 1)
+
+
+def test_tunnels_are_kept_and_opened_in_time(https_server: HTTP, forwarder: Forwarder) -> None:
+    options = {"maxsize": 1, "block": True, "pool_timeout": 5.0, **trusting(https_server)}
+    with http.ProxyManager(forwarder.url, **options) as manager:
+        before = forwarder.tunnels
+        first = number(manager, https_server.url + "/connection")
+        assert number(manager, https_server.url + "/connection") == first
+        assert forwarder.tunnels == before + 1
+        https_server.hang_up(first)
+        time.sleep(0.05)
+        assert number(manager, https_server.url + "/connection", retries=False) != first
+        (pool,) = manager.pooling.values()
+        with pool.acquire() as connection:
+            assert connection.proxy_is_tunneling
+    https_server.wait_for_sessions(0)
+
+
+def test_a_proxy_that_refuses_or_hangs_costs_no_place(https_server: HTTP, forwarder: Forwarder, proxy: Any) -> None:
+    hung = proxy(https_server)
+    hung.on_accept = "mute"
+    with http.ProxyManager(f"http://{hung.host}:{hung.port}", maxsize=1, block=True, timeout=0.2) as manager:
+        start = time.monotonic()
+        with pytest.raises(urllib3.exceptions.HTTPError):
+            manager.request("GET", https_server.url + "/", retries=False)
+        assert time.monotonic() - start < 0.2 + LATE
+        assert [pool.stats().leased for pool in manager.pooling.values()] == [0]
+    forwarder.user = "user:password"
+    try:
+        with http.ProxyManager(forwarder.url, maxsize=1, block=True) as manager:
+            with pytest.raises(urllib3.exceptions.HTTPError, match="407"):
+                manager.request("GET", https_server.url + "/", retries=False)
+            assert [pool.stats().leased for pool in manager.pooling.values()] == [0]
+        headers = urllib3.make_headers(proxy_basic_auth="user:password")
+        with http.ProxyManager(forwarder.url, proxy_headers=headers, **trusting(https_server)) as manager:
+            assert manager.request("GET", https_server.url + "/").data == b"ok"
+    finally:
+        forwarder.user = None
+    hung.reset_all()

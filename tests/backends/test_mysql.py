@@ -1,0 +1,429 @@
+"""What users leave on connections to MySQL and MariaDB, and what the errors there mean."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+from pymysql.constants import CLIENT, FIELD_TYPE
+from pymysql.cursors import SSCursor
+
+from pooling import ConnectError, Pool, create_pool
+from pooling.backends.mysql import MysqlFactory
+from tests.backends.adapters_mysql import MySQL, in_transaction, one, rows
+from tests.backends.contract import in_threads, session_of
+from tests.proxy import Proxy
+from tests.servers import MariaDB
+
+
+@pytest.fixture
+def backend(mariadb: MariaDB, tmp_path: Path) -> Iterator[MySQL]:
+    with MySQL(mariadb, tmp_path) as adapter:
+        yield adapter
+
+
+class TestClean:
+    """What is given back without a round trip, and what is not."""
+
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_a_connection_is_called_clean_only_where_the_server_has_no_transaction(
+        self, backend: MySQL, autocommit: bool
+    ) -> None:
+        factory = MysqlFactory(backend.url, {**backend.marked(None)(), "autocommit": autocommit})  # type: ignore[operator,misc]
+        connection = factory.connect(5.0)
+        notes = f"{backend.name}.notes"
+        for statement in (
+            "DO 1", "SELECT 1", f"SELECT * FROM {notes}", f"INSERT INTO {notes} VALUES (1)", "COMMIT",
+            f"INSERT INTO {notes} VALUES (2), (2)", "SELECT nothing FROM nowhere", f"SELECT nothing FROM {notes}",
+            "BEGIN", "SELECT 1", "ROLLBACK", "START TRANSACTION READ ONLY", "COMMIT AND CHAIN", "ROLLBACK AND NO CHAIN",
+            f"SELECT * FROM {notes} FOR UPDATE", "SET autocommit = 1", "BEGIN", "SET autocommit = 0",
+        ):  # fmt: skip  # a list
+            with contextlib.suppress(pymysql.MySQLError):
+                rows(connection, statement)
+            clean = factory.is_clean(connection)
+            open_ = in_transaction(connection)
+            other = bool(one(connection, "SELECT @@autocommit")) != autocommit
+            assert not (clean and (open_ or other)), statement
+            # What was asked meanwhile has told the status, after errors too: nothing is dirty without need.
+            assert factory.is_clean(connection) is not (open_ or other), statement
+        factory.close(connection)
+
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_uses_that_leave_nothing_open_cost_their_own_bytes_and_no_more(
+        self, backend: MySQL, proxy: Callable[..., Proxy], autocommit: bool
+    ) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), {"autocommit": autocommit}, max_size=1, check_after=0.0)
+        session_of(backend, pool)
+        before = between.bytes_from_client
+        for token in range(50):
+            with pool.acquire() as connection:
+                assert backend.ask(connection, 100 + token) == 100 + token
+        assert between.bytes_from_client - before == 50 * len(b"1234\x03SELECT 100")
+
+    def test_a_command_that_nobody_read_the_answer_of_costs_the_connection(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.acquire() as connection:
+            connection._execute_command(3, b"SELECT 7")  # and then Ctrl-C
+        session_of(backend, pool)
+        assert pool.stats().closed == {"reset": 1}
+
+    def test_an_answer_that_pymysql_did_not_expect_costs_the_connection(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pytest.raises(pymysql.OperationalError, match="Out of Sync"), pool.acquire() as connection:
+            connection._execute_command(3, b"SELECT 7")
+            connection._read_ok_packet()  # it was a result
+        session_of(backend, pool)
+        assert pool.stats().closed == {"reset": 1}
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_an_answer_that_was_read_half_costs_the_connection(self, backend: MySQL, mode: Any, error: Any) -> None:
+        pool = backend.pool(connect_args={"autocommit": True}, max_size=1, reset=mode)
+        seen: list[Any] = []
+
+        def convert(value: str) -> Any:
+            seen.append(value)
+            if len(seen) == 2:
+                raise error
+            return value
+
+        with pytest.raises(error), pool.acquire() as connection:
+            connection.decoders[FIELD_TYPE.VAR_STRING] = convert
+            rows(connection, "SELECT 'a' UNION SELECT 'b' UNION SELECT 'c'")
+        session_of(backend, pool)
+        assert pool.stats().closed == {"reset": 1}
+
+    def test_a_further_result_that_was_read_half_costs_the_connection(self, backend: MySQL) -> None:
+        flags = {"client_flag": CLIENT.MULTI_STATEMENTS, "autocommit": True}
+        pool = backend.pool(connect_args=flags, max_size=1)
+        with pytest.raises(KeyError), pool.acquire() as connection:
+            connection.decoders[FIELD_TYPE.VAR_STRING] = {}.__getitem__
+            cursor = connection.cursor()
+            cursor.execute("SELECT 1; SELECT 'a' UNION SELECT 'b'")
+            cursor.nextset()
+        session_of(backend, pool)
+        assert pool.stats().closed == {"reset": 1}
+
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_an_unbuffered_result_never_reaches_the_next_user_and_its_holder_is_told(
+        self, backend: MySQL, mode: Any
+    ) -> None:
+        pool = backend.pool(max_size=1, reset=mode)
+        with pool.acquire() as connection:
+            cursor = connection.cursor(SSCursor)
+            cursor.execute("SELECT seq FROM seq_1_to_100000")
+            assert cursor.fetchone() == (1,)
+        session_of(backend, pool)
+        assert pool.stats().closed == {"reset": 1}
+        with pytest.raises(pymysql.OperationalError, match="the connection of this result is closed"):
+            cursor.fetchone()
+        del cursor, connection
+        gc.collect()  # a destructor that reads on would be a warning
+
+    def test_an_unbuffered_result_that_was_read_costs_nothing(self, backend: MySQL) -> None:
+        pool = backend.pool(connect_args={"autocommit": True}, max_size=1)
+        with pool.acquire() as connection, connection.cursor(SSCursor) as cursor:
+            cursor.execute("SELECT seq FROM seq_1_to_1000")
+            assert len(cursor.fetchall()) == 1000
+            assert pool._factory.is_clean(connection)
+        session_of(backend, pool)
+        assert pool.stats().opened == 1
+
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_results_that_were_not_fetched_are_read_before_the_next_user_comes(self, backend: MySQL, mode: Any) -> None:
+        flags = {"client_flag": CLIENT.MULTI_STATEMENTS, "autocommit": True}
+        pool = backend.pool(connect_args=flags, max_size=1, reset=mode)
+        with pool.acquire() as connection:
+            connection.cursor().execute("SELECT 1; SELECT 2; SELECT 3")
+            assert not pool._factory.is_clean(connection)
+        session_of(backend, pool)
+        assert pool.stats().opened == 1
+
+    def test_a_distributed_transaction_is_not_left_to_the_next_user(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.acquire() as connection:
+            rows(connection, f"XA START '{backend.name}'")
+            backend.write(connection, 1)
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 1)
+        assert pool.stats().closed == {"reset": 1}
+
+    def test_a_connection_that_its_user_closed_says_nothing_of_the_others(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.acquire() as connection:
+            connection.close()
+        session_of(backend, pool)
+        assert pool.stats().closed == {"reset": 1}
+
+    def test_one_that_was_lost_and_whose_error_was_swallowed_is_broken(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.acquire() as connection:
+            backend.kill(connection.thread_id())
+            with contextlib.suppress(pymysql.OperationalError):
+                backend.ask(connection, 1)
+        session_of(backend, pool)
+        assert pool.stats().closed == {"broken": 1}
+
+    def test_warnings_and_character_sets_do_not_make_it_look_busy(self, backend: MySQL) -> None:
+        pool = backend.pool(connect_args={"autocommit": True}, max_size=1)
+        for _ in range(2):
+            with pool.acquire() as connection:
+                rows(connection, "SELECT 1 / 0")
+                assert connection.show_warnings()
+            with pool.acquire() as connection:
+                rows(connection, "SELECT 1")
+                connection.set_character_set("utf8mb4")
+        assert pool.stats().opened == 1
+
+    def test_fifty_users_of_autocommit_cost_no_reset(self, backend: MySQL) -> None:
+        pool: Pool[Any] = backend.pool(connect_args={"autocommit": True}, max_size=4, reset="transaction")
+        seen: list[str] = []
+        original = pool._factory.reset
+        pool._factory.reset = lambda *args: (seen.append("reset"), original(*args))  # type: ignore[assignment,method-assign]
+        in_threads(50, lambda _: session_of(backend, pool))
+        assert seen == []
+
+
+class TestSession:
+    def test_the_set_up_of_a_new_connection_comes_again_after_a_reset(self, backend: MySQL) -> None:
+        given = {
+            "autocommit": None,
+            "charset": "latin1",
+            "collation": "latin1_german1_ci",
+            "sql_mode": "ANSI",
+            "init_command": f"USE {backend.name}",
+        }
+        pool = backend.pool(connect_args=given, max_size=1, reset="session")
+        question = "SELECT @@autocommit, @@collation_connection, LEFT(@@sql_mode, 9), DATABASE(), CONNECTION_ID()"
+        with pool.acquire() as connection:
+            (first,) = rows(connection, question)
+            assert first[:4] == (1, "latin1_german1_ci", "REAL_AS_F", backend.name)
+            connection.set_character_set("utf8mb4")
+            rows(connection, "SET autocommit = 0, sql_mode = ''")
+            rows(connection, "USE information_schema")
+        with pool.acquire() as connection:
+            assert rows(connection, question) == (first,)
+            assert connection.encoding == "cp1252"
+            assert connection.autocommit_mode is None
+
+    @pytest.mark.parametrize("autocommit", [False, True, None])
+    def test_the_database_of_the_url_comes_again_after_a_reset(self, backend: MySQL, autocommit: bool | None) -> None:
+        args = {"database": backend.name, "autocommit": autocommit}
+        with create_pool(backend.url, args, max_size=1, reset="session") as pool:
+            for _ in range(3):
+                with pool.acquire() as connection:
+                    assert one(connection, "SELECT DATABASE()") == backend.name
+                    connection.select_db("information_schema")
+            assert pool.stats().opened == 1
+
+    @pytest.mark.parametrize("chosen", [False, True])
+    def test_a_database_chosen_on_a_connection_without_one_does_not_stay(self, backend: MySQL, chosen: bool) -> None:
+        url = backend.url.rpartition("/")[0]
+        with create_pool(url, max_size=1, reset="session") as pool:
+            with pool.acquire() as connection:
+                if chosen:
+                    connection.select_db(backend.name)
+            with pool.acquire() as connection:
+                assert one(connection, "SELECT DATABASE()") is None
+            assert pool.stats().opened == 1 + chosen
+
+    def test_a_server_that_is_too_old_for_it_is_named(self, backend: MySQL, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pooling.backends._mysql_connection._COM_RESET_CONNECTION", 0x77)
+        factory = MysqlFactory(backend.url)
+        connection = factory.connect(5.0)
+        with pytest.raises(pymysql.NotSupportedError, match="too old for reset='session'") as caught:
+            factory.reset(connection, "session")
+        assert not factory.is_broken(caught.value)
+        factory.close(connection)
+
+    def test_what_on_connect_leaves_in_a_transaction_lasts(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1, on_connect=lambda c: backend.write(c, 1))
+        with pool.acquire() as connection:
+            assert backend.written(connection, 1)
+            connection.rollback()
+            assert backend.written(connection, 1)
+
+    def test_an_on_connect_that_leaves_a_result_unread_is_found_out(self, backend: MySQL) -> None:
+        kept: list[Any] = []
+
+        def set_up(connection: Any) -> None:
+            kept.append(connection.cursor(SSCursor))
+            kept[0].execute("SELECT 1")
+
+        pool = backend.pool(on_connect=set_up, fail_after=0.0)
+        with pytest.raises(ConnectError, match="not read to its end"):
+            pool.acquire()
+
+
+class TestTransaction:
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_it_is_one_whole_whatever_autocommit_is(self, backend: MySQL, autocommit: bool) -> None:
+        pool = backend.pool(connect_args={"autocommit": autocommit}, max_size=1)
+        with pytest.raises(KeyError), pool.transaction() as connection:
+            backend.write(connection, 1)
+            raise KeyError
+        with pool.transaction() as connection:
+            backend.write(connection, 2)
+            with contextlib.suppress(pymysql.IntegrityError):
+                backend.write(connection, 2)
+            backend.write(connection, 3)
+        with pool.acquire() as connection:
+            assert [backend.written(connection, token) for token in (1, 2, 3)] == [False, True, True]
+        assert pool.stats().opened == 1
+
+    @pytest.mark.parametrize(("autocommit", "mode"), [(False, "session"), (True, "transaction")])
+    def test_one_that_a_deadlock_has_rolled_back_does_not_end_as_if_it_were_committed(
+        self, backend: MySQL, autocommit: bool, mode: Any
+    ) -> None:
+        notes = f"{backend.name}.notes"
+        backend.server.order(f"INSERT INTO {notes} VALUES (1), (2)")
+        backend.server.order(f"CREATE TABLE {backend.name}.heavy AS SELECT * FROM {notes}")
+        pool = backend.pool(connect_args={"autocommit": autocommit}, max_size=2, reset=mode)
+        heavy = pool.acquire()
+        heavy.connection.begin()
+        rows(heavy.connection, f"UPDATE {backend.name}.heavy SET token = token + 10")  # the lighter one is rolled back
+        rows(heavy.connection, f"SELECT * FROM {notes} WHERE token = 2 FOR UPDATE")
+        with pytest.raises(pymysql.OperationalError, match="nothing to commit") as caught, pool.transaction() as light:
+            rows(light, f"SELECT * FROM {notes} WHERE token = 1 FOR UPDATE")
+            wait = threading.Thread(
+                target=rows, args=(heavy.connection, f"SELECT * FROM {notes} WHERE token = 1 FOR UPDATE")
+            )
+            wait.start()
+            time.sleep(0.1)
+            with pytest.raises(pymysql.OperationalError, match="Deadlock") as deadlock:
+                rows(light, f"SELECT * FROM {notes} WHERE token = 2 FOR UPDATE")
+            wait.join()
+            backend.write(light, 3)
+        heavy.release()
+        factory = pool._factory
+        for error in (caught.value, deadlock.value):
+            assert factory.is_retryable(error)
+            assert not factory.is_broken(error)
+        assert pool.stats().opened == 2
+        with pool.transaction() as connection, pool.transaction() as other:  # the next ones are not blamed
+            backend.write(connection, 4)
+            backend.write(other, 5)
+        with pool.acquire() as connection:
+            assert backend.written(connection, 3) is autocommit  # it came after the transaction
+            assert backend.written(connection, 4)
+
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_one_is_not_blamed_for_a_deadlock_of_the_user_before(self, backend: MySQL, mode: Any) -> None:
+        pool = backend.pool(max_size=1, reset=mode)
+        with pool.acquire() as connection:
+            connection.failed(pymysql.OperationalError(1213, "Deadlock found"))
+        with pool.transaction() as connection:
+            backend.write(connection, 1)
+        assert pool.stats().opened == 1
+
+    def test_one_whose_connection_was_lost_does_not_end_as_if_it_were_committed(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pytest.raises(pymysql.InterfaceError), pool.transaction() as connection:
+            backend.kill(backend.session(connection))
+            with contextlib.suppress(pymysql.OperationalError):
+                backend.write(connection, 1)
+        session_of(backend, pool)
+
+
+class TestErrors:
+    def test_which_errors_of_the_server_break_a_connection(self, backend: MySQL) -> None:
+        factory = MysqlFactory(backend.url)
+        connection = factory.connect(5.0)
+        notes = f"{backend.name}.notes"
+        for statement, fatal in [
+            ("SELECT nothing FROM nowhere", False),
+            ("frobnicate", False),
+            (f"INSERT INTO {notes} VALUES (1), (1)", False),
+            ("SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1)", False),
+            ("KILL QUERY CONNECTION_ID()", False),
+            ("START TRANSACTION READ ONLY", None),
+            (f"INSERT INTO {notes} VALUES (1)", True),  # as on a primary that was demoted
+            ("KILL CONNECTION_ID()", True),
+            ("SELECT 1", True),  # lost
+            ("SELECT 1", True),  # known to be lost
+        ]:
+            if fatal is None:
+                rows(connection, statement)
+                continue
+            with pytest.raises(pymysql.MySQLError) as caught:
+                rows(connection, statement)
+            assert factory.is_broken(caught.value) is fatal, caught.value
+
+    def test_a_server_that_was_made_read_only_costs_the_connection(self, backend: MySQL) -> None:
+        order, user = backend.server.order, f"{backend.name}_u"
+        order(f"CREATE USER {user}")
+        order(f"GRANT ALL ON {backend.name}.* TO {user}")
+        pool = backend.pool(connect_args={"user": user, "password": "", "database": None}, max_size=1)
+        order("SET GLOBAL read_only = 1")
+        try:
+            with pytest.raises(pymysql.OperationalError, match="1290"), pool.acquire() as connection:
+                backend.write(connection, 1)
+        finally:
+            order("SET GLOBAL read_only = 0")
+        session_of(backend, pool)
+        assert pool.stats().closed == {"broken": 1}
+        pool.close()
+        order(f"DROP USER {user}")
+
+    def test_an_option_that_prevents_something_else_does_not(self) -> None:
+        text = "The MySQL server is running with the --secure-file-priv option so it cannot execute this statement"
+        assert not MysqlFactory().is_broken(pymysql.OperationalError(1290, text))
+
+    @pytest.mark.parametrize("error", [KeyError(1290), KeyboardInterrupt(), pymysql.MySQLError()])
+    def test_what_says_nothing_of_the_connection_breaks_nothing(self, error: BaseException) -> None:
+        factory = MysqlFactory()
+        assert not factory.is_broken(error)
+        assert not factory.is_permanent(error)
+        assert not factory.is_retryable(error)
+
+    def test_errors_without_a_number_are_known_by_their_words(self) -> None:
+        assert MysqlFactory().is_broken(pymysql.InternalError("Packet sequence number wrong - got 1 expected 2"))
+
+    @pytest.mark.parametrize(
+        ("code", "retryable"), [(1213, True), (1205, True), (2003, True), (1040, True), (2013, False), (2006, False)]
+    )
+    def test_what_may_be_tried_again(self, code: int, retryable: bool) -> None:
+        assert MysqlFactory().is_retryable(pymysql.OperationalError(code, "")) is retryable
+
+    def test_a_lock_wait_timeout_costs_no_connection(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=2, on_connect=lambda c: rows(c, "SET innodb_lock_wait_timeout = 1"))
+        with pool.acquire() as holder:
+            backend.write(holder, 1)
+            with pytest.raises(pymysql.OperationalError, match="1205"), pool.acquire() as connection:
+                backend.write(connection, 2)
+                backend.write(connection, 1)
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 2)
+        assert pool.stats().opened == 2
+
+    def test_a_session_ended_for_idling_is_found_before_it_is_handed_out(self, backend: MySQL) -> None:
+        pool = backend.pool(
+            max_size=1, check_after=0.5, connect_args={"init_command": f"SET wait_timeout = 1, @x = '{backend.name}'"}
+        )
+        first = session_of(backend, pool)
+        time.sleep(1.5)
+        assert session_of(backend, pool) != first
+
+    def test_a_closed_connection_can_be_asked_everything(self, backend: MySQL) -> None:
+        factory = MysqlFactory(backend.url)
+        connection = factory.connect(5.0)
+        assert factory.is_alive(connection)
+        assert factory.is_clean(connection)
+        factory.close(connection)
+        factory.close(connection)
+        factory.interrupt(connection)
+        factory.abandon(connection)
+        assert not factory.is_alive(connection)
+        assert not factory.is_clean(connection)
+        with pytest.raises(pymysql.MySQLError):
+            factory.check(connection, 1.0)
+        with pytest.raises(pymysql.InterfaceError):
+            factory.reset(connection, "transaction")

@@ -1,0 +1,472 @@
+"""What is special about PostgreSQL by psycopg."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from pooling import ConnectError, Pool, create_pool
+from pooling.backends.postgres import PostgresFactory
+from tests.backends.adapters import PostgreSQL
+from tests.backends.contract import fill, in_threads, run_python, session_of
+from tests.proxy import Proxy
+from tests.servers import Postgres
+
+
+@pytest.fixture
+def backend(postgres: Postgres, tmp_path: Path) -> Iterator[PostgreSQL]:
+    with PostgreSQL(postgres, tmp_path) as adapter:
+        yield adapter
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[Postgres]:
+    with Postgres(tls=True, external=False) as server:
+        yield server
+
+
+def one(connection: Any, statement: str) -> Any:
+    return connection.execute(statement).fetchone()[0]
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    """A message of the server's, as it is on the wire."""
+    return kind + struct.pack("!i", len(body) + 4) + body
+
+
+def report(severity: bytes, code: bytes, text: bytes) -> bytes:
+    return b"S" + severity + b"\0V" + severity + b"\0C" + code + b"\0M" + text + b"\0\0"
+
+
+NOTICE = message(b"N", report(b"WARNING", b"01000", b"mind the step"))
+PARAMETER = message(b"S", b"TimeZone\0Asia/Tokyo\0")
+NOTIFICATION = message(b"A", struct.pack("!i", 1) + b"channel\0payload\0")
+FAREWELL = message(b"E", report(b"FATAL", b"57P01", b"terminating connection due to administrator command"))
+
+
+class TestIdle:
+    @pytest.fixture
+    def between(self, backend: PostgreSQL, proxy: Callable[..., Proxy]) -> Proxy:
+        return proxy(backend.server)
+
+    @pytest.fixture
+    def pool(self, backend: PostgreSQL, between: Proxy) -> Pool[Any]:
+        pool = backend.pool(backend.at(*between.address), {"autocommit": True}, max_size=1, check_after=0.0)
+        session_of(backend, pool)
+        return pool
+
+    @pytest.mark.parametrize("news", [NOTICE, PARAMETER, NOTIFICATION, NOTICE * 5000])
+    def test_news_of_the_server_is_taken_in_and_the_connection_is_kept(
+        self, backend: PostgreSQL, pool: Pool[Any], between: Proxy, news: bytes
+    ) -> None:
+        between.links()[0].client.sendall(news[:60000])
+        between.links()[0].client.send(news[60000:120000])
+        time.sleep(0.02)
+        before = between.bytes_from_client
+        for _ in range(10):
+            pool.acquire().release()
+        assert between.bytes_from_client == before
+        assert pool.stats().opened == 1
+
+    def test_a_server_that_has_said_goodbye_is_believed_before_it_hangs_up(
+        self, pool: Pool[Any], between: Proxy
+    ) -> None:
+        between.links()[0].client.sendall(FAREWELL)
+        time.sleep(0.02)
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT 1") == 1
+        assert pool.stats().closed == {"broken": 1}
+
+    @pytest.mark.parametrize("fault", ["cut", "reset"])
+    def test_an_end_without_a_word_is_seen(self, pool: Pool[Any], between: Proxy, fault: str) -> None:
+        getattr(between.links()[0], fault)()
+        time.sleep(0.02)
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT 1") == 1
+        assert pool.stats().closed == {"broken": 1}
+
+    def test_real_notifications_reach_the_one_who_listens(self, backend: PostgreSQL, pool: Pool[Any]) -> None:
+        with pool.acquire() as connection:
+            connection.execute("LISTEN news")
+        backend.admin.execute("NOTIFY news, 'hello'")
+        time.sleep(0.02)
+        with pool.acquire() as connection:
+            connection.execute("SELECT 1")
+            assert [note.payload for note in connection.notifies(timeout=0.0)] == ["hello"]
+        assert pool.stats().opened == 1
+
+
+class TestTLS:
+    @pytest.fixture
+    def secure(self, tls_server: Postgres, tmp_path: Path) -> Iterator[PostgreSQL]:
+        with PostgreSQL(tls_server, tmp_path) as adapter:
+            yield adapter
+
+    def test_it_stays_warm_without_a_byte_and_is_recognised_when_dead(
+        self, secure: PostgreSQL, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(secure.server)
+        pool = secure.pool(secure.at(*between.address), {"autocommit": True}, max_size=1, check_after=0.0)
+        with pool.acquire() as connection:
+            assert connection.pgconn.ssl_in_use
+        before = between.bytes_from_client, between.bytes_from_server
+        for _ in range(20):
+            pool.acquire().release()
+        assert (between.bytes_from_client, between.bytes_from_server) == before
+        first = session_of(secure, pool)
+        secure.kill(first)
+        assert session_of(secure, pool) != first
+        assert pool.stats().closed == {"broken": 1}
+
+    def test_a_forked_child_says_nothing_on_the_parents_session(self, secure: PostgreSQL) -> None:
+        script = "import sys; from tests.backends.forking import main; main(*sys.argv[1:])"
+        run_python(script, "PostgreSQL", secure.url, str(secure.folder), "exit")
+
+
+class TestLeftBehind:
+    """Things that stay referenced by the last user while the next one has its turn."""
+
+    @pytest.mark.filterwarnings("ignore:.*ServerCursor:pytest.PytestUnraisableExceptionWarning")  # it was left open
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_an_unread_stream_or_a_copy_never_reaches_the_next_user(self, backend: PostgreSQL, mode: Any) -> None:
+        pool = backend.pool(max_size=1, reset=mode)
+        kept: list[Any] = []
+
+        def stream(connection: Any) -> None:
+            kept.append(rows := connection.cursor().stream("SELECT generate_series(1, 100000)"))
+            next(rows)
+
+        def copy(statement: str) -> Callable[[Any], None]:
+            def start(connection: Any) -> None:
+                kept.append(block := connection.cursor().copy(statement))
+                kept.append(block.__enter__())
+
+            return start
+
+        def pipeline(connection: Any) -> None:
+            kept.append(block := connection.pipeline())
+            block.__enter__()
+
+        def served(connection: Any) -> None:
+            cursor = connection.cursor("mine")
+            cursor.execute("SELECT generate_series(1, 100000)")
+            kept.append((cursor, cursor.fetchone()))
+
+        into, out_of = "COPY notes FROM STDIN", "COPY (SELECT generate_series(1, 100000)) TO STDOUT"
+        for leave in (stream, copy(into), copy(out_of), pipeline, served):
+            with pool.acquire() as connection:
+                leave(connection)
+            with pool.acquire() as connection:
+                assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+                assert connection.info.pipeline_status == psycopg.pq.PipelineStatus.OFF
+                assert backend.ask(connection, 7) == 7
+        # What cannot be cleaned is closed for that reason; it says nothing of the other connections.
+        assert pool.stats().closed == {"reset": 4}
+        kept.clear()
+
+    @pytest.mark.parametrize("prepared", [False, True])
+    def test_a_two_phase_transaction_is_not_left_to_the_next_user(self, backend: PostgreSQL, prepared: bool) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.acquire() as connection:
+            xid = connection.xid(1, backend.name, "branch")
+            connection.tpc_begin(xid)
+            backend.write(connection, 1)
+            if prepared:
+                connection.tpc_prepare()
+        with pool.transaction() as connection:
+            assert not backend.written(connection, 1)
+            backend.write(connection, 2)
+        with pool.acquire() as connection:
+            if prepared:
+                connection.tpc_rollback(xid)
+            assert backend.written(connection, 2)
+
+    def test_a_finished_two_phase_transaction_costs_no_connection(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1)
+        for number in range(3):
+            with pool.acquire() as connection:
+                connection.tpc_begin(connection.xid(1, backend.name, str(number)))
+                backend.write(connection, number)
+                connection.tpc_prepare()
+                connection.tpc_commit()
+        assert pool.stats().opened == 1
+
+    def test_handlers_adapters_and_unread_notifications_go_with_the_session(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1, reset="session")
+        heard: list[Any] = []
+
+        class Loud(psycopg.adapt.Loader):
+            def load(self, data: Any) -> Any:
+                return "loud"
+
+        with pool.acquire() as connection:
+            connection.add_notice_handler(heard.append)
+            connection.add_notify_handler(print)
+            connection.remove_notify_handler(print)
+            connection.adapters.register_loader("int4", Loud)
+            assert one(connection, "SELECT 1") == "loud"
+            connection.execute("LISTEN news")
+            connection.commit()
+            backend.admin.execute("NOTIFY news, 'hello'")
+            connection.execute("SELECT 1")  # brings it
+        with pool.acquire() as connection:
+            connection.add_notify_handler(heard.append)
+        with pool.acquire() as connection, warnings.catch_warnings():
+            warnings.simplefilter("error")  # psycopg warns of handlers beside notifies()
+            assert one(connection, "SELECT 1") == 1
+            connection.execute("DO $$ BEGIN RAISE NOTICE 'hello'; END $$")
+            assert list(connection.notifies(timeout=0.0)) == []
+        assert heard == []
+        assert pool.stats().opened == 1
+
+    def test_adapters_given_for_all_connections_stay(self, backend: PostgreSQL) -> None:
+        class Loud(psycopg.adapt.Loader):
+            def load(self, data: Any) -> Any:
+                return "loud"
+
+        context = psycopg.adapt.AdaptersMap(psycopg.adapters)
+        context.register_loader("int4", Loud)
+
+        class Context:
+            adapters, connection = context, None
+
+        pool = backend.pool(connect_args={"context": Context()}, max_size=1, reset="session")
+        for _ in range(2):
+            with pool.acquire() as connection:
+                assert one(connection, "SELECT 1") == "loud"
+                connection.adapters.register_loader("int4", psycopg.types.numeric.IntLoader)
+                assert one(connection, "SELECT 1") == 1
+
+    def test_statements_are_prepared_anew_after_a_session_reset(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(connect_args={"prepare_threshold": 0}, max_size=1, reset="session")
+        for _ in range(10):
+            session_of(backend, pool)
+        assert pool.stats().opened == 1
+        assert pool.stats().errors == 0
+
+
+class TestSetUp:
+    def test_what_on_connect_leaves_in_a_transaction_lasts(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1, on_connect=lambda c: c.execute("SET TIME ZONE 'Asia/Tokyo'"))
+        for _ in range(3):
+            with pool.acquire() as connection:
+                assert one(connection, "SHOW TIME ZONE") == "Asia/Tokyo"
+        assert pool.stats().opened == 1
+
+    def test_an_on_connect_that_hides_a_failure_is_found_out(self, backend: PostgreSQL) -> None:
+        def set_up(connection: Any) -> None:
+            with contextlib.suppress(errors.UndefinedTable):
+                backend.mistake(connection)
+
+        pool = backend.pool(on_connect=set_up, fail_after=0.0)
+        with pytest.raises(ConnectError, match="on_connect has left a failed transaction"):
+            pool.acquire()
+
+    def test_a_password_may_rotate(self, backend: PostgreSQL) -> None:
+        passwords = iter(["yesterday's", "secret"])
+        url = backend.server.guarded_url.replace(":secret@", "@")
+        pool = backend.pool(url, lambda: {"password": next(passwords)}, timeout=5.0)
+        with pytest.raises(ConnectError, match="authentication failed"):
+            pool.acquire()
+        time.sleep(0.06)
+        session_of(backend, pool)
+
+    @pytest.mark.parametrize(("given", "pools", "used"), [("3", 10.0, 3), ("30", 2.5, 3), ("0", 4.0, 4)])
+    def test_the_shorter_connect_timeout_counts(
+        self, given: str, pools: float, used: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Any] = []
+        monkeypatch.setattr(psycopg.Connection, "connect", lambda _, **args: seen.append(args["connect_timeout"]))
+        for factory in (
+            PostgresFactory(f"postgresql://db/shop?connect_timeout={given}"),
+            PostgresFactory("postgresql://db/shop", {"connect_timeout": given}),
+        ):
+            with pytest.raises(AttributeError):
+                factory.connect(pools)
+        assert seen == [used, used]
+
+
+class TestTransaction:
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_it_is_one_whole_with_psycopgs_own_blocks_in_it(self, backend: PostgreSQL, autocommit: bool) -> None:
+        pool = backend.pool(connect_args={"autocommit": autocommit}, max_size=1)
+        with pytest.raises(KeyError), pool.transaction() as connection:
+            with connection.transaction():
+                backend.write(connection, 1)
+            raise KeyError
+        with pool.transaction() as connection:
+            with pytest.raises(KeyError), connection.transaction():
+                backend.write(connection, 2)
+                raise KeyError
+            backend.write(connection, 3)
+        with pool.acquire() as connection:
+            assert [backend.written(connection, token) for token in (1, 2, 3)] == [False, False, True]
+        assert pool.stats().opened == 1
+
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_it_begins_with_the_connections_isolation_level(self, backend: PostgreSQL, autocommit: bool) -> None:
+        def set_up(connection: Any) -> None:
+            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+
+        pool = backend.pool(connect_args={"autocommit": autocommit}, on_connect=set_up)
+        with pool.transaction() as connection:
+            assert one(connection, "SHOW transaction_isolation") == "serializable"
+
+    def test_one_that_has_failed_does_not_end_as_if_it_were_committed(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pytest.raises(errors.InFailedSqlTransaction), pool.transaction() as connection:
+            backend.write(connection, 1)
+            with contextlib.suppress(errors.UndefinedTable):
+                backend.mistake(connection)
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 1)
+        assert pool.stats().opened == 1
+
+    def test_one_whose_connection_was_lost_does_not_end_as_if_it_were_committed(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1)
+        with pytest.raises(psycopg.OperationalError, match="nothing was committed"), pool.transaction() as connection:
+            backend.kill(backend.session(connection))
+            with contextlib.suppress(psycopg.OperationalError):
+                backend.write(connection, 1)
+        session_of(backend, pool)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "conninfo",
+        [
+            "postgresql://anna:hid@den@db/shop",
+            "postgresql://anna:hid/den@db/shop",
+            "postgresql://anna:hid%den@db/shop",
+            "postgresql://[anna:hidden",
+            "host=db hidden",
+        ],
+    )
+    def test_a_malformed_string_is_refused_and_not_repeated(self, conninfo: str) -> None:
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            PostgresFactory(conninfo)
+        assert "hid" not in str(caught.value)
+        assert "den" not in str(caught.value)
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+    def test_the_factory_shows_no_password(self) -> None:
+        factory = PostgresFactory("host=db1,db2 port=5432,5433 user=anna password=hidden dbname=shop")
+        assert repr(factory) == "PostgresFactory(db1,db2:5432,5433/shop)"
+
+    def test_which_errors_break_a_connection(self, backend: PostgreSQL) -> None:
+        broken = PostgresFactory().is_broken
+        connection = psycopg.connect(backend.url, autocommit=True)
+        for statement, fatal in [
+            ("SELECT nothing FROM nowhere", False),
+            ("SET statement_timeout = 1; SELECT pg_sleep(1)", False),
+            ("BEGIN READ ONLY; CREATE TABLE t ()", True),  # as on a primary that was demoted
+            ("ROLLBACK; SELECT pg_terminate_backend(pg_backend_pid())", True),
+            ("SELECT 1", True),  # closed
+        ]:
+            with pytest.raises(psycopg.Error) as caught:
+                connection.execute(statement)
+            assert broken(caught.value) is fatal, caught.value
+        with psycopg.connect(backend.url) as connection, pytest.raises(psycopg.InterfaceError) as misuse:
+            cursor = connection.cursor()
+            cursor.close()
+            cursor.execute("SELECT 1")
+        assert not broken(misuse.value)
+        assert not broken(errors.PipelineAborted())
+        assert not broken(KeyError())
+
+    def test_serialization_failures_and_deadlocks_may_be_tried_again(self) -> None:
+        retryable = PostgresFactory().is_retryable
+        assert retryable(errors.SerializationFailure())
+        assert retryable(errors.DeadlockDetected())
+        assert not retryable(errors.AdminShutdown())
+        assert not retryable(psycopg.OperationalError("server closed the connection unexpectedly"))
+
+    def test_a_session_ended_for_idling_in_a_transaction_costs_that_connection(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1, connect_args={"options": "-c idle_in_transaction_session_timeout=50ms"})
+        with pytest.raises(psycopg.Error) as caught, pool.acquire() as connection:
+            backend.write(connection, 1)
+            time.sleep(0.2)
+            backend.write(connection, 2)
+        assert pool._factory.is_broken(caught.value)
+        session_of(backend, pool)
+
+    def test_a_closed_connection_can_be_asked_everything(self, backend: PostgreSQL) -> None:
+        factory = PostgresFactory(backend.url)
+        connection = factory.connect(5.0)
+        assert factory.is_alive(connection)
+        assert factory.is_clean(connection)
+        factory.close(connection)
+        factory.close(connection)
+        assert not factory.is_alive(connection)
+        assert not factory.is_clean(connection)
+        factory.interrupt(connection)
+        with pytest.raises(psycopg.OperationalError):
+            factory.check(connection, 1.0)
+        with pytest.raises(psycopg.OperationalError):
+            factory.reset(connection, "transaction")
+
+
+class TestServer:
+    @pytest.mark.parametrize("fast", [False, True])
+    def test_a_restart_while_idle_costs_nobody_an_error(
+        self, own_server: Callable[..., Postgres], tmp_path: Path, fast: bool
+    ) -> None:
+        server = own_server("postgres")
+        pool = create_pool(server.url, max_size=5, check_after=0.0)
+        with pool:
+            backend = PostgreSQL.__new__(PostgreSQL)
+            fill(backend, pool, 5)
+            server.restart(fast=fast)
+            in_threads(10, lambda _: session_of(backend, pool))
+            assert pool.stats().state == "up"
+
+    def test_a_frozen_server_is_waited_for_and_a_check_gives_up_in_time(
+        self, own_server: Callable[..., Postgres]
+    ) -> None:
+        server = own_server("postgres")
+        factory = PostgresFactory(server.url)
+        connection = factory.connect(5.0)
+        factory.check(connection, 5.0)
+        server.freeze()
+        start = time.monotonic()
+        with pytest.raises(psycopg.OperationalError, match=r"no answer within 0\.2 s"):
+            factory.check(connection, 0.2)
+        assert 0.2 <= time.monotonic() - start < 1.0
+        server.thaw()
+        factory.close(connection)
+
+    def test_an_interrupt_reaches_whoever_waits_for_an_answer(self, backend: PostgreSQL) -> None:
+        factory = PostgresFactory(backend.url)
+        connection = factory.connect(5.0)
+        failed = threading.Event()
+
+        def wait() -> None:
+            with pytest.raises(psycopg.OperationalError):
+                backend.nap(connection)
+            failed.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)
+        factory.interrupt(connection)
+        assert failed.wait(2.0)
+        thread.join()
+        factory.close(connection)
+
+    def test_the_secret_is_taken_from_the_url_and_no_other_part(self, backend: PostgreSQL) -> None:
+        parts = urlsplit(backend.server.guarded_url)
+        pool = backend.pool(urlunsplit(parts._replace(scheme="postgresql+psycopg")))
+        with pool.acquire() as connection:
+            assert connection.info.user == "guarded"
+        assert "secret" not in f"{pool!r} {pool._factory!r} {pool.stats()}"

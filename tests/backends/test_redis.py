@@ -1,0 +1,438 @@
+"""What is special about Redis by redis-py: a lease is a client on one connection."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ExecAbortError,
+    InvalidResponse,
+    MasterDownError,
+    MaxConnectionsError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+    WatchError,
+)
+
+from pooling import ConnectError, Pool, PoolError, create_pool
+from pooling.backends.redis import RedisFactory
+from tests.backends.adapters_redis import Redis
+from tests.backends.contract import fill, session_of, settled
+from tests.proxy import Proxy
+from tests.servers import Redis as Server
+
+
+@pytest.fixture
+def backend(redis_server: Server, tmp_path: Path) -> Iterator[Redis]:
+    with Redis(redis_server, tmp_path) as adapter:
+        yield adapter
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[Server]:
+    with Server(tls=True, external=False) as server:
+        yield server
+
+
+class TestALeaseIsAClient:
+    def test_commands_pipelines_and_scripts_go_over_its_one_connection(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=2)
+        with pool.acquire() as client:
+            session = client.client_id()
+            assert client.set(backend.name, 1)
+            assert client.pipeline().incr(backend.name).execute_command("CLIENT", "ID").execute() == [2, session]
+            assert client.register_script("return redis.call('get', KEYS[1])")(keys=[backend.name]) == b"2"
+            with client.lock(f"{backend.name}-lock", timeout=5):
+                assert client.client_id() == session
+        assert pool.stats().opened == 1
+
+    def test_a_watch_sees_what_others_write(self, backend: Redis) -> None:
+        with backend.pool().acquire() as client, client.pipeline() as pipeline:
+            pipeline.watch(backend.name)
+            backend.admin.set(backend.name, 1)
+            pipeline.multi()
+            pipeline.set(backend.name, 2)
+            with pytest.raises(WatchError):
+                pipeline.execute()
+
+    def test_messages_are_received(self, backend: Redis) -> None:
+        with backend.pool().acquire() as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(backend.name)
+            assert pubsub.get_message(timeout=1) is None
+            backend.admin.publish(backend.name, "hello")
+            message = pubsub.get_message(timeout=5)
+            assert message is not None
+            assert message["data"] == b"hello"
+
+    def test_a_blocking_command_may_take_longer_than_any_timeout_of_the_pool(self, backend: Redis) -> None:
+        pool = backend.pool(connect_timeout=0.2)
+        threading.Timer(0.5, backend.admin.rpush, (backend.name, "late")).start()
+        with pool.acquire() as client:
+            assert client.blpop(backend.name, timeout=5)[1] == b"late"
+
+    def test_arguments_of_the_url_and_of_connect_args_count(self, backend: Redis) -> None:
+        pool = backend.pool(f"{backend.url}?socket_timeout=0.1", {"decode_responses": True})
+        with pool.acquire() as client:
+            assert client.echo("text") == "text"
+            with pytest.raises(redis.TimeoutError):
+                client.blpop(backend.name, timeout=5)
+
+    def test_a_transaction_of_the_pool_is_refused_in_clear_words(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1)
+        with pytest.raises(PoolError, match="pipeline"), pool.transaction():
+            pass
+        session_of(backend, pool)
+        assert pool.stats().opened == 1
+
+    @pytest.mark.parametrize("protocol", [2, 3])
+    def test_both_protocols_are_spoken(self, backend: Redis, protocol: int) -> None:
+        with backend.pool(connect_args={"protocol": protocol}, reset="session").acquire() as client:
+            assert client.client_info()["resp"] == str(protocol)
+            assert client.hset(backend.name, mapping={"a": 1}) == 1
+            assert client.hgetall(backend.name) == {b"a": b"1"}
+
+    def test_opening_takes_one_round_trip(self, redis_server: Server, proxy: Callable[..., Proxy]) -> None:
+        between = proxy(redis_server)
+        between.delay = 0.1
+        with create_pool(f"redis://{between.host}:{between.port}/0") as pool:
+            start = time.monotonic()
+            pool.acquire().release()
+            assert 0.2 <= time.monotonic() - start < 0.35
+
+    def test_nothing_is_retried_in_silence(self, backend: Redis, proxy: Callable[..., Proxy]) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), max_size=1)
+        with pool.acquire() as client:
+            client.set(backend.name, 0)
+        with pytest.raises(redis.ConnectionError) as caught, pool.acquire() as client:
+            between.cut_after(from_server=0)
+            client.incr(backend.name)
+        assert pool._factory.is_broken(caught.value)
+        assert not pool._factory.is_retryable(caught.value)
+        assert backend.admin.get(backend.name) == "1"
+
+
+class TestNothingReachesTheNextUser:
+    @pytest.fixture
+    def pool(self, backend: Redis) -> Pool[Any]:
+        return backend.pool(max_size=1)
+
+    def like_new(self, backend: Redis, pool: Pool[Any]) -> Any:
+        """The session, after a look at everything of it."""
+        with pool.acquire() as client:
+            info = client.client_info()
+            assert (info["db"], info["name"], info["user"]) == (0, backend.name, "default")
+            assert (info["sub"], info["psub"], info["multi"], info["flags"]) == (0, 0, -1, "N")
+            assert client.echo("mine") == b"mine"
+            return client.client_id()
+
+    @pytest.mark.parametrize(
+        "commands",
+        [
+            [("SELECT", 3)],
+            [("select", 3)],
+            [(b"SELECT", b"3")],
+            [("SELECT 3",)],
+            [("WATCH", "x")],
+            [("MULTI",)],
+            [("WATCH", "x"), ("MULTI",), ("SET", "x", 1)],
+            [("AUTH", "guarded", "secret")],
+            [("CLIENT", "SETNAME", "other")],
+            [("CLIENT SETNAME", "other")],
+            [("client", "no-evict", "on")],
+            [("CLIENT TRACKING", "ON", "BCAST")],
+            [("RESET",), ("CLIENT", "ID")],
+            [("SELECT", 3), ("WATCH", "x"), ("MULTI",)],
+        ],
+        ids=str,
+    )
+    def test_what_a_command_has_changed_is_undone_on_the_same_session(
+        self, backend: Redis, pool: Pool[Any], commands: list[Any]
+    ) -> None:
+        first = self.like_new(backend, pool)
+        with pool.acquire() as client:
+            for command in commands:
+                client.execute_command(*command)
+        assert self.like_new(backend, pool) == first
+
+    def test_so_is_what_a_pipeline_has_changed(self, backend: Redis, pool: Pool[Any]) -> None:
+        first = self.like_new(backend, pool)
+        with pool.acquire() as client:
+            client.pipeline(transaction=False).execute_command("SELECT", 3).client_setname("other").execute()
+        assert self.like_new(backend, pool) == first
+
+    @pytest.mark.parametrize(
+        "commands",
+        [
+            [("SUBSCRIBE", "a", "b")],
+            [("PSUBSCRIBE", "a*")],
+            [("MONITOR",)],
+            [("CLIENT", "REPLY", "OFF")],
+            [("CLIENT", "REPLY", "SKIP")],
+            [("ECHO", "unread")],
+            [("BLPOP", "nothing", 30)],
+            [("QUIT",)],
+        ],
+        ids=str,
+    )
+    def test_where_the_stream_is_of_no_more_use_there_is_a_new_session(
+        self, backend: Redis, pool: Pool[Any], commands: list[Any]
+    ) -> None:
+        first = self.like_new(backend, pool)
+        lease = pool.acquire()
+        for command in commands:
+            lease._entry.connection.send_command(*command)
+        lease.release()
+        assert self.like_new(backend, pool) != first
+        assert pool.stats().errors == 0
+
+    def test_a_pubsub_that_was_not_closed_is(self, backend: Redis, pool: Pool[Any]) -> None:
+        with pool.acquire() as client:
+            pubsub = client.pubsub()
+            pubsub.subscribe(backend.name)
+            pubsub.get_message(timeout=5)
+        self.like_new(backend, pool)
+        assert backend.admin.publish(backend.name, "anyone?") == 0
+
+    def test_an_interrupted_read_costs_the_stream_and_not_the_next_user(self, backend: Redis, pool: Pool[Any]) -> None:
+        with pytest.raises(KeyboardInterrupt), pool.acquire() as client:
+            connection = client.connection_pool.get_connection()
+            connection.send_command("ECHO", "not mine")
+            raise KeyboardInterrupt
+        self.like_new(backend, pool)
+
+    def test_with_a_reset_of_the_session_every_return_is_like_new(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1, reset="session")
+        first = self.like_new(backend, pool)
+        for _ in range(3):
+            assert self.like_new(backend, pool) == first
+
+    def test_without_a_reset_it_stays_as_it_is(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1, reset=None)
+        with pool.acquire() as client:
+            client.execute_command("SELECT", 3)
+        with pool.acquire() as client:
+            assert client.client_info()["db"] == 3
+
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    @pytest.mark.parametrize("command", [("SELECT", 4), ("CLIENT", "TRACKING", "ON"), ("CLIENT", "NO-EVICT", "OFF")])
+    def test_a_reset_goes_back_to_what_on_connect_has_set(self, backend: Redis, mode: Any, command: Any) -> None:
+        pool = backend.pool(max_size=1, reset=mode, on_connect=backend.set_up)
+        first = session_of(backend, pool)
+        with pool.acquire() as client:
+            client.execute_command(*command)
+        with pool.acquire() as client:
+            assert backend.is_set_up(client)
+            assert "t" not in client.client_info()["flags"]
+        assert session_of(backend, pool) == first
+
+    def test_a_session_that_was_begun_anew_is_set_up_as_well(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1, on_connect=backend.set_up)
+        with pool.acquire() as client:
+            with client.pubsub() as pubsub:
+                pubsub.subscribe(backend.name)
+            assert backend.is_set_up(client)  # on the caller's thread, as the driver has it
+        with pool.acquire() as client, client.pubsub() as pubsub:
+            pubsub.subscribe(backend.name)
+        with pool.acquire() as client:
+            assert backend.is_set_up(client)
+
+    def test_clean_uses_of_everything_that_cleans_up_after_itself_send_nothing_more(
+        self, backend: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), max_size=1, check_after=0.0)
+
+        def use() -> int:
+            with pool.acquire() as client:
+                client.set(backend.name, 1)
+                client.pipeline().incr(backend.name).execute()
+                with client.pipeline() as pipeline:
+                    pipeline.watch(backend.name)
+                    pipeline.multi()
+                    pipeline.incr(backend.name)
+                    pipeline.execute()
+                with client.pipeline() as pipeline:
+                    pipeline.watch(backend.name)
+                sent = between.bytes_from_client
+            time.sleep(0.02)
+            return between.bytes_from_client - sent
+
+        use()
+        assert [use() for _ in range(3)] == [0, 0, 0]
+        assert pool.stats().opened == 1
+
+
+class TestTLS:
+    @pytest.fixture
+    def secure(self, tls_server: Server, tmp_path: Path) -> Iterator[Redis]:
+        with Redis(tls_server, tmp_path) as adapter:
+            yield adapter
+
+    def test_it_stays_warm_without_a_byte_and_is_recognised_when_dead(
+        self, secure: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(secure.server)
+        pool = secure.pool(secure.at(*between.address), max_size=1, check_after=0.0)
+        first = session_of(secure, pool)
+        time.sleep(0.05)
+        before = between.bytes_from_client, between.bytes_from_server
+        for _ in range(100):
+            pool.acquire().release()
+        assert (between.bytes_from_client, between.bytes_from_server) == before
+        for fault in ("cut", "reset"):
+            getattr(between.links()[-1], fault)()
+            time.sleep(0.05)
+            assert session_of(secure, pool) != first
+        assert pool.stats().closed == {"broken": 2}
+
+    def test_a_session_ticket_on_an_idle_connection_is_no_sign_of_death(self, secure: Redis) -> None:
+        pool = secure.pool(max_size=1, check_after=0.0)
+        lease = pool.acquire()
+        connection = lease._entry.connection
+        assert connection._sock.version() == "TLSv1.3"
+        lease.release()
+        time.sleep(0.05)
+        session_of(secure, pool)
+        assert pool.stats().opened == 1
+
+    def test_a_certificate_nobody_vouches_for_is_permanent(self, secure: Redis) -> None:
+        url = f"rediss://{secure.server.host}:{secure.server.port}/0"
+        start = time.monotonic()
+        with create_pool(url) as pool, pytest.raises(ConnectError, match="certificate verify failed"):
+            pool.acquire(10.0)
+        assert time.monotonic() - start < 3.0
+
+
+class TestIdle:
+    @pytest.mark.parametrize("fault", ["cut", "reset"])
+    def test_an_end_without_a_word_is_seen(self, backend: Redis, proxy: Callable[..., Proxy], fault: str) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), max_size=1, check_after=0.0)
+        session_of(backend, pool)
+        getattr(between.links()[0], fault)()
+        time.sleep(0.02)
+        session_of(backend, pool)
+        assert pool.stats().closed == {"broken": 1}
+
+    def test_what_nobody_has_asked_for_is_a_reason_to_close(self, backend: Redis, proxy: Callable[..., Proxy]) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), max_size=1, check_after=0.0)
+        session_of(backend, pool)
+        between.links()[0].client.sendall(b"+surprise\r\n")
+        time.sleep(0.02)
+        session_of(backend, pool)
+        assert pool.stats().closed == {"broken": 1}
+
+    def test_a_keepalive_makes_round_trips(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1, keepalive=0.1)
+        first = session_of(backend, pool)
+        until = time.monotonic() + 5
+        while backend.admin.client_list(client_id=[first])[0]["cmd"] != "ping":
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert session_of(backend, pool) == first
+
+
+class TestErrors:
+    FACTORY = RedisFactory()
+
+    @pytest.mark.parametrize(
+        ("error", "broken", "permanent", "retryable"),
+        [
+            (redis.ConnectionError("Connection closed by server."), True, False, False),
+            (redis.ConnectionError("Error 111 connecting to db:6379. Connection refused."), True, False, False),
+            (redis.ConnectionError("max number of clients reached"), True, False, False),
+            (redis.TimeoutError("Timeout reading from socket"), True, False, False),
+            (InvalidResponse("Protocol Error"), True, False, False),
+            (BusyLoadingError("Redis is loading the dataset in memory"), True, False, True),
+            (ReadOnlyError("You can't write against a read only replica."), True, False, True),
+            (MasterDownError("Link with MASTER is down"), True, False, True),
+            (ClusterDownError("The cluster is down"), False, False, True),
+            (TryAgainError("Multiple keys request during rehashing of slot"), False, False, True),
+            (WatchError("Watched variable changed."), False, False, True),
+            (ResponseError("BUSY Redis is busy running a script."), False, False, True),
+            (AuthenticationError("invalid username-password pair"), False, True, False),
+            (MaxConnectionsError("Too many connections"), False, True, False),
+            (NoPermissionError("this user has no permissions"), False, True, False),
+            (ResponseError("DB index is out of range"), False, True, False),
+            (ResponseError("unknown command 'HELLO'"), False, True, False),
+            (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), False, True, False),
+            (ExecAbortError("Transaction discarded because of previous errors."), False, True, False),
+            (ReadOnlyError("Command # 2 (SET a 1) of pipeline caused error: You can't write"), True, False, False),
+            (TypeError("unexpected keyword argument"), False, True, False),
+            (KeyError("the user's own"), False, False, False),
+        ],
+        ids=repr,
+    )
+    def test_each_error_is_judged(self, error: Exception, broken: bool, permanent: bool, retryable: bool) -> None:
+        factory = self.FACTORY
+        judged = factory.is_broken(error), factory.is_permanent(error), factory.is_retryable(error)
+        assert judged == (broken, permanent, retryable)
+
+    def test_a_wrong_password_is_told_at_once_and_costs_one_try(self, backend: Redis) -> None:
+        pool = backend.pool(backend.permanent()["wrong password"], timeout=20.0)
+        start = time.monotonic()
+        with pytest.raises(ConnectError) as caught:
+            pool.acquire()
+        assert time.monotonic() - start < 2.0
+        assert isinstance(caught.value.__cause__, AuthenticationError)
+        assert backend.secret not in str(caught.value)
+
+    def test_a_primary_that_was_demoted_is_left(self, own_server: Callable[..., Server], tmp_path: Path) -> None:
+        with Redis(own_server("redis"), tmp_path) as backend:
+            pool = backend.pool(max_size=2)
+            fill(backend, pool, 2)
+            backend.admin.replicaof("127.0.0.1", 1)
+            with pytest.raises(ReadOnlyError), pool.acquire() as client:
+                client.set("x", 1)
+            settled(pool, busy=0)
+            assert pool.stats().closed == {"broken": 1}
+            backend.admin.replicaof("NO", "ONE")
+
+    def test_an_error_that_the_user_caught_is_seen_all_the_same(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=3, check_after=60.0)
+        old = fill(backend, pool, 3)
+        with pool.acquire() as client:
+            for session in old:
+                backend.kill(session)
+            with pytest.raises(redis.ConnectionError):
+                client.ping()
+        settled(pool, busy=0)  # a worker has come upon the error, and made the others suspect
+        assert session_of(backend, pool) not in old
+        assert pool.stats().closed["broken"] >= 2
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://anna:hid/den@db.example/0", "redis://db.example:port/0", "redis://db.example/hidden",
+            "redis://db.example/0?socket_timeout=hidden",
+        ],
+    )  # fmt: skip  # a list
+    def test_a_url_that_cannot_be_read_is_refused_and_not_repeated(self, url: str) -> None:
+        with pytest.raises(ValueError, match="Redis URL") as caught:
+            create_pool(url)
+        assert "hid" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+    def test_an_unknown_argument_in_the_url_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="nothing"):
+            create_pool("redis://db.example/0?nothing=1")
+
+    def test_a_factory_tells_no_secret(self) -> None:
+        factory = RedisFactory("redis://anna:hidden@db.example:6380/2")
+        assert repr(factory) == "RedisFactory(db.example:6380/2)"
+        assert RedisFactory("unix://anna:hidden@/run/redis.sock?db=3").where == "/run/redis.sock/3"
+        assert RedisFactory().where == "localhost:6379/0"

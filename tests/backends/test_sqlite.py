@@ -1,0 +1,303 @@
+"""What is special about SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pooling import Pool, create_pool
+from pooling.backends.sqlite import SqliteFactory
+from tests.backends.contract import in_threads, run_python
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture
+def pool(url: str) -> Iterator[Pool[sqlite3.Connection]]:
+    with create_pool(url) as pool:
+        yield pool
+
+
+def one(connection: Any, statement: str) -> Any:
+    return connection.execute(statement).fetchone()[0]
+
+
+def test_a_database_in_memory_is_one_for_all_connections_of_the_pool() -> None:
+    with create_pool("sqlite://", max_size=2) as pool:
+        with pool.transaction() as first:
+            first.execute("CREATE TABLE t (x)")
+            first.execute("INSERT INTO t VALUES (1)")
+        with pool.acquire() as first, pool.acquire() as second:
+            assert first is not second
+            assert one(first, "SELECT x FROM t") == one(second, "SELECT x FROM t") == 1
+
+
+def test_a_database_in_memory_is_still_there_after_all_connections_were_closed() -> None:
+    with create_pool("sqlite:///:memory:", idle_timeout=0.01) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        pool.clear()
+        with pool.acquire() as other:
+            assert other is not connection
+            assert one(other, "SELECT count(*) FROM t") == 0
+
+
+def test_two_pools_in_memory_are_two_databases() -> None:
+    with create_pool("sqlite://") as here, create_pool("sqlite://") as there:
+        with here.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        with there.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM sqlite_master") == 0
+
+
+def test_the_memory_is_given_back_with_the_factory() -> None:
+    factory = SqliteFactory(":memory:")
+    connection = factory.connect(1.0)
+    connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    target, kept = factory._target, factory.connect(1.0)
+    assert one(kept, "SELECT count(*) FROM t") == 0
+    kept.close()
+    del factory
+    with sqlite3.connect(target, uri=True) as fresh:
+        assert one(fresh, "SELECT count(*) FROM sqlite_master") == 0
+    fresh.close()
+
+
+@pytest.mark.parametrize(("query", "mode"), [("", "wal"), ("?wal=0", "delete")])
+def test_files_are_put_into_wal_mode_unless_told_not_to(url: str, query: str, mode: str) -> None:
+    with create_pool(url + query) as pool, pool.acquire() as connection:
+        assert one(connection, "PRAGMA journal_mode") == mode
+
+
+def test_readers_and_a_writer_do_not_block_each_other(pool: Pool[sqlite3.Connection]) -> None:
+    with pool.transaction() as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with pool.transaction() as writer, pool.acquire() as reader:
+        writer.execute("INSERT INTO t VALUES (1)")
+        assert one(reader, "SELECT count(*) FROM t") == 0
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_concurrent_writers_wait_for_each_other(url: str, memory: bool) -> None:
+    with create_pool("sqlite://" if memory else url, max_size=8) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+
+        def write(number: int) -> None:
+            for _ in range(10):
+                with pool.transaction() as connection:
+                    connection.execute("INSERT INTO t VALUES (?)", (number,))
+
+        in_threads(16, write)
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM t") == 160
+
+
+def test_a_lock_that_lasts_is_no_fault_of_the_connection(url: str) -> None:
+    with create_pool(url + "?timeout=0.05", max_size=2) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        with pool.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+            with pytest.raises(sqlite3.OperationalError, match="locked") as caught, pool.transaction() as other:
+                other.execute("INSERT INTO t VALUES (2)")
+        assert pool._factory.is_retryable(caught.value)
+        assert not pool._factory.is_broken(caught.value)
+        assert pool.stats().opened == 2
+        assert pool.stats().closed == {}
+
+
+def test_a_transaction_begins_as_the_isolation_level_says(url: str) -> None:
+    with (
+        create_pool(url, connect_args={"isolation_level": "IMMEDIATE", "timeout": 0.05}, max_size=2) as pool,
+        pool.transaction(),
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+        pool.transaction(),
+    ):
+        pytest.fail("two have begun to write")
+
+
+def test_paths_are_relative_absolute_and_percent_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url, file in [
+        ("sqlite:///near.db", "near.db"),
+        (f"sqlite:///{tmp_path}/far.db", "far.db"),
+        (f"sqlite:////{str(tmp_path).lstrip('/')}/a%20b%3F.db", "a b?.db"),
+    ]:
+        with create_pool(url) as pool, pool.acquire():
+            assert (tmp_path / file).exists()
+            assert pool.name == file.partition("?")[0]
+
+
+def test_a_uri_of_sqlites_own_gets_the_rest_of_the_query(url: str, tmp_path: Path) -> None:
+    with create_pool(url + "?wal=0") as pool, pool.transaction() as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with create_pool(f"sqlite:///file:{tmp_path}/test.db?mode=ro&uri=true&wal=0") as pool:
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM t") == 0
+        with pytest.raises(sqlite3.OperationalError, match="readonly"), pool.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "message"),
+    [
+        ("sqlite:///x.db?timout=1", TypeError, "unknown option 'timout' in the SQLite URL, did you mean 'timeout'"),
+        ("sqlite:///x.db?timeout=soon", ValueError, "timeout in the SQLite URL cannot be 'soon'"),
+        ("sqlite:///x.db?wal=maybe", ValueError, "wal in the SQLite URL cannot be 'maybe'"),
+        ("sqlite://host/x.db", ValueError, "an SQLite URL has no host"),
+        ("sqlite://x.db", ValueError, "an SQLite URL has no host"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_told(url: str, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        create_pool(url)
+
+
+def test_a_directory_that_cannot_be_written_is_a_permanent_error() -> None:
+    # In a process that is nobody's, for root may write everywhere, and so not below tmp_path, where only its owner may
+    # look.
+    script = """
+        import os, sqlite3, sys, time, pooling, pooling.backends.sqlite
+        if os.geteuid() == 0:
+            os.setresuid(65534, 65534, 65534)
+        for query in ("", "?wal=0"):
+            start = time.monotonic()
+            with pooling.create_pool(sys.argv[1] + query) as pool:
+                try:
+                    pool.acquire(10.0)
+                except pooling.ConnectError as error:
+                    assert isinstance(error.__cause__, sqlite3.OperationalError), error.__cause__
+                    assert pool._factory.is_permanent(error.__cause__)
+                    print(time.monotonic() - start < 2.0)
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        assert run_python(script, f"sqlite:///{folder}/x.db").split() == ["True", "True"]
+
+
+def test_a_damaged_connection_is_broken_and_a_mistake_is_not() -> None:
+    factory = SqliteFactory(":memory:")
+    assert factory.is_broken(sqlite3.ProgrammingError("Cannot operate on a closed database."))
+    assert factory.is_broken(sqlite3.DatabaseError("database disk image is malformed"))
+    assert factory.is_broken(sqlite3.OperationalError("disk I/O error"))
+    assert not factory.is_broken(sqlite3.ProgrammingError("Incorrect number of bindings supplied."))
+    assert not factory.is_broken(sqlite3.OperationalError("interrupted"))
+    assert not factory.is_broken(KeyError("x"))
+
+
+def test_a_closed_connection_is_neither_alive_nor_clean_and_can_be_interrupted() -> None:
+    factory = SqliteFactory(":memory:")
+    connection = factory.connect(1.0)
+    assert factory.is_alive(connection)
+    assert factory.is_clean(connection)
+    connection.close()
+    assert not factory.is_alive(connection)
+    assert not factory.is_clean(connection)
+    factory.interrupt(connection)
+    factory.close(connection)
+
+
+def test_exclusive_locking_by_one_user_does_not_lock_the_others_out(url: str) -> None:
+    with create_pool(url + "?timeout=0.2", max_size=2, reset="session") as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        with pool.acquire() as connection:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        with pool.transaction() as first, pool.acquire() as second:
+            first.execute("INSERT INTO t VALUES (1)")
+            assert one(second, "SELECT count(*) FROM t") == 0
+
+
+def test_rows_of_a_users_own_making_do_not_disturb_the_reset(url: str) -> None:
+    class Odd(sqlite3.Connection):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.row_factory = lambda cursor, row: {"only": row[0]}
+
+    with create_pool(url, connect_args={"factory": Odd}, max_size=1, reset="session") as pool:
+        for _ in range(2):
+            with pool.acquire() as connection:
+                assert connection.execute("SELECT 1").fetchone() == {"only": 1}
+                connection.execute("CREATE TEMP TABLE t (x)")
+        assert pool.stats().opened == 1
+
+
+_AUTOCOMMIT = [True, False, -1] if hasattr(sqlite3.Connection, "autocommit") else []
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize("autocommit", _AUTOCOMMIT or ["Python 3.12 is the first to have it"])
+def test_every_autocommit_of_python_3_12_rolls_back_and_commits(url: str, autocommit: Any, mode: Any) -> None:
+    arguments = {"autocommit": autocommit} if _AUTOCOMMIT else {}
+    with create_pool(url, connect_args=arguments, max_size=1, reset=mode) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+            connection.execute("INSERT INTO t VALUES (1)")
+        with pytest.raises(KeyError), pool.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (2)")
+            raise KeyError
+        with pool.acquire() as connection:
+            if not connection.in_transaction:
+                connection.execute("BEGIN")
+            connection.execute("INSERT INTO t VALUES (3)")
+            connection.execute("CREATE TEMP TABLE mine (x)")
+        with pool.acquire() as connection:
+            assert connection.execute("SELECT x FROM t").fetchall() == [(1,)]
+            assert connection.execute("SELECT name FROM sqlite_temp_master").fetchall() == []
+            assert getattr(connection, "autocommit", autocommit) == autocommit
+        assert pool.stats().opened == 1
+
+
+def test_what_on_connect_does_in_a_transaction_lasts(url: str) -> None:
+    def set_up(connection: Any) -> None:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("INSERT INTO t VALUES (1)")  # begins a transaction, which nobody ends
+
+    with create_pool(url, on_connect=set_up) as pool:
+        with pool.acquire() as connection:
+            connection.execute("INSERT INTO t VALUES (2)")
+        with pool.acquire() as connection:
+            assert connection.execute("SELECT x FROM t").fetchall() == [(1,)]
+
+
+def test_what_a_forked_child_commits_outlives_the_parents_connections(url: str) -> None:
+    # SQLite keeps account of a file's locks for the whole process. With the parent's connections still on its books
+    # the child would hold none, and the parent, as the last one to its knowledge, would remove the log under it.
+    script = """
+        import os, sys, pooling
+        pool = pooling.create_pool(sys.argv[1])
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        here, there = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            with pool.transaction() as connection:
+                connection.execute("INSERT INTO t VALUES (1)")
+            os.write(here[1], b"x")
+            os.read(there[0], 1)
+            with pool.transaction() as connection:
+                connection.execute("INSERT INTO t VALUES (2)")
+            os._exit(0)
+        os.read(here[0], 1)
+        del connection
+        pool.close()
+        os.write(there[1], b"x")
+        os.waitpid(child, 0)
+        with pooling.create_pool(sys.argv[1]) as pool, pool.acquire() as connection:
+            print(connection.execute("SELECT x FROM t").fetchall())
+    """
+    assert run_python(script, url) == "[(1,), (2,)]\n"
+
+
+def test_the_repr_says_which_database() -> None:
+    assert repr(SqliteFactory(":memory:")) == "SqliteFactory(':memory:')"

@@ -1,0 +1,43 @@
+"""The benchmarks on real servers: that they measure each peer, and name what they can not measure."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import servers
+from benchmarks.rows import OURS, Settings
+from tests.servers import ServerMissing
+
+QUICK = Settings(1, True, lambda _: None)
+
+
+def test_every_peer_of_a_server_gets_its_figures() -> None:
+    rows = list(servers.measure("Redis", QUICK))
+    peers = [subject.name for subject in servers.SERVERS["Redis"][1]]
+    for figure in ("throughput", "wait and use p99", "least/most"):
+        found = {one.peer: one.value for one in rows if one.figure == figure}
+        assert list(found) == peers
+        assert found[OURS] > 0
+    assert not [one for one in rows if one.figure in {"missing", "threads that failed"}]
+
+
+def test_a_missing_server_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(kind: str) -> None:
+        raise ServerMissing(f"{kind} is missing: install it")
+
+    monkeypatch.setattr(servers, "_start", start)
+    rows = list(servers.run(QUICK))
+    assert len(rows) == len(servers.SERVERS)
+    assert {one.figure for one in rows} == {"missing"}
+    assert rows[0].unit == "Postgres is missing: install it"
+
+
+def test_a_missing_peer_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, subjects = servers.SERVERS["Redis"]
+    absent = subjects[0]._replace(name="another", module="no_such_module", package="no-such-package")
+    monkeypatch.setitem(servers.SERVERS, "Redis", (name, (absent, subjects[-1])))
+    rows = list(servers.measure("Redis", QUICK))
+    assert [(one.peer, one.unit) for one in rows if one.figure == "missing"] == [
+        ("another", "pip install no-such-package")
+    ]
+    assert {one.peer for one in rows if one.figure == "throughput"} == {OURS}

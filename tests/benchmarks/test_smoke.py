@@ -1,0 +1,125 @@
+"""The benchmarks run, and every peer has its rows. How fast anything is, no test says: machines are noisy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.bars import Bar, judge
+from benchmarks.contended import SLACK, Outcome
+from benchmarks.peers import ALL, missing
+from benchmarks.rows import OURS, Row, in_turn, percentile, ratio, row
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The table and the data of a quick run of the uncontended family."""
+    path = tmp_path_factory.mktemp("bench") / "run.json"
+    done = benchmarks("--quick", "--only", "uncontended", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_installed_peer_has_one_row_for_each_figure(run: tuple[str, dict[str, Any]]) -> None:
+    _, data = run
+    here = [kind.name for kind in ALL if kind.name not in missing()]
+    for figure in ("cycle", "ratio to the floor"):
+        assert Counter(one["peer"] for one in data["rows"] if one["figure"] == figure) == Counter(here)
+    assert {one["scenario"] for one in data["rows"]} == {"uncontended"}
+
+
+def test_a_missing_peer_is_named(run: tuple[str, dict[str, Any]]) -> None:
+    table, data = run
+    assert data["missing"] == missing()
+    for name, package in missing().items():
+        assert f"missing: {name} (pip install {package})" in table
+
+
+def test_the_table_has_a_block_for_each_figure_and_a_line_for_each_row(run: tuple[str, dict[str, Any]]) -> None:
+    table, data = run
+    blocks = {f"{one['scenario']}: {one['figure']}" for one in data["rows"]}
+    assert blocks <= set(table.splitlines())
+    heads = len([line for line in table.splitlines() if line.split()[:2] == ["at", "peer"]])
+    assert heads == len(blocks)
+    for one in data["rows"]:
+        assert f"  {one['peer']}  " in table
+
+
+def test_bars_stand_beside_the_figures_they_are_for(run: tuple[str, dict[str, Any]]) -> None:
+    table, data = run
+    assert "now ≤ 5" in table
+    assert {data["rows"][one["row"]]["peer"] for one in data["verdicts"]} == {OURS}
+
+
+def test_a_run_says_under_which_circumstances_it_was_made(run: tuple[str, dict[str, Any]]) -> None:
+    _, data = run
+    assert data["quick"] is True
+    assert data["rounds"] == 1
+    assert OURS in data["versions"]
+    assert data["failed"] == {}
+
+
+def test_the_list_names_families_and_peers() -> None:
+    done = benchmarks("--list")
+    assert done.returncode == 0
+    for name in ("uncontended", "contended", "opening", "scale", "rest", "servers", *(kind.name for kind in ALL)):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--only", "nothing"), ("--rounds", "0")])
+def test_bad_arguments_end_with_status_two(arguments: tuple[str, ...]) -> None:
+    assert benchmarks(*arguments).returncode == 2
+
+
+def test_a_row_is_the_median_and_the_distance_of_the_quartiles() -> None:
+    made = row("s", "p", "f", "ms", [1.0, 2.0, 3.0, 4.0, 100.0])
+    assert (made.value, made.spread) == (3.0, 2.0)
+
+
+def test_what_slows_a_whole_round_down_does_not_spread_a_ratio() -> None:
+    made = ratio("s", "p", "f", [2.0, 20.0, 2.0], [1.0, 10.0, 1.0])
+    assert (made.value, made.spread) == (2.0, 0.0)
+
+
+def test_everybody_begins_a_round_once() -> None:
+    assert list(in_turn(["a", "b", "c"], 3)) == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
+
+
+@pytest.mark.parametrize(("p", "value"), [(0, 1.0), (50, 51.0), (99, 100.0), (100, 100.0)])
+def test_percentiles(p: float, value: float) -> None:
+    assert percentile([float(n) for n in range(1, 101)], p) == value
+
+
+def test_only_what_lies_apart_at_both_ends_is_an_inversion() -> None:
+    step = 2 * SLACK
+    fair = Outcome([(0, 0.0, 1.0), (1, step, 1.0 + step)])
+    close = Outcome([(0, 0.0, 1.0), (1, SLACK / 2, 1.0 - SLACK / 2)])
+    apart = Outcome([(0, 0.0, 1.0), (1, step, 1.0 - step)])
+    assert [one.overtaken() for one in (fair, close, apart)] == [0, 1, 1]
+    assert [one.overtaken(SLACK) for one in (fair, close, apart)] == [0, 0, 1]
+
+
+def test_a_thread_that_was_never_served_counts_for_least() -> None:
+    assert Outcome([(0, 0.0, 1.0), (0, 1.0, 2.0)]).least_to_most(2) == 0.0
+    assert Outcome([(0, 0.0, 1.0), (1, 0.0, 1.0)]).least_to_most(2) == 1.0
+
+
+def test_a_bar_judges_ours_alone_and_only_where_it_is_for() -> None:
+    rows = [Row("ramp", peer, "total", "ms", 501.0, 0.0) for peer in (OURS, "another")]
+    assert [(one.row, one.met) for one in judge(rows)] == [(rows[0], False)]
+    bar = Bar("s *", "f", "≥", 1.0, "goal", at=4.0)
+    assert [bar.fits(Row("s 1", OURS, "f", "", 1.0, 0.0, at)) for at in (None, 3.0, 4.0)] == [False, False, True]
+    assert bar.met(Row("s 1", OURS, "f", "", 1.0, 0.0, 4.0))

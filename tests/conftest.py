@@ -1,0 +1,68 @@
+"""Fixtures for the servers and the fault proxy. A server is started by the first test that asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.proxy import Proxy
+from tests.servers import HTTP, KINDS, MariaDB, MongoDB, Postgres, Redis, Server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongodb() -> Iterator[MongoDB]:
+    with MongoDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def http_server() -> Iterator[HTTP]:
+    with HTTP() as server:
+        yield server
+
+
+@pytest.fixture
+def own_server() -> Iterator[Callable[..., Any]]:
+    """own_server("postgres", tls=True): a server this test may stop, kill and freeze.
+
+    It is private even where a variable points at a server for the other tests.
+    """
+    with contextlib.ExitStack() as running:
+
+        def start(kind: str, **options: Any) -> Server:
+            return running.enter_context(KINDS[kind](external=False, **options))
+
+        yield start
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[Server | tuple[str, int]], Proxy]]:
+    """proxy(server): a fault proxy in front of a server, or of an address."""
+    with contextlib.ExitStack() as running:
+
+        def start(upstream: Server | tuple[str, int]) -> Proxy:
+            address = upstream.address if isinstance(upstream, Server) else upstream
+            return running.enter_context(Proxy(address))
+
+        yield start

@@ -1,0 +1,46 @@
+"""What several of the core's tests need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pooling.testing import ManualClock
+
+ROOT = Path(__file__).parents[2]
+
+
+def outcome(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What a call returned, or the exception that it raised."""
+    try:
+        return call(*args, **options)
+    except BaseException as error:
+        return error
+
+
+def timed(clock: ManualClock, call: Callable[..., Any], *args: Any, **options: Any) -> tuple[float, Any]:
+    """How many seconds of virtual time a call took, and its outcome."""
+    start = clock.now()
+    result = outcome(call, *args, **options)
+    return clock.now() - start, result
+
+
+def run_python(script: str, *, timeout: float = 30.0, options: tuple[str, ...] = ("-W", "error")) -> str:
+    """Run a script in a fresh interpreter; its standard output. Fails unless it exits 0 and says nothing on
+    standard error."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,204 @@
+"""Connections that were not used for a while are looked at before they go out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pooling import ConnectError, PoolTimeout
+from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome, timed
+
+
+def rested(clock: ManualClock, pool: Any, count: int, seconds: float = 2.0) -> list[FakeConnection]:
+    """Connections that have been idle for some time."""
+    leases = [pool.acquire() for _ in range(count)]
+    connections = [lease.connection for lease in leases]
+    for lease in leases:
+        lease.release()
+    clock.advance(seconds)
+    return connections
+
+
+@pytest.mark.parametrize("check", ["peek", "ping"])
+def test_dead_idle_connections_are_all_replaced_at_checkout(
+    clock: ManualClock, factory: FakeFactory, make: Make, check: str
+) -> None:
+    """Checklist 38."""
+    pool = make(max_size=8, check=check)
+    for connection in rested(clock, pool, 8):
+        connection.dead = True
+    leases = [pool.acquire(timeout=1) for _ in range(8)]
+    assert not any(lease.connection.dead for lease in leases)
+    assert pool.stats().closed == {"broken": 8}
+    assert factory.peak == 8
+    for lease in leases:
+        lease.release()
+
+
+def test_a_check_that_raises_means_dead(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """Checklist 39: by round trip."""
+    pool = make(check="ping", max_size=1)
+    rested(clock, pool, 1)
+    factory.gates["check"].error(ZeroDivisionError())
+    with pool.acquire(timeout=1) as connection:
+        assert connection.number == 2
+    assert pool.stats().closed == {"broken": 1}
+
+
+def test_a_look_that_raises_means_dead(clock: ManualClock, make: Make) -> None:
+    """Checklist 39: by the caller's look at the socket."""
+
+    class Raises(FakeFactory):
+        def is_alive(self, connection: FakeConnection) -> bool:
+            raise ValueError("closed file")
+
+    pool = make(factory=Raises(clock), max_size=1)
+    rested(clock, pool, 1)
+    with pool.acquire(timeout=1) as connection:
+        assert connection.number == 2
+    assert pool.stats().closed == {"broken": 1}
+
+
+def test_an_always_failing_check_is_bounded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """Checklist 40: new connections are not checked, so each acquire costs one check and one connect at most."""
+    pool = make(check="ping", check_after=0, max_size=2)
+    factory.gates["check"].error(FakeBroken())
+    for _ in range(50):
+        pool.acquire(timeout=1).release()
+        clock.advance(0.1)
+    assert factory.gates["check"].calls <= 50
+    assert factory.opened <= 51
+
+
+def test_failing_checks_and_failing_connects_together_back_off(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 40."""
+    pool = make(check="ping", max_size=5)
+    rested(clock, pool, 5)
+    factory.gates["check"].error(FakeBroken())
+    factory.gates["connect"].error(OSError())
+    calls = factory.gates["connect"].calls
+    assert isinstance(outcome(pool.acquire, 30), ConnectError)
+    assert factory.gates["check"].calls <= 5
+    assert factory.gates["connect"].calls - calls <= 16
+
+
+@pytest.mark.parametrize("check", ["peek", None])
+def test_without_a_check_there_is_no_round_trip(
+    clock: ManualClock, factory: FakeFactory, make: Make, check: str | None
+) -> None:
+    """Checklist 41."""
+    pool = make(check=check)
+    rested(clock, pool, 3, 100)
+    pool.acquire(timeout=0).release()
+    assert factory.gates["check"].calls == 0
+
+
+def test_check_none_does_not_even_look(clock: ManualClock, make: Make) -> None:
+    """Checklist 41."""
+    pool = make(check=None)
+    connection = rested(clock, pool, 1, 100)[0]
+    connection.dead = True
+    with pool.acquire() as again:
+        assert again is connection
+
+
+def test_a_connection_used_less_than_check_after_ago_is_not_checked(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(check="ping", check_after=5)
+    rested(clock, pool, 1, 4.9)
+    pool.acquire(timeout=0).release()
+    assert factory.gates["check"].calls == 0
+    clock.advance(5)
+    pool.acquire().release()
+    assert factory.gates["check"].calls == 1
+
+
+def test_a_ping_runs_on_a_worker_and_the_caller_keeps_its_deadline(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(check="ping", max_size=1)
+    rested(clock, pool, 1)
+    factory.gates["check"].never()
+    took, error = timed(clock, pool.acquire, 1)
+    assert (took, type(error)) == (pytest.approx(1), PoolTimeout)
+    assert error.stage == "check"
+
+
+def test_a_check_that_takes_long_gets_a_connect_beside_it(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(check="ping", max_size=2)
+    rested(clock, pool, 1)
+    factory.gates["check"].never()
+    took, lease = timed(clock, pool.acquire, 5)
+    assert took == pytest.approx(0.25)
+    assert lease.connection.number == 2
+    lease.release()
+
+
+def test_waiters_have_as_many_checked_as_they_need_at_once(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(check="ping", max_size=4)
+    rested(clock, pool, 4)
+    factory.gates["check"].slow(0.2)
+    waiting = [clock.spawn(timed, clock, pool.acquire, 5) for _ in range(4)]
+    clock.advance(0.1)
+    assert pool.stats().busy == 4
+    clock.advance(1)
+    for actor in waiting:
+        took, lease = actor.result()
+        assert took == pytest.approx(0.2)
+        lease.release()
+    assert factory.opened == 4
+
+
+def test_keepalive_makes_a_round_trip_on_idle_connections(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(keepalive=10, check=None, idle_timeout=None)
+    connections = rested(clock, pool, 3, 35)
+    assert [connection.checks for connection in connections] == [3, 3, 3]
+    connections[1].dead = True
+    clock.advance(10)
+    assert connections[1].closed
+    assert (pool.stats().idle, pool.stats().closed) == (2, {"broken": 1})
+
+
+def test_keepalive_counts_from_the_last_use(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(keepalive=10, max_size=1)
+    for _ in range(10):
+        pool.acquire().release()
+        clock.advance(9)
+    assert factory.gates["check"].calls == 0
+    with pool.acquire():
+        clock.advance(100)
+    assert factory.gates["check"].calls == 0
+
+
+def test_keepalive_keeps_the_order_of_idle_connections(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """What was only looked at has not been used: it goes back among the longest unused."""
+    pool = make(keepalive=10, check=None)
+    one, two = pool.acquire(), pool.acquire()
+    one.release()
+    clock.advance(5)
+    two.release()
+    clock.advance(6)
+    assert factory.connections[0].checks == 1
+    with pool.acquire() as connection:
+        assert connection.number == 2
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_while_somebody_listens_a_worker_has_the_look_at_the_socket(
+    clock: ManualClock, factory: FakeFactory, make: Make, dead: bool
+) -> None:
+    pool = make(max_size=1)
+    pool.subscribe(lambda event: None)
+    connection = rested(clock, pool, 1)[0]
+    connection.dead = dead
+    with pool.acquire(timeout=1) as got:
+        assert (got is connection) is not dead
+    assert factory.gates["check"].calls == 0

@@ -1,0 +1,245 @@
+"""clear(), detach(), discard(), refresh(): connections that are retired by order."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from pooling import ConnectError, Pool, PoolClosed, PoolError, PoolTimeout
+from pooling.testing import FakeFactory, FakePermanent, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome, timed
+
+
+def test_clear_closes_idle_connections_now(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """Checklist 35."""
+    pool = make(max_size=5)
+    for lease in [pool.acquire() for _ in range(5)]:
+        lease.release()
+    pool.clear()
+    assert (pool.stats().idle, pool.stats().closing) == (0, 5)
+    clock.advance(0)
+    assert (factory.open, pool.stats().closed) == (0, {"stale": 5})
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_clear_closes_leased_connections_on_their_return(
+    clock: ManualClock, factory: FakeFactory, make: Make, dirty: bool
+) -> None:
+    """Checklist 35: nobody's connection is closed under him."""
+    pool = make(max_size=5)
+    lease = pool.acquire()
+    lease.connection.dirty = dirty
+    pool.clear()
+    clock.advance(1)
+    assert not lease.connection.closed
+    lease.release()
+    clock.advance(0)
+    assert (factory.open, pool.stats().size) == (0, 0)
+    assert pool.stats().closed == {"stale": 1}
+
+
+def test_connections_opened_after_a_clear_stay(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    pool.clear()
+    with pool.acquire() as connection:
+        pass
+    with pool.acquire() as again:
+        assert again is connection
+
+
+def test_a_connect_that_was_under_way_at_the_clear_is_retired(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 35: it may have used the old password, or reached the old server."""
+    pool = make()
+    factory.gates["connect"].slow(1)
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0.5)
+    pool.clear()
+    clock.advance(2)
+    served = waiting.result()
+    assert served.connection.number == 2
+    assert factory.connections[0].closed
+    served.release()
+
+
+def test_waiters_go_on_waiting_through_a_clear(clock: ManualClock, make: Make) -> None:
+    """Checklist 36: a clear alone fails nobody; suspend() pauses, close() fails."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    pool.clear()
+    lease.release()
+    clock.advance(0)
+    served = waiting.result()
+    assert served.connection.number == 2
+    served.release()
+
+
+def test_clear_can_interrupt_those_in_use(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    idle, lease = pool.acquire(), pool.acquire()
+    resting = idle.connection
+    idle.release()
+    pool.clear(interrupt=True)
+    assert lease.connection.interrupted
+    assert not resting.interrupted
+    lease.release()
+
+
+def test_a_clear_during_a_check_or_reset_is_heeded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    for hook in ("check", "reset"):
+        pool = make(check="ping", check_after=0.5)
+        lease = pool.acquire()
+        lease.connection.dirty = hook == "reset"
+        factory.gates[hook].slow(1)
+        lease.release()
+        clock.advance(0.6)
+        waiting = clock.spawn(pool.acquire, 5)
+        clock.advance(0.1)
+        pool.clear()
+        clock.advance(3)
+        factory.gates[hook].ok()
+        waiting.result().release()
+        assert pool.stats().closed == {"stale": 1}, hook
+
+
+def test_a_detached_connection_is_the_callers_and_its_slot_is_free(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 37."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    connection = lease.detach()
+    clock.advance(0)
+    assert connection.number == 1
+    waiting.result().release()
+    pool.close()
+    clock.advance(10)
+    assert not connection.closed
+    assert (pool.stats().closed["detached"], factory.gates["close"].calls) == (1, 1)
+    with pytest.raises(PoolError, match=r"^the lease has ended already and cannot be detached$"):
+        lease.detach()
+
+
+def test_a_detached_connection_is_kept_alive_by_the_caller_alone(clock: ManualClock) -> None:
+    class Plain:
+        def close(self) -> None: ...
+
+    with Pool(Plain, runtime=clock) as pool:  # whose agenda has a line for the connection until its idle_timeout
+        reference = weakref.ref(pool.acquire().detach())
+        clock.advance(1)
+        gc.collect()
+        assert reference() is None
+
+
+def test_a_refresh_swaps_the_connection_in_the_same_slot_ahead_of_the_queue(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    old = lease.connection
+    waiting = clock.spawn(pool.acquire, 50)
+    clock.advance(1)
+    new = lease.refresh()
+    assert (new.number, old.closed, lease.connection is new) == (2, True, True)
+    assert not waiting.done
+    assert factory.peak == 1
+    assert pool.stats().closed == {"discarded": 1}
+    lease.release()
+    clock.advance(0)
+    waiting.result().release()
+
+
+def test_a_refresh_keeps_its_deadline_and_ends_the_lease_where_it_fails(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    factory.gates["connect"].never()
+    took, error = timed(clock, lease.refresh, 2)
+    assert (took, type(error)) == (pytest.approx(2), PoolTimeout)
+    assert repr(lease).endswith("ended>")
+    factory.gates["connect"].ok()
+    clock.advance(0)
+    assert (pool.stats().idle, pool.stats().leased) == (1, 0)
+    with pytest.raises(PoolError, match=r"^the lease has ended already and cannot be refreshed$"):
+        lease.refresh()
+
+
+@pytest.mark.parametrize("error", [OSError("no"), FakePermanent("no")])
+def test_a_refresh_whose_connect_fails_raises_connect_error(
+    clock: ManualClock, factory: FakeFactory, make: Make, error: Exception
+) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    factory.gates["connect"].error(error)
+    failure = outcome(lease.refresh)
+    assert (type(failure), failure.__cause__) == (ConnectError, error)
+    factory.gates["connect"].ok()
+    clock.advance(5)
+    pool.acquire().release()
+
+
+def test_a_refresh_in_a_pool_that_closes_fails(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    for stage in ("close", "connect"):
+        pool = make(max_size=1)
+        lease = pool.acquire()
+        factory.gates[stage].slow(1)
+        refreshing = clock.spawn(lease.refresh, 50)
+        clock.advance(0.5)
+        pool.close()
+        assert isinstance(outcome(refreshing.result), PoolClosed), stage
+        clock.advance(2)
+        assert pool.stats().size == 0
+        factory.gates[stage].ok()
+
+
+def test_a_refresh_of_a_lease_from_a_closed_pool_fails_at_once(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    pool.close()
+    took, error = timed(clock, lease.refresh, 5)
+    clock.advance(0)
+    assert (took, type(error), pool.stats().size) == (0, PoolClosed, 0)
+
+
+def test_a_refresh_beyond_a_shrunken_max_size_opens_one_connection(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """The lease was there before the resize: it keeps its slot until it ends."""
+    pool = make(max_size=2)
+    one, two = pool.acquire(), pool.acquire()
+    pool.resize(max_size=1)
+    took, connection = timed(clock, one.refresh, 5)
+    assert (took, connection.number, factory.opened) == (0, 3, 3)
+    one.release()
+    clock.advance(0)
+    assert (pool.stats().size, pool.stats().closed) == (1, {"discarded": 1, "surplus": 1})
+    two.release()
+
+
+def test_a_callable_may_be_the_factory_and_close_is_called(clock: ManualClock, make: Make) -> None:
+    class Thing:
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    things: list[Any] = []
+
+    def connect() -> Thing:
+        things.append(Thing())
+        return things[-1]
+
+    pool = make(factory=connect)
+    pool.acquire().discard()
+    clock.advance(0)
+    assert [thing.closed for thing in things] == [1]

@@ -1,0 +1,186 @@
+"""The end of a pool: by close(), drain(), its `with`."""
+
+from __future__ import annotations
+
+import pytest
+
+from pooling import Pool, PoolClosed
+from pooling.testing import FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome, run_python, timed
+
+
+def test_close_closes_the_idle_ones_and_may_be_called_again(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 28."""
+    pool = make(max_size=3)
+    for lease in [pool.acquire() for _ in range(3)]:
+        lease.release()
+    pool.close()
+    assert (factory.open, pool.stats().size, pool.stats().closed) == (0, 0, {"pool": 3})
+    pool.close()
+    assert factory.gates["close"].calls == 3
+
+
+def test_an_acquire_after_close_fails_at_once(clock: ManualClock, make: Make) -> None:
+    """Checklist 29."""
+    pool = make(name="p")
+    pool.close()
+    for call in (pool.acquire, pool.warm_up, pool.transaction().__enter__):
+        took, error = timed(clock, call)
+        assert (took, type(error), str(error)) == (0, PoolClosed, "pool 'p' is closed")
+    assert pool.stats().size == 0
+
+
+def test_close_fails_every_waiter_at_that_moment(clock: ManualClock, make: Make) -> None:
+    """Checklist 30."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = [clock.spawn(timed, clock, pool.acquire, 60, priority) for priority in (0, 5, -5)]
+    clock.advance(1)
+    pool.close()
+    clock.advance(0)
+    for actor in waiting:
+        took, error = actor.result()
+        assert (took, type(error)) == (pytest.approx(1), PoolClosed)
+    lease.release()
+
+
+def test_a_release_after_close_closes_quietly(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """Checklist 31."""
+    pool = make()
+    clean, dirty = pool.acquire(), pool.acquire()
+    dirty.connection.dirty = True
+    pool.close()
+    assert factory.open == 2
+    assert not clean.connection.closed
+    clean.release()
+    dirty.release()
+    clock.advance(0)
+    assert (factory.open, pool.stats().size) == (0, 0)
+
+
+def test_close_during_a_connect_leaks_nothing(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """Checklist 32: it waits for it, or leaves it to be closed when it comes."""
+    for patience, expected in ((5.0, 1.0), (0.2, 0.2)):
+        pool = make()
+        factory.gates["connect"].slow(1)
+        waiting = clock.spawn(pool.acquire, 60)
+        clock.advance(0)
+        took, _ = timed(clock, pool.close, patience)
+        assert took == pytest.approx(expected)
+        assert isinstance(outcome(waiting.result), PoolClosed)
+        clock.advance(2)
+        assert (factory.open, pool.stats().size) == (0, 0)
+
+
+def test_close_during_a_failing_connect_ends(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(min_size=3)
+    factory.gates["connect"].error(OSError())
+    waiting = clock.spawn(pool.acquire, 60)
+    clock.advance(0.3)
+    assert timed(clock, pool.close)[0] == 0
+    calls = factory.gates["connect"].calls
+    clock.advance(60)
+    assert factory.gates["connect"].calls == calls
+    assert isinstance(outcome(waiting.result), PoolClosed)
+
+
+def test_close_during_a_check_or_reset_closes_the_connection(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    for hook in ("check", "reset"):
+        pool = make(check="ping", keepalive=5)
+        lease = pool.acquire()
+        lease.connection.dirty = hook == "reset"
+        factory.gates[hook].slow(1)
+        lease.release()
+        clock.advance(5.5)
+        if hook == "reset":
+            lease = pool.acquire()
+            lease.connection.dirty = True
+            lease.release()
+        pool.close()
+        assert (factory.open, pool.stats().size) == (0, 0), hook
+        factory.gates[hook].ok()
+
+
+def test_leaving_its_with_closes_the_pool(clock: ManualClock) -> None:
+    factory = FakeFactory(clock)
+    with Pool(factory, runtime=clock) as pool, pool.acquire():
+        pass
+    assert factory.open == 0
+    assert isinstance(outcome(pool.acquire), PoolClosed)
+
+
+def test_drain_takes_no_new_acquires_and_waits_for_the_leases(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(name="p", max_size=2)
+    leases = [pool.acquire() for _ in range(2)]
+    waiting = clock.spawn(pool.acquire, 60)
+    clock.advance(0)
+    draining = clock.spawn(timed, clock, pool.drain, 30)
+    clock.advance(1)
+    assert str(outcome(pool.acquire)) == "pool 'p' is draining"
+    assert (pool.stats().state, draining.done) == ("draining", False)
+    leases.pop().release()
+    clock.advance(1)
+    waiting.result().release()  # those who waited before are served
+    assert not draining.done
+    leases.pop().release()
+    clock.advance(0)
+    assert draining.result() == (pytest.approx(2), True)
+    assert (factory.open, pool.stats().state) == (0, "closed")
+
+
+def test_drain_gives_up_after_its_timeout_and_closes(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    assert timed(clock, pool.drain, 3) == (pytest.approx(3), False)
+    assert pool.stats().state == "closed"
+    lease.release()
+
+
+def test_drain_of_a_quiet_pool_is_over_at_once(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    pool.acquire().release()
+    assert timed(clock, pool.drain) == (0, True)
+
+
+def test_a_warm_up_into_a_closing_pool_fails(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(min_size=3)
+    factory.gates["connect"].slow(5)
+    warming = clock.spawn(pool.warm_up, 60)
+    clock.advance(1)
+    pool.close(timeout=0)
+    clock.advance(0)
+    assert isinstance(outcome(warming.result), PoolClosed)
+
+
+def test_close_ends_all_threads() -> None:
+    """Checklist 33, issue 2 point 11: workers and reaper, with the last pool of the process."""
+    run_python(
+        """
+        import os, threading
+        from pooling import Pool
+        from pooling.testing import FakeFactory
+        files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        pools = [Pool(FakeFactory(), max_size=4, min_size=2, keepalive=60) for _ in range(3)]
+        for pool in pools:
+            pool.subscribe(lambda event: None)
+            leases = [pool.acquire() for _ in range(4)]
+            for lease in leases:
+                lease.release()
+        assert threading.active_count() > 1
+        for pool in pools:
+            pool.close()
+        assert threading.active_count() == 1, threading.enumerate()
+        if files:
+            assert len(os.listdir("/proc/self/fd")) == files
+        with pools[0].__class__(FakeFactory()) as again, again.acquire():
+            pass
+        assert threading.active_count() == 1, threading.enumerate()
+        """
+    )

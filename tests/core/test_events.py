@@ -1,0 +1,261 @@
+"""What listeners hear: each thing once, in order, never on the pool's lock or its callers' time."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from pooling import ConnectError, PoolEvent, PoolTimeout
+from pooling.events import LIMIT
+from pooling.testing import FakeBroken, FakeFactory, Gate, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome, timed
+
+
+def listen(pool: Any) -> list[PoolEvent]:
+    heard: list[PoolEvent] = []
+    pool.subscribe(heard.append)
+    return heard
+
+
+def told(heard: list[PoolEvent]) -> list[str]:
+    return [event.kind + (f" {event.reason}" if event.reason else "") for event in heard]
+
+
+def test_a_plain_life_is_told_in_order(clock: ManualClock, make: Make) -> None:
+    pool = make(name="p")
+    heard = listen(pool)
+    with pool.acquire():
+        clock.advance(2)
+    with pool.acquire():
+        pass
+    pool.close()
+    clock.advance(0)
+    assert told(heard) == [
+        "wait", "connect", "acquire", "release clean", "acquire", "release clean", "state closed", "close pool",
+    ]  # fmt: skip
+    assert {event.pool for event in heard} == {"p"}
+    assert [event.at for event in heard] == sorted(event.at for event in heard)
+    release = heard[3]
+    assert (release.connection_id, release.duration, release.error) == (1, 2.0, None)
+    assert release.holder is not None
+    assert release.holder.thread == "MainThread"
+    assert release.holder.where.endswith(" test_a_plain_life_is_told_in_order")
+    assert heard[-1].duration == 2.0
+
+
+def test_each_kind_is_told_once_for_each_thing_that_happened(  # noqa: PLR0915  # one life, told in order
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=1, leak_after=5, check="ping", keepalive=50, fail_after=0)
+    heard = listen(pool)
+
+    def expect(*kinds: str) -> None:
+        clock.advance(0)
+        assert told(heard) == list(kinds)
+        heard.clear()
+
+    lease = pool.acquire()
+    expect("wait", "connect", "acquire")
+    assert isinstance(outcome(pool.acquire, 1), PoolTimeout)
+    expect("wait", "timeout")
+    clock.advance(10)
+    expect("leak")
+    lease.connection.dirty = True
+    lease.release()
+    expect("release dirty")
+    pool.resize(max_size=2)
+    expect("resize")
+    with pytest.raises(FakeBroken), pool.acquire():
+        raise FakeBroken
+    expect("acquire", "release broken", "error use", "state suspect", "close broken")
+    factory.gates["connect"].error(OSError())
+    assert isinstance(outcome(pool.acquire, 3), ConnectError)
+    expect("wait", "error connect", "state down")
+    factory.gates["connect"].ok()
+    clock.advance(1)
+    expect("connect", "state up")
+    pool.clear()
+    expect("clear", "close stale")
+    lease = pool.acquire()
+    factory.gates["reset"].error(OSError())
+    lease.connection.dirty = True
+    lease.release()
+    expect("wait", "connect", "acquire", "release dirty", "error reset", "close reset")
+    pool.acquire().detach()
+    expect("wait", "connect", "acquire", "release detached", "close detached")
+    lease = pool.acquire()
+    factory.gates["close"].error(OSError())
+    lease.discard()
+    expect("wait", "connect", "acquire", "release discarded", "error close", "close discarded")
+    factory.gates["close"].ok()
+    lease = pool.acquire()
+    lease.refresh()
+    lease.release()
+    expect("wait", "connect", "acquire", "release discarded", "close discarded", "connect", "acquire", "release clean")
+    factory.gates["check"].error(OSError())
+    clock.advance(55)
+    expect("error check", "state suspect", "close broken")
+    pool.acquire()
+    gc.collect()
+    expect("wait", "connect", "acquire", "state up", "leak dropped", "close dropped")
+    pool.suspend()
+    pool.resume()
+    expect("state suspended", "state running")
+    pool.drain()
+    expect("state draining", "state closed")
+
+
+def test_a_hand_over_is_told_as_release_and_acquire(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    heard = listen(pool)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(3)
+    lease.release()
+    clock.advance(0)
+    assert told(heard) == ["wait", "connect", "acquire", "wait", "release clean", "acquire"]
+    assert heard[-1].duration == pytest.approx(3)
+    waiting.result().release()
+
+
+def test_a_subscription_begins_and_ends_in_the_middle(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    heard: list[PoolEvent] = []
+    stop = pool.subscribe(heard.append)
+    lease.release()
+    stop()
+    stop()
+    pool.acquire().release()
+    clock.advance(0)
+    assert told(heard) == ["release clean"]
+
+
+def test_listeners_are_independent(clock: ManualClock, make: Make) -> None:
+    """A slow one, one that raises, one that hangs: each hears everything in its own time, the last not at all."""
+    pool = make()
+    gates = {"slow": Gate(clock), "never": Gate(clock)}
+    gates["slow"].slow(1)
+    gates["never"].never()
+    heard: dict[str, list[str]] = {name: [] for name in ("fast", "slow", "never", "raises")}
+
+    def subscribe(name: str) -> None:
+        def listener(event: PoolEvent) -> None:
+            heard[name].append(event.kind)
+            if name == "raises":
+                raise SystemExit(name)
+            if name in gates:
+                gates[name].enter()
+
+        pool.subscribe(listener)
+
+    for name in heard:
+        subscribe(name)
+    assert timed(clock, lambda: pool.acquire().release())[0] == 0
+    clock.advance(0)
+    everything = ["wait", "connect", "acquire", "release"]
+    assert heard["fast"] == heard["raises"] == everything
+    assert heard["slow"] == everything[:1]
+    clock.advance(10)
+    assert heard["slow"] == everything
+    assert heard["never"] == everything[:1]
+    gates["never"].ok()
+    clock.advance(0)
+    assert heard["never"] == everything
+
+
+def test_a_listener_that_raises_is_logged(clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    pool = make()
+
+    def listener(event: PoolEvent) -> None:
+        raise KeyboardInterrupt
+
+    pool.subscribe(listener)
+    pool.clear()
+    clock.advance(0)
+    assert caplog.messages == ["a listener raised on clear"]
+
+
+def test_a_listener_may_call_the_pool(clock: ManualClock, make: Make) -> None:
+    """Re-entrant: it is a caller like any other, on a thread of its own."""
+    pool = make(max_size=2)
+    seen: list[Any] = []
+
+    def listener(event: PoolEvent) -> None:
+        seen.append((event.kind, pool.stats().size))
+        if event.kind == "clear":
+            with pool.acquire(timeout=5) as connection:
+                seen.append(connection.number)
+
+    pool.subscribe(listener)
+    with pool.acquire():
+        pool.clear()
+        clock.advance(0)
+    clock.advance(0)
+    assert 2 in seen
+    assert pool.stats().leased == 0
+
+
+def test_a_listener_that_is_too_slow_loses_the_oldest_and_they_are_counted(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    gate, heard = Gate(clock), []
+    gate.never()
+
+    def listener(event: PoolEvent) -> None:
+        gate.enter()
+        heard.append(event)
+
+    pool.subscribe(listener)
+    pool.suspend()
+    clock.advance(0)
+    for _ in range(LIMIT + 25):
+        pool.clear()
+    pool.resume()
+    assert pool.stats().events_lost == 26
+    gate.ok()
+    clock.advance(0)
+    assert told(heard[:2]) == ["state suspended", "clear"]
+    assert told(heard[-1:]) == ["state running"]
+    assert len(heard) == 1 + LIMIT
+
+
+def test_while_nobody_listens_nothing_is_made_of_events(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    stop = pool.subscribe(lambda event: None)
+    pool.acquire().release()
+    assert pool._plain[0] == 0
+    stop()
+    pool.acquire().release()
+    assert pool._plain[0] == 1
+
+
+def test_a_listener_has_to_be_callable(make: Make) -> None:
+    with pytest.raises(TypeError, match=r"^a listener must be callable, not 7$"):
+        make().subscribe(7)  # type: ignore[arg-type]
+
+
+def test_the_kept_error_holds_no_variables_of_its_frames(clock: ManualClock, make: Make) -> None:
+    """Secrets and connections in a driver's frames do not live on in events, stats or causes."""
+
+    def connect() -> Any:
+        secret = "hunter2"
+        try:
+            raise KeyError(secret[:0]) from ValueError("a cause that was never raised")
+        except KeyError as error:
+            raise OSError("refused") from error
+
+    pool = make(factory=connect, fail_after=0)
+    heard = listen(pool)
+    failure = outcome(pool.acquire, 1)
+    clock.advance(0)
+    links = [failure.__cause__, failure.__cause__.__cause__, *(event.error for event in heard if event.error)]
+    assert len(links) == 3
+    for error in links:
+        trace = error.__traceback__
+        assert trace is not None
+        while trace:
+            assert "secret" not in trace.tb_frame.f_locals
+            trace = trace.tb_next

@@ -1,0 +1,155 @@
+"""The defaults of a Factory, and its questions."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import Any
+
+import pytest
+
+from pooling import Factory, Pool
+from pooling._clock import DEFAULT, Deadline
+from pooling.config import Config
+from pooling.factory import _inherited, as_factory
+from pooling.testing import FakeFactory, ManualClock
+from tests.core.conftest import Make
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def close(self) -> None:
+        self.said.append("close")
+
+    def commit(self) -> None:
+        self.said.append("commit")
+
+    def rollback(self) -> None:
+        self.said.append("rollback")
+
+
+class Plain(Factory[Connection]):
+    def connect(self, timeout: float) -> Connection:
+        return Connection()
+
+
+def test_the_defaults_ask_nothing_of_a_connection_but_close_commit_and_rollback() -> None:
+    factory, connection, error = Plain(), Connection(), OSError()
+    factory.reset(connection, "transaction")
+    factory.interrupt(connection)
+    factory.begin(connection)
+    factory.check(connection, 1.0)
+    assert connection.said == []
+    assert (factory.is_alive(connection), factory.is_clean(connection), factory.view(connection)) == (
+        True,
+        True,
+        connection,
+    )
+    assert (factory.is_broken(error), factory.is_permanent(error), factory.is_retryable(error)) == (False,) * 3
+    factory.commit(connection)
+    factory.rollback(connection)
+    factory.close(connection)
+    assert connection.said == ["commit", "rollback", "close"]
+
+
+def test_a_check_by_default_is_the_look_at_the_connection() -> None:
+    class Dead(Plain):
+        def is_alive(self, connection: Connection) -> bool:
+            return False
+
+    with pytest.raises(ConnectionError, match="the connection is closed"):
+        Dead().check(Connection(), 1.0)
+
+
+def test_an_abandoned_connection_is_kept_for_ever() -> None:
+    connection = Connection()
+    Plain().abandon(connection)
+    assert _inherited.pop() is connection
+
+
+def test_a_transaction_of_a_plain_dbapi_connection(clock: ManualClock, make: Make) -> None:
+    pool: Any = make(factory=Plain())
+    with pool.transaction() as connection:
+        pass
+    assert connection.said == ["commit"]
+
+
+def test_a_callable_is_made_a_factory_that_names_it() -> None:
+    assert repr(as_factory(Connection)) == "CallableFactory(Connection)"
+    factory = Plain()
+    assert as_factory(factory) is factory
+
+    class Callable:
+        def __call__(self) -> Connection:
+            return Connection()
+
+    assert repr(as_factory(Callable())) == "CallableFactory(Callable)"
+
+
+def test_a_lease_yields_the_factorys_view_made_once_per_connection(clock: ManualClock, make: Make) -> None:
+    class Viewed(FakeFactory):
+        views = 0
+
+        def view(self, connection: Any) -> Any:
+            self.views += 1
+            return ("view", connection.number)
+
+    factory = Viewed(clock)
+    seen: list[Any] = []
+    pool: Any = make(factory=factory, on_connect=seen.append)
+    for _ in range(3):
+        with pool.acquire() as view:
+            assert view == ("view", 1)
+    assert (factory.views, seen) == (1, [("view", 1)])
+    lease = pool.acquire()
+    assert lease.detach() == ("view", 1)
+
+
+def test_hooks_run_in_an_empty_context(clock: ManualClock, make: Make) -> None:
+    """A connection outlives the request in which it happened to be opened."""
+    request = contextvars.ContextVar("request", default="none")
+    seen: list[str] = []
+    token = request.set("a user's")
+    try:
+        pool = make(on_connect=lambda _: seen.append(request.get()))
+        pool.acquire().release()
+    finally:
+        request.reset(token)
+    assert seen == ["none"]
+
+
+def test_on_connect_that_fails_is_a_failed_connect_and_the_connection_is_closed(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    error = OSError("SET failed")
+
+    def on_connect(connection: Any) -> None:
+        if connection.number == 1:
+            raise error
+
+    pool = make(on_connect=on_connect)
+    with pool.acquire() as connection:
+        assert connection.number == 2
+    assert factory.connections[0].closed
+    assert (pool.stats().opened, pool.stats().errors) == (1, 1)
+
+
+def test_the_default_timeout_names_itself() -> None:
+    assert repr(DEFAULT) == "the pool's timeout"
+
+
+def test_a_deadline_is_one_moment() -> None:
+    deadline = Deadline(10.0, 5.0)
+    assert (deadline.at, deadline.remaining(12.0), deadline.remaining(20.0)) == (15.0, 3.0, 0.0)
+    assert (deadline.passed(14.9), deadline.passed(15.0)) == (False, True)
+    assert not Deadline(10.0, None).passed(1e12)
+
+
+def test_a_name_is_made_up_where_none_is_given(make: Make) -> None:
+    one, two = make(), make()
+    assert one.name.startswith("pool-")
+    assert one.name != two.name
+    assert make(name="mine").name == "mine"
+    assert Config().name is None
+    assert isinstance(one, Pool)

@@ -1,0 +1,130 @@
+"""workers="inline": the calling thread does the driver's I/O, for connections that belong to a thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from pooling import ConnectError, Pool, PoolTimeout
+from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome
+
+
+class Bound(FakeFactory):
+    """Notes which thread calls each hook."""
+
+    def __init__(self, clock: ManualClock | None = None) -> None:
+        super().__init__(clock)
+        self.threads: list[tuple[str, threading.Thread]] = []
+
+    def _note(self, hook: str) -> None:
+        self.threads.append((hook, threading.current_thread()))
+
+    def connect(self, timeout: float) -> FakeConnection:
+        self._note("connect")
+        return super().connect(timeout)
+
+    def close(self, connection: FakeConnection) -> None:
+        self._note("close")
+        super().close(connection)
+
+    def check(self, connection: FakeConnection, timeout: float) -> None:
+        self._note("check")
+        super().check(connection, timeout)
+
+    def reset(self, connection: FakeConnection, mode: Any) -> None:
+        self._note("reset")
+        super().reset(connection, mode)
+
+
+def test_the_caller_connects_checks_resets_and_closes(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", check="ping", max_size=2)
+    with pool.acquire() as connection:
+        connection.dirty = True
+    clock.advance(2)
+    with pool.acquire() as again:
+        assert again is connection
+    pool.acquire().discard()
+    assert [hook for hook, _ in factory.threads] == ["connect", "reset", "check", "close"]
+    assert {thread for _, thread in factory.threads} == {threading.main_thread()}
+    assert factory.open == 0
+
+
+def test_a_waiter_is_served_by_another_threads_release() -> None:
+    with Pool(Bound(), workers="inline", max_size=1) as pool:
+        lease = pool.acquire()
+        served = threading.Event()
+
+        def wait() -> None:
+            with pool.acquire(timeout=5):
+                served.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not pool.stats().waiting:
+            threading.Event().wait(0.001)
+        lease.connection.dirty = True
+        lease.release()
+        thread.join()
+        assert served.is_set()
+
+
+def test_a_failing_connect_is_tried_again_by_the_waiter_at_the_back_offs_pace(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", fail_after=1)
+    factory.gates["connect"].error(OSError())
+    error = outcome(pool.acquire, 10)
+    assert isinstance(error, ConnectError)
+    assert 4 <= factory.gates["connect"].calls <= 8
+    factory.gates["connect"].ok()
+    clock.advance(3)
+    pool.acquire(timeout=1).release()
+    assert {thread for _, thread in factory.threads} == {threading.main_thread()}
+
+
+def test_a_long_row_of_jobs_does_not_grow_the_stack(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", max_size=3000, check=None)
+    leases = [pool.acquire() for _ in range(3000)]
+    for lease in leases:
+        lease.release()
+    pool.clear()
+    assert factory.open == 0
+
+
+def test_what_is_due_is_done_by_the_next_caller_not_by_the_reaper(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", idle_timeout=5)
+    pool.acquire().release()
+    clock.advance(60)
+    assert factory.open == 1
+    pool.acquire(timeout=1).release()
+    assert factory.connections[0].closed
+
+
+def test_hooks_that_raise_are_contained(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", max_size=1)
+    for hook in ("reset", "close"):
+        factory.gates[hook].error(KeyboardInterrupt())
+        lease = pool.acquire(timeout=1)
+        lease.connection.dirty = True
+        lease.release()
+        factory.gates[hook].ok()
+        pool.acquire(timeout=1).release()
+    with pytest.raises(FakeBroken), pool.acquire():
+        raise FakeBroken
+    pool.acquire(timeout=1).release()
+
+
+def test_a_timeout_of_0_leaves_nothing_leased(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline")
+    result = outcome(pool.acquire, 0)
+    if not isinstance(result, PoolTimeout):
+        result.release()
+    assert pool.stats().leased == 0

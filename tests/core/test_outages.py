@@ -1,0 +1,406 @@
+"""A server that goes away and comes back: back-off, failing fast, suspects, recovery. All in virtual time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from pooling import ConnectError, Factory, PoolTimeout
+from pooling.testing import FakeBroken, FakeConnection, FakeFactory, FakePermanent, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome, timed
+
+
+def record_tries(clock: ManualClock, factory: FakeFactory) -> list[float]:
+    """The time of each connect from now on."""
+    tries: list[float] = []
+    gate = factory.gates["connect"]
+    enter = gate.enter
+
+    def entering(*args: Any) -> None:
+        tries.append(clock.now())
+        enter(*args)
+
+    gate.enter = entering  # type: ignore[method-assign]
+    return tries
+
+
+def keep_asking(clock: ManualClock, pool: Any, seconds: float, every: float = 0.1) -> list[Any]:
+    """One acquire after the other; what came of each."""
+    results = []
+    end = clock.now() + seconds
+    while clock.now() < end:
+        result = outcome(pool.acquire, every)
+        if not isinstance(result, BaseException):
+            result.release()
+            result = "served"
+        results.append(result)
+        clock.advance(every)
+    return results
+
+
+def test_the_gaps_between_tries_grow_and_jitter_only_shortens_them(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(fail_after=None)
+    tries = record_tries(clock, factory)
+    factory.gates["connect"].error(OSError())
+    assert isinstance(outcome(pool.acquire, 120), PoolTimeout)
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    for number, gap in enumerate(gaps, 1):
+        longest = min(0.05 * number, 2.0)
+        assert 0.9 * longest - 1e-9 <= gap <= longest + 1e-9
+    assert len(gaps) > 45
+    assert len({round(gap, 6) for gap in gaps[-10:]}) > 5
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.3])
+def test_while_down_two_tries_a_second_at_most_and_one_in_flight(
+    clock: ManualClock, factory: FakeFactory, make: Make, slow: float
+) -> None:
+    """Promise 7: averaged over any 5 s from the second second on, with 12 callers who ask all the time."""
+    tries: list[float] = []
+    inside: list[int] = []
+
+    class Down(FakeFactory):
+        now_inside = 0
+
+        def connect(self, timeout: float) -> FakeConnection:
+            Down.now_inside += 1
+            tries.append(clock.now())
+            if clock.now() >= start + 1:
+                inside.append(Down.now_inside)
+            try:
+                clock.sleep(slow)
+                raise OSError("down")
+            finally:
+                Down.now_inside -= 1
+
+    start = clock.now()
+    pool = make(factory=Down(clock), max_size=50, min_size=10)
+    actors = [clock.spawn(keep_asking, clock, pool, 20, 0.2) for _ in range(12)]
+    clock.advance(40)
+    assert all(actor.done for actor in actors)
+    assert max(inside) == 1
+    for first in (time for time in tries if time >= start + 1):
+        assert sum(first <= time < first + 5 for time in tries) <= 10 + 1e-9
+
+
+def test_a_short_outage_is_waited_out(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make()
+    factory.gates["connect"].error(OSError())
+    waiting = clock.spawn(pool.acquire, 10)
+    clock.advance(3)
+    assert not waiting.done
+    assert pool.stats().state == "down"
+    factory.gates["connect"].ok()
+    clock.advance(0.5)
+    waiting.result().release()
+    assert pool.stats().state == "up"
+
+
+def test_waiters_fail_once_the_outage_has_lasted_fail_after(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(name="p", fail_after=2)
+    cause = OSError("nobody\nthere")
+    factory.gates["connect"].error(cause)
+    took, error = timed(clock, pool.acquire, 10)
+    assert took == pytest.approx(2)
+    assert isinstance(error, ConnectError)
+    assert error.__cause__ is cause
+    assert str(error).startswith("pool 'p' cannot connect: OSError: nobody there (failing for 2 s, ")
+    assert " tries; the next try is in 0." in str(error)
+
+
+def test_newcomers_fail_at_once_while_the_server_is_known_to_be_down(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(fail_after=2)
+    factory.gates["connect"].error(OSError())
+    outcome(pool.acquire, 10)
+    for _ in range(20):
+        took, error = timed(clock, pool.acquire, 10)
+        assert (took, type(error)) == (0, ConnectError)
+        clock.advance(0.1)
+
+
+def test_fail_after_none_waits_the_deadline_out(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    factory.gates["connect"].error(OSError())
+    took, error = timed(clock, make(fail_after=None).acquire, 20)
+    assert (took, type(error)) == (pytest.approx(20), PoolTimeout)
+
+
+def test_a_permanent_error_reaches_waiters_at_once(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    cause = FakePermanent("wrong password")
+    factory.gates["connect"].error(cause)
+    factory.gates["connect"].slow(0.5)
+    factory.gates["connect"].error(cause)
+    pool = make()
+    waiting = [clock.spawn(timed, clock, pool.acquire, 10) for _ in range(5)]
+    clock.advance(0.01)
+    for actor in waiting:
+        took, error = actor.result()
+        assert (took, type(error)) == (0, ConnectError)
+        assert error.__cause__ is cause
+
+
+def test_the_pool_goes_on_probing_as_long_as_anybody_has_asked_and_then_stops(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(fail_after=1)
+    factory.gates["connect"].error(OSError())
+    keep_asking(clock, pool, 5)
+    asked = factory.gates["connect"].calls
+    clock.advance(60)
+    assert factory.gates["connect"].calls - asked <= 1
+    quiet = factory.gates["connect"].calls
+    clock.advance(600)
+    assert factory.gates["connect"].calls == quiet
+    outcome(pool.acquire, 0)
+    clock.advance(60)
+    assert factory.gates["connect"].calls > quiet
+
+
+def test_min_size_keeps_the_pool_probing_with_nobody_asking(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 51: the background work survives outages, however long."""
+    pool = make(min_size=2)
+    pool.acquire().discard()
+    factory.gates["connect"].error(OSError())
+    pool.clear()
+    clock.advance(3600)
+    assert factory.gates["connect"].calls > 1500
+    factory.gates["connect"].ok()
+    clock.advance(2.1)
+    assert pool.stats().idle == 2
+
+
+def test_recovery_comes_within_one_gap_before_the_next_caller_asks(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 57, promise 7."""
+    pool = make(fail_after=1)
+    factory.gates["connect"].error(OSError())
+    keep_asking(clock, pool, 60, 1.0)
+    outcome(pool.acquire, 0)
+    factory.gates["connect"].ok()
+    clock.advance(2.01)
+    assert pool.stats().idle == 1
+    assert pool.stats().state == "up"
+    pool.acquire(timeout=0).release()
+
+
+def test_a_quick_recovery_comes_within_250_ms_for_those_who_ask(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make()
+    factory.gates["connect"].error(OSError())
+    waiting = clock.spawn(timed, clock, pool.acquire, 10)
+    clock.advance(0.5)
+    factory.gates["connect"].ok()
+    clock.advance(0.25)
+    took, lease = waiting.result()
+    assert took <= 0.75
+    lease.release()
+
+
+def test_a_server_that_is_down_at_the_start_is_no_trouble_later(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 57."""
+    factory.gates["connect"].error(OSError())
+    pool = make(min_size=2, fail_after=1)
+    assert isinstance(outcome(pool.warm_up, 10), ConnectError)
+    factory.gates["connect"].ok()
+    clock.advance(1)
+    assert pool.stats().idle == 2
+
+
+@pytest.mark.parametrize("ask", ["acquire", "warm_up"])
+def test_long_after_an_outage_the_next_caller_is_served_by_its_own_try(
+    clock: ManualClock, factory: FakeFactory, make: Make, ask: str
+) -> None:
+    pool = make(fail_after=1)
+    factory.gates["connect"].error(OSError())
+    outcome(pool.acquire, 5)
+    clock.advance(3600)
+    factory.gates["connect"].ok()
+    if ask == "acquire":
+        pool.acquire(timeout=1).release()
+    else:
+        pool.warm_up(timeout=1)
+    assert pool.stats().idle == 1
+
+
+@pytest.mark.parametrize("ask", ["acquire", "warm_up"])
+def test_long_into_an_outage_the_next_caller_is_failed_by_its_own_try(
+    clock: ManualClock, factory: FakeFactory, make: Make, ask: str
+) -> None:
+    pool = make(fail_after=1)
+    factory.gates["connect"].error(OSError())
+    outcome(pool.acquire, 5)
+    clock.advance(3600)
+    calls = factory.gates["connect"].calls
+    took, error = timed(clock, getattr(pool, ask), 5)
+    assert (took, type(error)) == (0, ConnectError)
+    assert factory.gates["connect"].calls == calls + 1
+
+
+def test_a_try_while_down_has_two_seconds_at_most(clock: ManualClock, make: Make) -> None:
+    allowed = []
+
+    def connect(self: Any, timeout: float) -> Any:
+        allowed.append(timeout)
+        raise OSError
+
+    Slow = type("Slow", (Factory,), {"connect": connect})  # noqa: N806
+    outcome(make(factory=Slow(), connect_timeout=10).acquire, 3)
+    assert allowed[0] == 10
+    assert set(allowed[1:]) == {2.0}
+
+
+def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    numbers: list[int] = []
+
+    def backoff(number: int) -> float:
+        numbers.append(number)
+        return 1.0
+
+    pool = make(fail_after=None, backoff=backoff)
+    tries = record_tries(clock, factory)
+    factory.gates["connect"].error(OSError())
+    outcome(pool.acquire, 4.5)
+    assert [after - before for before, after in itertools.pairwise(tries)] == pytest.approx([1.0] * 4)
+    assert numbers == [1, 2, 3, 4, 5]
+
+
+def test_a_server_that_refuses_new_ones_but_serves_the_old_fails_nobody_who_is_served(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Promise 7's patience begins anew with each hand-over: a full server is not a server that is down."""
+    pool = make(max_size=5, fail_after=1)
+    leases = [pool.acquire(), pool.acquire()]
+    factory.gates["connect"].error(OSError("too many"))
+    waiting = [clock.spawn(pool.acquire, 60) for _ in range(8)]
+    for _ in range(8):
+        clock.advance(0.5)
+        leases.pop(0).release()
+        clock.advance(0)
+        leases += [actor.result() for actor in waiting if actor.done]
+        waiting = [actor for actor in waiting if not actor.done]
+    assert not waiting
+    for lease in leases:
+        lease.release()
+
+
+# -- suspects --------------------------------------------------------------------------------------------
+
+
+def idle(pool: Any, count: int) -> list[FakeConnection]:
+    leases = [pool.acquire() for _ in range(count)]
+    connections = [lease.connection for lease in leases]
+    for lease in leases:
+        lease.release()
+    return connections
+
+
+def break_one(pool: Any) -> None:
+    with pytest.raises(FakeBroken), pool.acquire():
+        raise FakeBroken
+
+
+def test_one_broken_connection_has_the_others_checked_before_they_go_out(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 38, promise 8: one restart, one casualty."""
+    pool = make(max_size=10, check_after=1000)
+    connections = idle(pool, 10)
+    for connection in connections:
+        connection.dead = True
+    break_one(pool)
+    assert pool.stats().state == "suspect"
+    for _ in range(10):
+        with pool.acquire(timeout=5) as connection:
+            assert not connection.dead
+    clock.advance(1)
+    assert pool.stats().closed == {"broken": 10}
+    assert pool.stats().state == "up"
+
+
+def test_suspects_that_pass_the_check_stay(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=10, check_after=1000)
+    connections = idle(pool, 10)
+    break_one(pool)
+    clock.advance(1)
+    assert [connection.checks for connection in connections].count(1) == 9
+    assert (pool.stats().idle, factory.opened) == (9, 10)
+
+
+def test_a_suspect_that_was_in_use_is_checked_before_its_next_use(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=2, check_after=1000)
+    lease = pool.acquire()
+    connection = lease.connection
+    break_one(pool)
+    lease.release()
+    with pool.acquire() as again:
+        assert (again, again.checks) == (connection, 1)
+
+
+def test_a_factory_without_check_has_its_suspects_replaced(clock: ManualClock, make: Make) -> None:
+    class Plain:
+        def close(self) -> None:
+            pass
+
+    class Unchecked(Factory[Plain]):
+        def connect(self, timeout: float) -> Plain:
+            return Plain()
+
+        def is_broken(self, error: BaseException) -> bool:
+            return isinstance(error, FakeBroken)
+
+    pool = make(factory=Unchecked(), max_size=5)
+    idle(pool, 4)
+    held = pool.acquire()
+    break_one(pool)
+    clock.advance(0)
+    assert pool.stats().closed == {"broken": 1, "stale": 2}
+    stale = held.connection
+    held.release()
+    with pool.acquire() as connection:
+        assert connection is not stale
+    assert pool.stats().closed == {"broken": 1, "stale": 3}
+
+
+def test_a_second_broken_one_of_the_same_age_raises_no_new_suspicion(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=4, check_after=1000)
+    leases = [pool.acquire() for _ in range(4)]
+    for lease in leases[:2]:
+        with pytest.raises(FakeBroken), lease:
+            raise FakeBroken
+        clock.advance(0)
+        new = pool.acquire()
+        new.release()
+        clock.advance(0)
+    assert [connection.checks for connection in factory.connections[4:]] == [0]
+    for lease in leases[2:]:
+        lease.release()
+
+
+def test_a_check_of_suspects_that_takes_long_gets_a_connect_beside_it(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=3, check_after=1000)
+    idle(pool, 2)
+    break_one(pool)
+    factory.gates["check"].never()
+    took, lease = timed(clock, pool.acquire, 5)
+    assert took == 0  # a suspect's check is not counted on
+    lease.release()

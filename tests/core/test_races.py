@@ -1,0 +1,305 @@
+"""What two threads, or an interrupt, can do between two lines, forced: each state is made by hand as they leave it.
+
+The state machines and the injection of exceptions at every line find such states by themselves; here each of
+them has a name.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from typing import Any
+
+import pytest
+
+from pooling import PoolTimeout
+from pooling._clock import Deadline
+from pooling._entry import TokenRef, call_site
+from pooling._runtime import Threads
+from pooling._waiter import Turn, Waiter
+from pooling.testing import FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome
+from tests.core.test_reentrancy import Inside
+
+
+class Emptied(deque):  # type: ignore[type-arg]
+    """A deque that another thread empties between the look at it and what is done with it."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def a_waiter(clock: ManualClock, turn: Turn = Turn.WAITING) -> Waiter[Any]:
+    waiter: Waiter[Any] = Waiter(clock.bell(), Deadline(clock.now(), 5), 0.0, 1)
+    waiter.turn = turn
+    return waiter
+
+
+# -- the plain path: callers take and give back without the lock -----------------------------------------------
+
+
+def test_of_two_that_come_for_the_last_idle_connection_one_waits(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    pool.acquire().release()
+    take, taken = pool._take, []
+
+    def faster() -> Any:
+        if not taken:
+            taken.append(take())  # by another thread
+        return take()
+
+    pool._take = faster
+    assert isinstance(outcome(pool.acquire, 1), PoolTimeout)
+    pool._take = take
+    pool._idle.append(taken.pop())
+    pool.acquire(timeout=0).release()
+
+
+def test_a_release_beside_a_caller_who_has_just_joined_the_queue_serves_it(clock: ManualClock, make: Make) -> None:
+    """The flag is 1 when the release begins and 0 when its append is done: it comes to settle()."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    true_flag = pool._plain
+
+    class Late:
+        reads = 0
+
+        def __getitem__(self, index: int) -> int:
+            Late.reads += 1
+            return 1 if Late.reads == 1 else true_flag[index]
+
+    pool._plain = Late()  # type: ignore[assignment]
+    lease.release()
+    pool._plain = true_flag
+    clock.advance(0)
+    waiting.result().release()
+
+
+def test_a_settle_that_finds_idle_emptied_under_its_hands_goes_on(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=2)
+    pool.subscribe(lambda event: None)  # so that every acquire goes through the queue
+    roster = pool._roster
+    pool.acquire().release()
+    ledger, take = pool._ledger, roster.take
+    waiting = clock.spawn(pool.acquire, 5)
+
+    def gone() -> Any:
+        roster.take = take
+        raise IndexError  # a caller on the plain path took it, and brings it back
+
+    roster.take = gone  # type: ignore[method-assign]
+    clock.advance(0)
+    assert ledger.queue.head() is None
+    waiting.result().release()
+
+
+def test_a_release_that_came_beside_the_close_is_closed(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """It read the flag just before the close took it away, and appended just after idle was emptied."""
+    pool = make()
+    lease = pool.acquire()
+    pool.close()
+    pool._idle.append(lease._cell.pop())
+    pool._tell()
+    clock.advance(0)
+    assert (factory.open, pool.stats().closed) == (0, {"pool": 1})
+
+
+def test_a_clear_that_finds_idle_emptied_under_its_hands_goes_on(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    roster = pool._roster
+    ordinary, roster.idle = roster.idle, Emptied()
+    roster.next_epoch()
+    roster.idle = ordinary
+    assert roster.epoch == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, IndexError])
+def test_a_line_that_changes_while_a_token_is_looked_for_in_it(
+    clock: ManualClock, make: Make, error: type[Exception]
+) -> None:
+    class Changing(deque):  # type: ignore[type-arg]
+        def __contains__(self, token: object) -> bool:
+            raise error
+
+    pool = make()
+    pool.acquire().release()
+    roster = pool._roster
+    entry = next(iter(roster.entries))
+    ordinary, roster.idle = roster.idle, Changing()
+    assert roster.fetch(entry) is None
+    roster.idle = ordinary
+    assert roster.fetch(entry) is not None
+
+
+def test_a_connection_that_was_used_while_its_retirement_was_decided_stays(clock: ManualClock, make: Make) -> None:
+    pool = make(idle_timeout=10, max_lifetime=None)
+    pool.acquire().release()
+    ledger = pool._ledger
+    answers = ["idle", ""]  # due when first asked; used and brought back before it was fetched
+    due = ledger._due
+    ledger._due = lambda entry: answers.pop(0) if answers else due(entry)  # type: ignore[method-assign]
+    clock.advance(10)
+    assert (pool.stats().idle, pool.stats().closed) == (1, {})
+
+
+# -- two threads that act on what was decided ------------------------------------------------------------------
+
+
+def test_two_threads_that_empty_the_outbox_at_once(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    ordinary, pool._ledger.outbox = pool._ledger.outbox, Emptied()
+    pool._act()
+    pool._ledger.outbox = ordinary
+    pool.acquire().release()
+
+
+def test_what_strikes_at_the_end_of_a_settle_is_taken_in_after_it(clock: ManualClock, make: Make) -> None:
+    """After the inbox was looked at, before the lock is let go."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    fold = pool._ledger.tally.fold
+
+    def struck() -> None:
+        pool._ledger.tally.fold = fold  # type: ignore[method-assign]
+        lease.release()
+        fold()
+
+    pool._ledger.tally.fold = struck  # type: ignore[method-assign]
+    pool.resize(min_size=0)
+    clock.advance(0)
+    waiting.result().release()
+
+
+def test_a_look_or_a_bare_report_from_inside_the_lock_is_left_to_its_holder(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    for call in (pool.look, pool._tell):
+        Inside(pool).strike(call)
+        pool.resize(min_size=0)
+    pool.acquire().release()
+
+
+# -- hand-offs: accepted or refused, once --------------------------------------------------------------------------
+
+
+def test_a_turn_leaves_waiting_once(clock: ManualClock) -> None:
+    waiter = a_waiter(clock, Turn.LEFT)
+    assert waiter.fail(OSError()) is False
+    assert waiter.serve(None) is False  # type: ignore[arg-type]
+    assert (waiter.error, waiter.token) == (None, None)
+
+
+def test_one_that_looks_again_after_it_was_served_does_not_join_again(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    pool._tell(pool._ledger.join, a_waiter(clock, Turn.SERVED))
+    assert pool.stats().waiting == 0
+
+
+def test_one_that_is_served_between_its_last_look_and_its_timeout_is_served(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 1)
+    clock.advance(0.5)
+    end = clock.now() + 0.5
+
+    def now() -> float:
+        here = clock.current is waiting and not pool._lock._is_owned()
+        if clock.now() >= end and here and lease._cell:
+            lease.release()  # by another thread, just after the waiter saw that its turn had not come
+        return clock.now()
+
+    pool._now = now
+    clock.advance(1)
+    waiting.result().release()
+    assert pool.stats().timeouts == 0
+
+
+def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: ManualClock, make: Make) -> None:
+    """An exception struck between serving it, or its leaving, and taking it out."""
+    pool = make()
+    lease = pool.acquire()
+    pool._ledger.queue.join(a_waiter(clock, Turn.LEFT))
+    lease.release()
+    pool._tell()
+    assert (pool.stats().waiting, pool.stats().idle) == (0, 1)
+
+
+def test_a_bell_does_not_wait_for_a_turn_that_has_come() -> None:
+    bell = Threads().bell()
+    waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
+    waiter.turn = Turn.SERVED
+    waiter.wait(1000)
+
+
+def test_a_refresh_whose_claim_was_lost_to_an_interrupt_waits_in_the_queue(clock: ManualClock, make: Make) -> None:
+    """While the old connection was being closed."""
+    factory = FakeFactory(clock)
+    pool = make(factory=factory, max_size=1)
+    lease = pool.acquire()
+    entry = lease._entry
+    factory.gates["close"].slow(0.5)
+    refreshing = clock.spawn(lease.refresh, 10)
+    clock.advance(0.1)
+    entry.claimant = None
+    clock.advance(3)
+    assert refreshing.result().number == 2
+    lease.release()
+
+
+# -- orphans -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_that_was_struck_while_it_was_made_is_no_orphan(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    pool._roster.orphans.append(TokenRef(lease._cell[0]))
+    clock.advance(0)
+    assert (pool.stats().leased, len(pool._roster.orphans)) == (1, 0)
+    lease.release()
+
+
+def test_an_orphan_is_adopted_once(clock: ManualClock, make: Make) -> None:
+    """An exception between adopting it and taking it off the list has it looked at again."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    entry = lease._entry
+    assert entry.refs is not None
+    reference = entry.refs[1]
+    del lease
+    gc.collect()
+    pool.due_at()
+    pool._roster.orphans.append(reference)
+    pool._roster.orphans.append(reference)
+    clock.advance(0)
+    assert pool.stats().closed == {"dropped": 1}
+
+
+def test_a_job_that_was_written_off_and_then_lost_is_no_longer_counted_as_hung(clock: ManualClock, make: Make) -> None:
+    pool = make(connect_timeout=1, fail_after=None)
+    jobs: list[Any] = []
+    submit = clock.submit
+    clock.submit = jobs.append  # type: ignore[method-assign]
+    assert isinstance(outcome(pool.acquire, 3), PoolTimeout)
+    assert pool.stats().hung >= 1
+    jobs.clear()
+    clock.submit = submit  # type: ignore[method-assign]
+    gc.collect()
+    clock.advance(0)
+    assert pool.stats().hung == 0
+
+
+def test_a_slot_is_freed_once(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    entry = lease._entry
+    lease.detach()
+    pool._ledger._free(entry, "broken")
+    assert (pool.stats().acquired, pool.stats().closed) == (1, {"detached": 1})
+
+
+def test_a_call_site_that_nobody_knows() -> None:
+    assert call_site(None, 0) == "unknown"

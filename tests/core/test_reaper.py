@@ -1,0 +1,39 @@
+"""The reaper's thread is started wherever it is needed, also from within its own start."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from pooling._reaper import Reaper
+
+
+class Quiet:
+    def due_at(self) -> float:
+        return float("inf")
+
+    def look(self) -> None:
+        pass
+
+
+def test_an_alarm_of_a_destructor_that_strikes_in_the_start_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reaper, pool, struck = Reaper(at_rest=lambda: None), Quiet(), []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "pooling-reaper":
+            struck.append(1)
+            reaper.alarm(time.monotonic())  # as by a pool that is collected just now
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    reaper.watch(pool)
+    reaper.alarm(time.monotonic())
+    assert struck == [1]
+    assert [thread.name for thread in threading.enumerate()].count("pooling-reaper") >= 1
+    reaper.forget(pool)
+    reaper.park(1.0)

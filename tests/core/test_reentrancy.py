@@ -1,0 +1,270 @@
+"""release() from a destructor, a weak-reference callback or a signal handler that strikes inside the locked section."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from pooling import Pool, PoolError
+from pooling.testing import FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome, run_python
+
+
+class Inside:
+    """Runs a call in the middle of the pool's next settle(), on the thread that holds the lock."""
+
+    def __init__(self, pool: Any) -> None:
+        self._settle = pool._ledger.settle
+        self._ledger = pool._ledger
+
+    def strike(self, call: Any) -> None:
+        ledger, settle = self._ledger, self._settle
+
+        def struck(now: float, transition: Any = None, *args: Any) -> None:
+            ledger.settle = settle
+
+            def both(*arguments: Any) -> None:
+                call()
+                if transition is not None:
+                    transition(*arguments)
+
+            settle(now, both, *args)
+
+        ledger.settle = struck
+
+
+class Owner:
+    """Gives its lease back when it is destroyed."""
+
+    def __init__(self, lease: Any) -> None:
+        self.lease = lease
+
+    def __del__(self) -> None:
+        self.lease.release()
+
+
+def destructor(lease: Any) -> Any:
+    holder = [Owner(lease)]
+    return holder.clear
+
+
+def weak_reference(lease: Any) -> Any:
+    class Thing:
+        pass
+
+    holder = [Thing()]
+    ref = weakref.ref(holder[0], lambda _: lease.release())
+
+    def drop() -> None:
+        holder.clear()
+        assert ref() is None
+
+    return drop
+
+
+def signal_handler(lease: Any) -> Any:
+    def strike() -> None:
+        before = signal.signal(signal.SIGUSR1, lambda *_: lease.release())
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    return strike
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("how", [destructor, weak_reference, signal_handler])
+def test_a_release_that_strikes_inside_the_lock_returns_at_once_and_loses_nothing(
+    clock: ManualClock, factory: FakeFactory, make: Make, how: Any, dirty: bool
+) -> None:
+    """Issue 2 point 10. The lock is held by a release that hands over to a waiter at that moment."""
+    pool = make(max_size=2)
+    one, two = pool.acquire(), pool.acquire()
+    two.connection.dirty = dirty
+    waiting = [clock.spawn(pool.acquire, 5) for _ in range(2)]
+    clock.advance(0.5)
+    Inside(pool).strike(how(two))
+    del two
+    one.release()
+    clock.advance(0)
+    served = [actor.result() for actor in waiting]
+    assert {lease.connection.number for lease in served} == {1, 2}
+    for lease in served:
+        lease.release()
+    assert (pool.stats().idle, pool.stats().acquired, pool.stats().released) == (2, 4, 4)
+    assert factory.opened == 2
+
+
+@pytest.mark.parametrize("end", ["discard", "detach"])
+def test_other_ends_of_a_lease_inside_the_lock_lose_nothing_either(clock: ManualClock, make: Make, end: str) -> None:
+    pool = make(max_size=2)
+    one, two = pool.acquire(), pool.acquire()
+    Inside(pool).strike(getattr(two, end))
+    pool.clear()
+    one.release()
+    clock.advance(0)
+    assert pool.stats().size == 0
+    assert sum(pool.stats().closed.values()) == 2
+
+
+def test_orders_from_inside_the_lock_are_kept_for_its_holder(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    pool.acquire().release()
+    Inside(pool).strike(pool.clear)
+    pool.suspend()
+    clock.advance(0)
+    assert (pool.stats().closed, pool.stats().state) == ({"stale": 1}, "suspended")
+    pool.resume()
+
+
+def test_what_would_have_to_wait_inside_the_lock_is_refused_in_one_clear_line(clock: ManualClock, make: Make) -> None:
+    pool = make(name="p", max_size=1)
+    errors: list[Any] = []
+    for call in (pool.acquire, pool.warm_up):
+        Inside(pool).strike(lambda call=call: errors.append(outcome(call)))
+        pool.clear()
+    assert [type(error) for error in errors] == [PoolError, PoolError]
+    assert {str(error) for error in errors} == {
+        "pool 'p' cannot wait here: a destructor or signal handler has struck inside its own lock"
+    }
+    clock.advance(0)
+    assert pool.stats().waiting == 0
+
+
+def test_an_idle_connection_is_served_even_inside_the_lock(clock: ManualClock, make: Make) -> None:
+    """The plain path needs no lock."""
+    pool = make()
+    pool.acquire().release()
+    got: list[Any] = []
+    Inside(pool).strike(lambda: got.append(outcome(pool.acquire, 0)))
+    pool.stats()
+    pool._tell()
+    if isinstance(got[0], PoolError):
+        pytest.fail(str(got[0]))
+    got[0].release()
+
+
+def test_close_inside_the_lock_closes_without_waiting(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make()
+    pool.acquire().release()
+    Inside(pool).strike(pool.close)
+    pool.clear()
+    clock.advance(0)
+    assert (pool.stats().state, factory.open) == ("closed", 0)
+
+
+def test_stats_and_holders_can_be_read_inside_the_lock(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    seen: list[Any] = []
+    Inside(pool).strike(lambda: seen.append((pool.stats().leased, len(pool.holders()), repr(pool))))
+    pool.resize(min_size=0)
+    assert seen[0][:2] == (1, 1)
+    lease.release()
+
+
+def test_a_release_in_another_thread_waits_for_the_lock_and_is_done(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    lease.connection.dirty = True
+    with pool._lock:
+        thread = threading.Thread(target=lease.release)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join()
+    clock.advance(0)
+    assert pool.stats().idle == 1
+
+
+def test_signals_that_release_while_the_pool_works_lose_nothing() -> None:
+    """Issue 2 point 10, with real signals: every 0.3 ms a handler releases what the main thread has put aside."""
+    said = run_python(
+        """
+        import faulthandler, signal, time
+        from pooling import Pool
+        from pooling.testing import FakeFactory
+
+        faulthandler.dump_traceback_later(8, exit=True)
+        factory = FakeFactory()
+        pool = Pool(factory, max_size=4, timeout=10)
+        pool.subscribe(lambda event: None)  # every acquire and release takes the lock
+        aside, strikes = [], 0
+
+        def handler(*_):
+            global strikes
+            if aside:
+                aside.pop().release()
+                strikes += 1
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        end = time.monotonic() + 2
+        turns = 0
+        while time.monotonic() < end:
+            lease = pool.acquire()
+            lease.connection.dirty = turns % 5 == 0
+            if turns % 2:
+                aside.append(lease)
+            else:
+                lease.release()
+            turns += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        while aside:
+            aside.pop().release()
+        leases = [pool.acquire(timeout=5) for _ in range(4)]
+        for lease in leases:
+            lease.release()
+        pool.close()
+        stats = pool.stats()
+        assert strikes > 100, strikes
+        assert stats.acquired == stats.released == turns + 4, stats
+        assert factory.opened == factory.closed == 4
+        print("ok")
+        """
+    )
+    assert said == "ok\n"
+
+
+def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it() -> None:
+    """The handler strikes inside Condition.wait, while the thread holds the lock of its own bell, and what it releases
+    goes to that thread's waiter."""
+    pool: Any = Pool(FakeFactory(), max_size=1, timeout=10.0)
+    aside = [pool.acquire()]
+    waiter: Any = threading.Condition
+    wait = waiter.wait
+
+    def struck(self: Any, timeout: float | None = None) -> bool:
+        if aside:
+            aside.pop().release()
+        return wait(self, timeout)
+
+    waiter.wait = struck
+    try:
+        with pool.acquire():
+            pass
+    finally:
+        waiter.wait = wait
+    assert pool.stats().wait.max < 5
+    pool.close()
+
+
+def test_where_nobody_can_ring_a_waiter_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same strike where no thread can be started: the wait ends with its slice."""
+    pool: Any = Pool(FakeFactory(), max_size=1)
+    waiter = pool._waiter(1.0)
+
+    def refuse(job: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(pool._runtime, "submit", refuse)
+    with waiter.bell.lock:
+        pool._wake(waiter)
+    monkeypatch.undo()
+    pool.close()

@@ -1,0 +1,220 @@
+"""Numbers that agree with each other, at every moment and under threads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import threading
+from typing import Any
+
+import pytest
+
+from pooling import Histogram, Pool, PoolStats, PoolTimeout
+from pooling.stats import FOLD_AT, Recorder
+from pooling.testing import FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome
+
+
+def add_up(stats: PoolStats) -> PoolStats:
+    """Checklist 55: the identities of every snapshot."""
+    assert stats.size == stats.idle + stats.leased + stats.connecting + stats.busy + stats.closing
+    assert stats.acquired == stats.released + stats.leased
+    assert stats.wait.count == stats.acquired
+    assert min(stats.idle, stats.leased, stats.connecting, stats.busy, stats.closing, stats.waiting) >= 0
+    return stats
+
+
+def test_a_new_pool_has_counted_nothing(make: Make) -> None:
+    stats = add_up(make(name="p", min_size=1, max_size=7).stats())
+    assert (stats.name, stats.state, stats.min_size, stats.max_size, stats.size) == ("p", "up", 1, 7, 0)
+    assert (stats.acquired, stats.opened, stats.closed, stats.errors, stats.timeouts) == (0, 0, {}, 0, 0)
+    assert (stats.last_error, stats.last_error_age, stats.wait, stats.use) == (None, None, Histogram(), Histogram())
+
+
+def test_every_stage_of_a_connection_is_counted_where_it_is(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Checklist 55."""
+    pool = make(max_size=1, check="ping")
+
+    def where() -> tuple[int, ...]:
+        stats = add_up(pool.stats())
+        return stats.idle, stats.leased, stats.connecting, stats.busy, stats.closing, stats.waiting
+
+    for gate in factory.gates.values():
+        gate.slow(1)
+    waiting = clock.spawn(pool.acquire, 10)
+    clock.advance(0.5)
+    assert where() == (0, 0, 1, 0, 0, 1)
+    clock.advance(1)
+    lease = waiting.result()
+    assert where() == (0, 1, 0, 0, 0, 0)
+    lease.connection.dirty = True
+    lease.release()
+    assert where() == (0, 0, 0, 1, 0, 0)
+    clock.advance(1)
+    assert where() == (1, 0, 0, 0, 0, 0)
+    clock.advance(2)
+    waiting = clock.spawn(pool.acquire, 10)
+    clock.advance(0.1)
+    assert where() == (0, 0, 0, 1, 0, 1)
+    clock.advance(1)
+    lease = waiting.result()
+    lease.discard()
+    assert where() == (0, 0, 0, 0, 1, 0)
+
+
+def test_counters_say_what_happened(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=1, fail_after=0)
+    pool.acquire().release()
+    with pool.acquire():
+        assert isinstance(outcome(pool.acquire, 1), PoolTimeout)
+    pool.acquire().discard()
+    clock.advance(0)
+    pool.acquire().detach()
+    factory.gates["connect"].error(OSError("down\nhard"))
+    outcome(pool.acquire, 1)
+    clock.advance(0.03)
+    stats = add_up(pool.stats())
+    assert (stats.acquired, stats.released, stats.timeouts, stats.errors) == (4, 4, 1, 1)
+    assert (stats.opened, stats.closed) == (2, {"discarded": 1, "detached": 1})
+    assert (stats.state, stats.last_error, stats.last_error_age) == ("down", "OSError: down hard", pytest.approx(0.03))
+
+
+def test_waits_uses_and_connects_are_measured(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=1)
+    factory.gates["connect"].slow(0.5)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 10)
+    clock.advance(2)
+    lease.release()
+    clock.advance(4)
+    waiting.result().release()
+    pool.acquire().release()
+    stats = add_up(pool.stats())
+    assert (stats.wait.count, stats.wait.sum, stats.wait.max) == (3, pytest.approx(2.5), pytest.approx(2))
+    assert (stats.use.count, stats.use.sum, stats.use.max) == (3, pytest.approx(6), pytest.approx(4))
+    assert (stats.connect.count, stats.connect.sum) == (1, pytest.approx(0.5))
+    assert stats.connect.mean == pytest.approx(0.5)
+    assert stats.wait.percentile(0) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("end", ["release", "discard", "detach", "refresh", "with"])
+def test_every_use_is_measured_however_it_ends(clock: ManualClock, make: Make, end: str) -> None:
+    pool = make()
+    lease = pool.acquire()
+    clock.advance(3)
+    if end == "with":
+        with pytest.raises(ValueError), lease:
+            raise ValueError
+    else:
+        getattr(lease, end)()
+    assert (pool.stats().use.count, pool.stats().use.sum) == (1, pytest.approx(3))
+    if end == "refresh":
+        lease.release()
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-3, 1.0, 1e4])
+def test_percentiles_are_within_5_percent(spread: float) -> None:
+    """Checklist 55; the promise is 3.1 %."""
+    draw = random.Random(3)
+    values = sorted(spread * draw.lognormvariate(0, 2) for _ in range(20_000))
+    recorder = Recorder()
+    for value in values:
+        recorder.samples.append(value)
+    histogram = recorder.snapshot()
+    assert histogram.count == len(values)
+    assert histogram.sum == pytest.approx(sum(values))
+    assert histogram.max == values[-1]
+    for p in (1, 5, 25, 50, 75, 90, 95, 99, 99.9, 100):
+        exact = values[min(len(values) - 1, math.ceil(p / 100 * len(values)) - 1)]
+        assert histogram.percentile(p) == pytest.approx(exact, rel=0.05)
+
+
+def test_a_histogram_refuses_what_is_no_percentile() -> None:
+    for p in (-1, 101, float("nan")):
+        with pytest.raises(ValueError, match=r"^a percentile lies between 0 and 100, not "):
+            Histogram().percentile(p)
+    assert (Histogram().percentile(50), Histogram().mean) == (0.0, 0.0)
+    assert Histogram(count=5, sum=1.0, max=0.5, counts=((1, 2),)).percentile(100) == 0.5
+
+
+def test_histograms_are_subtracted_for_what_came_between(clock: ManualClock, make: Make) -> None:
+    pool = make()
+
+    def use(seconds: float) -> None:
+        with pool.acquire():
+            clock.advance(seconds)
+
+    use(100)
+    before = pool.stats().use
+    assert (before - before).percentile(50) == 0.0
+    for seconds in (1, 2, 3):
+        use(seconds)
+    between = pool.stats().use - before
+    assert (between.count, between.sum) == (3, pytest.approx(6))
+    assert between.percentile(100) == pytest.approx(3, rel=0.05)
+
+
+def test_the_memory_of_samples_is_bounded(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    for _ in range(3 * FOLD_AT):
+        pool.acquire().release()
+    pool.clear()
+    assert len(pool._used) < FOLD_AT
+    assert pool.stats().use.count == 3 * FOLD_AT
+
+
+def test_counters_agree_under_64_threads() -> None:
+    """Checklist 55 and 59: snapshots are taken all the while, and at the end every count is exact."""
+    factory = FakeFactory()
+    done = [0] * 64
+    stop = threading.Event()
+    snapshots: list[PoolStats] = []
+    with Pool(factory, max_size=8) as pool:
+
+        def use(number: int) -> None:
+            for turn in range(100):
+                with pool.acquire() as connection:
+                    connection.dirty = turn % 10 == 0
+                done[number] += 1
+
+        def watch() -> None:
+            while not stop.is_set():
+                snapshots.append(add_up(pool.stats()))
+
+        failures: list[Any] = []
+
+        def guarded(call: Any, *args: Any) -> None:
+            result = outcome(call, *args)
+            if isinstance(result, BaseException):
+                failures.append(result)
+
+        threads = [threading.Thread(target=guarded, args=(use, number)) for number in range(64)]
+        watcher = threading.Thread(target=guarded, args=(watch,))
+        for thread in (*threads, watcher):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stop.set()
+        watcher.join()
+        assert not failures
+        while pool.stats().busy:
+            threading.Event().wait(0.001)
+        stats = add_up(pool.stats())
+        assert stats.acquired == stats.released == sum(done) == stats.use.count == 6400
+        assert stats.opened == factory.opened <= 8
+    assert len(snapshots) > 5
+    for before, after in itertools.pairwise(snapshots):
+        assert before.acquired <= after.acquired
+        assert before.released <= after.released
+        assert after.size <= 8
+    assert sum(pool.stats().closed.values()) == factory.opened == factory.closed
+
+
+def test_a_snapshot_is_frozen(make: Make) -> None:
+    stats = make().stats()
+    with pytest.raises(AttributeError):
+        stats.size = 3  # type: ignore[misc]

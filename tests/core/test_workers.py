@@ -1,0 +1,379 @@
+"""The process's own threads: workers that run the driver's I/O, and the one reaper."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pooling import Pool, _runtime, _workers
+from pooling._clock import Deadline
+from pooling._reaper import Reaper
+from pooling._runtime import THREADS, Threads
+from pooling._waiter import Bell, Waiter
+from pooling._workers import Workers
+from pooling.testing import FakeFactory
+
+SOON = 5.0  # seconds until something that happens at once must have happened, on the noisiest of machines
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
+
+
+def names(prefix: str = "pooling-") -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(prefix)]
+
+
+def run(workers: Workers) -> threading.Thread:
+    """Run one job; the thread that did it."""
+    done: list[threading.Thread] = []
+    ran = threading.Event()
+    workers.submit(lambda: (done.append(threading.current_thread()), ran.set()))
+    assert ran.wait(SOON)
+    eventually(lambda: workers._idle)
+    return done[0]
+
+
+@pytest.fixture
+def workers() -> Any:
+    workers = Workers()
+    yield workers
+    workers.park(SOON)
+    assert not workers._all
+
+
+def test_an_idle_worker_is_used_again(workers: Workers) -> None:
+    assert run(workers) is run(workers)
+
+
+def test_a_job_never_waits_for_another(workers: Workers) -> None:
+    barrier = threading.Barrier(10)
+    for _ in range(10):
+        workers.submit(lambda: barrier.wait(SOON))
+    eventually(lambda: len(workers._idle) == 10)
+    assert not barrier.broken
+
+
+def test_a_worker_without_work_ends(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    thread = run(workers)
+    thread.join(SOON)
+    assert not thread.is_alive()
+    assert not workers._all
+
+
+def test_a_worker_that_is_given_a_job_as_it_wants_to_end_does_it(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    asked = threading.Event()
+    retire = workers.retire
+    ran = threading.Event()
+
+    def late(worker: Any) -> bool:
+        workers._idle.remove(worker)  # somebody else has just taken it
+        answer = retire(worker)
+        worker.jobs.put(ran.set)
+        monkeypatch.setattr(workers, "retire", retire)
+        asked.set()
+        return answer
+
+    monkeypatch.setattr(workers, "retire", late)
+    run_ = threading.Event()
+    workers.submit(run_.set)
+    assert asked.wait(SOON)
+    assert ran.wait(SOON)
+
+
+def test_parking_ends_idle_workers_and_those_that_are_nearly_done_but_waits_for_none_that_hangs(
+    workers: Workers,
+) -> None:
+    hang, short = threading.Event(), threading.Event()
+    workers.submit(hang.wait)
+    eventually(lambda: any(worker.busy_since < float("inf") for worker in workers._all))
+    idle = run(workers)
+    time.sleep(0.25)
+    workers.submit(lambda: short.wait(0.02))
+    start = time.monotonic()
+    workers.park(0.1)
+    assert time.monotonic() - start < SOON
+    assert not idle.is_alive() or short.is_set() is False
+    hang.set()
+    eventually(lambda: not workers._all)
+
+
+def test_a_worker_that_parks_the_others_does_not_wait_for_itself(workers: Workers) -> None:
+    parked = threading.Event()
+    workers.submit(lambda: (workers.park(0.05), parked.set()))
+    assert parked.wait(SOON)
+    eventually(lambda: not workers._all)
+
+
+def test_parking_passes_over_a_worker_that_is_just_being_started(workers: Workers) -> None:
+    starting = _workers._Worker(workers)
+    workers._all.add(starting)
+    workers.park(0.05)
+    workers._all.discard(starting)
+
+
+def test_two_that_take_the_last_idle_worker_get_one_each(workers: Workers) -> None:
+    """Between the look at the deque and its pop another thread may have been faster."""
+
+    class Emptied(list):  # type: ignore[type-arg]
+        def __bool__(self) -> bool:
+            return True
+
+    ordinary, workers._idle = workers._idle, Emptied()  # type: ignore[assignment]
+    assert workers._rested() is None
+    workers.park(0)
+    workers._idle = ordinary
+
+
+def test_a_thread_that_cannot_be_started_leaves_nothing_behind(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        workers.submit(lambda: None)
+    assert not workers._all
+
+
+def test_where_no_thread_can_be_started_the_caller_does_the_io(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    factory = FakeFactory()
+    runtime = Threads()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Pool(factory, runtime=runtime, max_size=2, check="ping", keepalive=5) as pool:
+        with pool.acquire(timeout=1) as connection:
+            connection.dirty = True
+        pool.acquire(timeout=1).discard()
+        pool.subscribe(lambda event: None)
+    assert factory.open == 0
+
+
+def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_afterwards() -> None:
+    """It is never called on the thread of somebody who acquires or releases."""
+
+    def refuse(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    heard: list[str] = []
+    with Pool(FakeFactory(), runtime=Threads()) as pool:
+        pool.subscribe(lambda event: heard.append(event.kind))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            pool.acquire(timeout=1).release()
+            assert heard == []
+        pool.clear()
+        eventually(lambda: heard[:5] == ["wait", "connect", "acquire", "release", "clear"])
+
+
+# -- the reaper ----------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A pool as the reaper sees it."""
+
+    def __init__(self, due: float = float("inf")) -> None:
+        self.due = due
+        self.looks = 0
+        self.looked = threading.Event()
+        self.fails = False
+
+    def due_at(self) -> float:
+        return self.due
+
+    def look(self) -> None:
+        self.looks += 1
+        self.due = float("inf")
+        self.looked.set()
+        if self.fails:
+            raise ZeroDivisionError
+
+
+@pytest.fixture
+def reaper() -> Any:
+    reaper = Reaper(at_rest=lambda: None)
+    yield reaper
+    reaper._pools.clear()
+    reaper.park(SOON)
+
+
+def test_the_reaper_looks_when_a_pool_is_due(reaper: Reaper) -> None:
+    pool, other = Watched(), Watched()
+    reaper.watch(pool)
+    reaper.watch(other)
+    reaper.alarm(float("inf"))
+    pool.due = time.monotonic() + 0.05
+    reaper.alarm(pool.due)
+    assert pool.looked.wait(SOON)
+    assert (pool.looks, other.looks) == (1, 0)
+
+
+def test_a_later_alarm_wakes_nobody(reaper: Reaper) -> None:
+    pool = Watched(due=time.monotonic() + 100)
+    reaper.watch(pool)
+    reaper.alarm(pool.due)
+    eventually(lambda: reaper.wakes_at == pool.due)
+    poked: list[Any] = []
+    reaper.poke = poked.append  # type: ignore[method-assign, assignment]
+    reaper.alarm(pool.due + 1)
+    assert poked == []
+
+
+def test_a_pool_whose_upkeep_fails_does_not_harm_the_others(reaper: Reaper, caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Watched(due=0.0), Watched(due=0.0)
+    bad.fails = True
+    reaper.watch(bad)
+    reaper.watch(good)
+    reaper.alarm(0.0)
+    assert good.looked.wait(SOON)
+    assert "a pool's upkeep failed" in caplog.text
+
+
+def test_the_reaper_ends_with_the_last_pool() -> None:
+    rested = threading.Event()
+    reaper = Reaper(at_rest=rested.set)
+    pool = Watched()
+    reaper.watch(pool)
+    reaper.alarm(0.0)
+    eventually(lambda: reaper._thread is not None)
+    thread = reaper._thread
+    del pool
+    assert rested.wait(SOON)
+    assert thread is not None
+    thread.join(SOON)
+    assert (thread.is_alive(), reaper._thread) == (False, None)
+
+
+def test_a_pool_that_comes_as_the_reaper_makes_up_its_mind_keeps_it(reaper: Reaper) -> None:
+    pool = Watched()
+    reaper._pools.clear()
+    assert reaper._round() is None
+    reaper.watch(pool)
+    assert reaper._end() is False
+    look_round, answers = reaper._round, [None]
+    reaper._round = lambda: answers.pop() if answers else look_round()  # type: ignore[method-assign]
+    pool.due = 0.0
+    reaper.alarm(0.0)
+    assert pool.looked.wait(SOON)
+
+
+def test_a_parked_reaper_starts_again_with_the_next_alarm(reaper: Reaper) -> None:
+    pool = Watched()
+    reaper.watch(pool)
+    reaper.alarm(0.0)
+    eventually(lambda: reaper._thread is not None)
+    reaper.park(SOON)
+    assert reaper._thread is None
+    pool.due = 0.0
+    reaper.alarm(0.0)
+    assert pool.looked.wait(SOON)
+
+
+def test_a_reaper_that_was_replaced_while_it_looked_leaves_its_successor_alone(reaper: Reaper) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    class Slow(Watched):
+        def look(self) -> None:
+            super().look()
+            began.set()
+            go.wait(SOON)
+
+    pool = Slow(due=0.0)
+    reaper.watch(pool)
+    reaper.alarm(0.0)
+    assert began.wait(SOON)
+    old = reaper._thread
+    reaper.park(0.0)
+    reaper.alarm(0.0)
+    eventually(lambda: reaper._thread is not None)
+    wakes_at = reaper.wakes_at
+    go.set()
+    assert old is not None
+    old.join(SOON)
+    assert not old.is_alive()
+    assert reaper.wakes_at == wakes_at
+
+
+def test_a_pool_at_rest_wakes_nobody() -> None:
+    """Nothing due, nobody waiting: the reaper sleeps for ever."""
+    looks: list[float] = []
+    with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None, connect_timeout=0.05) as pool:
+        pool.acquire().release()
+        eventually(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
+        look = pool.look
+        pool.look = lambda: (looks.append(time.monotonic()), look())  # type: ignore[method-assign, assignment, return-value]
+        time.sleep(0.3)
+        assert looks == []
+
+
+def test_a_dropped_lease_is_found_at_once_in_a_pool_at_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """The orphan itself wakes the reaper."""
+    with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None) as pool, caplog.at_level(logging.CRITICAL):
+        assert pool.acquire().connection is not None
+        eventually(lambda: pool.stats().closed == {"dropped": 1})
+
+
+def test_the_bell_of_a_thread_is_used_again() -> None:
+    runtime = Threads()
+    bell = runtime.bell()
+    assert runtime.bell() is not bell
+    runtime.keep(bell)
+    assert runtime.bell() is bell
+
+
+def test_renewing_in_the_same_process_keeps_the_threads() -> None:
+    runtime = Threads()
+    reaper = runtime._reaper
+    runtime.renew()
+    assert runtime._reaper is reaper
+
+
+def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Threads()
+    reaper, runtime._pid = runtime._reaper, -1  # as in a child
+
+    class Beaten:
+        """The lock, when another thread was faster."""
+
+        def __enter__(self) -> None:
+            runtime._pid = os.getpid()
+
+        def __exit__(self, *details: object) -> None:
+            pass
+
+    monkeypatch.setitem(_runtime._renewing, os.getpid(), Beaten())  # type: ignore[misc]
+    runtime.renew()
+    assert runtime._reaper is reaper
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_wake_up_that_strikes_its_own_sleeping_thread_does_not_wait_for_itself(
+    monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    """A destructor or signal handler serves the very thread that it has interrupted on its way to sleep."""
+
+    def refuse(job: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Pool(FakeFactory(), runtime=Threads()) as pool:
+        waiter: Waiter[Any] = Waiter(Bell(), Deadline(0.0, None), 0.0, threading.get_ident())
+        with monkeypatch.context() as patch, waiter.bell.lock:
+            if not threads:
+                patch.setattr(pool._runtime, "submit", refuse)
+            pool._wake(waiter)

@@ -1,0 +1,167 @@
+"""An exception at a chosen line of the core, and what a pool goes through meanwhile."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pooling
+from pooling import Pool, PoolError, PoolTimeout
+from pooling._runtime import Threads
+from pooling.testing import FakeBroken, FakeConnection, FakeFactory
+
+CORE = Path(pooling.__file__).parent
+# Not the pool's: fakes, and the drivers' side.
+OUTSIDE = {"testing.py", "__init__.py", "__main__.py"}
+SIZE = 4
+Place = tuple[str, int]
+
+
+class Struck(BaseException):
+    """What is raised in the middle of the pool's own code, as a signal's exception would be."""
+
+
+@functools.cache
+def entries(code: CodeType) -> dict[int, int]:
+    """The offset at which each line of a function is entered. Of a ``with`` header the later ones are its leaving
+    visits: between the end of the block and ``__exit__`` CPython looks for no signal, so nothing can strike there."""
+    first: dict[int, int] = {}
+    for offset, line in dis.findlinestarts(code):
+        if line is not None:
+            first.setdefault(line, offset)
+    return first
+
+
+class Tracer:
+    """Notes the lines of the core that are reached, or strikes at the n-th visit to one of them."""
+
+    def __init__(self, target: Place | None = None, visit: int = 1) -> None:
+        self.target = target
+        self.visit = visit
+        self.seen: dict[Place, int] = {}
+        self.struck = False
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
+        path = Path(frame.f_code.co_filename)
+        if path.parent != CORE or path.name in OUTSIDE:
+            return None
+        return self._line
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:
+        if event == "line" and frame.f_lasti <= entries(frame.f_code).get(frame.f_lineno, -1):
+            place = (Path(frame.f_code.co_filename).name, frame.f_lineno)
+            self.seen[place] = self.seen.get(place, 0) + 1
+            if not self.struck and place == self.target and self.seen[place] == self.visit:
+                self.struck = True
+                raise Struck
+        return self._line
+
+
+def quietly(call: Callable[[], object], *expected: type[BaseException]) -> None:
+    try:
+        call()
+    except expected:
+        pass
+
+
+def everything(pool: Pool[FakeConnection], factory: FakeFactory) -> None:
+    """Every way through the pool that a caller can take."""
+    with pool.acquire():
+        pass
+    with pool.acquire() as connection:
+        connection.dirty = True
+    pool.acquire().discard()
+    lease = pool.acquire()
+    lease.refresh()
+    lease.release()
+    quietly(lambda: breaks(pool), FakeBroken)
+    with pool.acquire() as connection:
+        pass
+    connection.dead = True
+    wait_until(lambda: pool.stats().busy == 0)
+    for token in list(pool._roster.idle):
+        token.entry.good_until = 0.0  # as if unused for long: looked at before it goes out
+    with pool.acquire():
+        pass
+    with pool.transaction():
+        pass
+    del lease
+    pool.acquire()  # dropped
+    wait_for_a_connection(pool)
+    pool.stats()
+    pool.holders()
+    pool.suspend()
+    try:
+        quietly(lambda: pool.acquire(timeout=0.001), PoolTimeout)
+    finally:
+        pool.resume()
+    pool.resize(min_size=1, max_size=SIZE)
+    pool.warm_up(5.0)
+    pool.clear()
+    unsubscribe = pool.subscribe(lambda event: None)
+    with pool.acquire():
+        pass
+    unsubscribe()
+
+
+def breaks(pool: Pool[FakeConnection]) -> None:
+    with pool.acquire():
+        raise FakeBroken
+
+
+def wait_for_a_connection(pool: Pool[FakeConnection]) -> None:
+    """Wait in the queue: once until a connection comes back, once until the time is over."""
+    held = [pool.acquire() for _ in range(SIZE)]
+    helper = threading.Timer(0.004, held.pop().release)
+    helper.start()
+    try:
+        quietly(lambda: pool.acquire(timeout=2.0).release(), PoolError)
+    finally:
+        helper.join()
+    held.append(pool.acquire())
+    quietly(lambda: pool.acquire(timeout=0.002), PoolTimeout)
+    for lease in held:
+        lease.release()
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.0005)
+    return True
+
+
+def make(connect_timeout: float) -> tuple[Pool[FakeConnection], FakeFactory]:
+    factory = FakeFactory()
+    # Threads of its own: none of them has a tracer of an earlier run.
+    pool = Pool(
+        factory, runtime=Threads(), max_size=SIZE, timeout=10.0, check_after=60.0, connect_timeout=connect_timeout
+    )
+    return pool, factory
+
+
+def run_traced(tracer: Tracer, *, workers: bool) -> tuple[Pool[FakeConnection], FakeFactory]:
+    """Go through everything, with the tracer on this thread or on the pool's own threads."""
+    # What a struck worker was at is mended once it counts as hung: soon, where that is what is looked at.
+    pool, factory = make(0.3 if workers else 10.0)
+    if workers:
+        threading.settrace(tracer)
+    else:
+        sys.settrace(tracer)
+    try:
+        everything(pool, factory)
+    except Struck:
+        pass
+    finally:
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]  # None is what switches it off
+    return pool, factory

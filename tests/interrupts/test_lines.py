@@ -1,0 +1,96 @@
+"""An exception raised at every line of the core, one run per line: no slot is lost, the cap holds, nothing hangs."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pooling import Lease, Pool
+from pooling._entry import Entry, Token
+from tests.interrupts.lines import SIZE, Place, Tracer, run_traced, wait_until
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """No other tracer, and no report of the threads that are struck."""
+    known, threading.excepthook = threading.excepthook, lambda args: None
+    traced = sys.gettrace()
+    sys.settrace(None)
+    yield
+    threading.excepthook = known
+    sys.settrace(traced)
+
+
+def strike(place: Place, visit: int, *, workers: bool) -> list[str]:
+    """Everything that is wrong after an exception at one line."""
+    tracer = Tracer(place, visit)
+    wrong: list[str] = []
+    try:
+        pool, factory = run_traced(tracer, workers=workers)
+    except Exception as error:
+        return [f"{place[0]}:{place[1]} visit {visit}: {error}"]
+    gc.collect()
+    pool.resume()  # where that itself was struck
+    leases = []
+    try:
+        for _ in range(SIZE):
+            leases.append(pool.acquire(timeout=10.0))  # noqa: PERF401  # it matters how many came before an error
+    except Exception as error:
+        wrong.append(f"only {len(leases)} of {SIZE} slots can be leased: {error}")
+    for lease in leases:
+        lease.release()
+    leases.clear()
+    if factory.peak > SIZE and not workers:  # a worker that was struck is written off, its connection beside the cap
+        wrong.append(f"{factory.peak} connections were open at once")
+    pool.close()
+    if not wait_until(lambda: factory.open == 0, 3.0):
+        wrong.append(f"{factory.open} connections are open after close()")
+    if not tracer.struck and not workers:
+        wrong.append("the line was not reached")
+    return [f"{place[0]}:{place[1]} visit {visit}: {text}" for text in wrong]
+
+
+@pytest.mark.timeout(600)
+def test_an_exception_at_any_line_of_a_caller_loses_nothing() -> None:
+    dry = Tracer()
+    pool, factory = run_traced(dry, workers=False)
+    pool.close()
+    assert factory.open == 0
+    assert len(dry.seen) > 300
+    wrong = []
+    for place, visits in sorted(dry.seen.items()):
+        for visit in {1, (visits + 1) // 2}:
+            wrong += strike(place, visit, workers=False)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_an_exception_at_any_line_of_the_pools_own_threads_is_mended() -> None:
+    """No signal strikes them; a debugger can. What they were at is mended after it counts as hung."""
+    dry = Tracer()
+    run_traced(dry, workers=True)[0].close()
+    wrong = []
+    for place in sorted(dry.seen):
+        wrong += strike(place, 1, workers=True)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that keeps tokens in a register of its own, where nobody owns them, is found out."""
+    register: list[object] = []
+    plain = Lease.__init__
+
+    def keeping(self: Lease[object], pool: Pool[object], entry: Entry[object], cell: list[Token[object]]) -> None:
+        register.append(cell[0])
+        plain(self, pool, entry, cell)
+
+    tracer = Tracer()
+    run_traced(tracer, workers=False)[0].close()
+    monkeypatch.setattr(Lease, "__init__", keeping)
+    places = [place for place in sorted(tracer.seen) if place[0] == "lease.py"][:1]  # each costs a timeout
+    assert [wrong for place in places for wrong in strike(place, 1, workers=False)]
