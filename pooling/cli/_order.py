@@ -16,6 +16,7 @@ or serves the last first, it takes as long as one sample of the watch to see it.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -97,7 +98,7 @@ class OrderWatch:
         waiting = {ident: attempt for ident, attempt in self._waiting.copy().items() if not attempt.seen}
         if not waiting:
             return
-        frames = sys._current_frames()
+        frames = _frames()
         try:
             for ident, attempt in waiting.items():
                 # Under way before the sample and after it: then also at the moment of the sample.
@@ -118,6 +119,19 @@ class OrderWatch:
                     f"served {_ms(late.free_since - early.served)} before the connection was free that {late.user} got",
                 )
                 return
+
+
+def _frames() -> dict[int, FrameType]:
+    """What every thread is doing at this moment."""
+    # Before Python 3.12 an allocation can run the collector, here inside the interpreter's own lock; what is collected
+    # may need that lock, and then the whole process stands still (https://github.com/python/cpython/issues/106883).
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _is_blocked(frame: FrameType | None) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -96,6 +98,24 @@ def test_a_thread_is_seen_waiting_only_inside_its_acquire() -> None:
         bell.notify()
     thread.join()
     assert watch.waiting == 0
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_collected_while_the_interpreter_lists_its_threads(
+    collects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(sys, "_current_frames", lambda: seen.append(gc.isenabled()) or {})
+    before = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        watch = OrderWatch(Verdict())
+        watch.begin("user")
+        watch.look()
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == [False]
 
 
 def test_refusals_never_become_an_outage() -> None:
