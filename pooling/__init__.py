@@ -11,7 +11,7 @@ from pooling.events import PoolEvent
 from pooling.factory import Factory
 from pooling.lease import Lease
 from pooling.pool import Pool
-from pooling.stats import Histogram, PoolStats
+from pooling.stats import Histogram, PoolStats, Waiting
 
 __all__ = [
     "Config",
@@ -28,6 +28,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "QueueFull",
+    "Waiting",
     "create_pool",
 ]
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from pooling._moves import Phase
 from pooling._outage import describe
 from pooling._waiter import Waiter
 from pooling.errors import PoolTimeout
-from pooling.stats import PoolStats
+from pooling.stats import PoolStats, Waiting
 
 
 def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
@@ -61,6 +61,21 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
 def holds(ledger: Ledger[Any]) -> list[Hold]:
     """Who holds the connections."""
     return [entry.hold() for entry in ledger.roster.entries if entry.thread]
+
+
+def queue(ledger: Ledger[Any], most: int) -> list[Hold]:
+    """Who waits, in the order of service. Written like holders, for they are told in the same way."""
+    return [
+        Hold(waiter.thread, waiter.deadline.started, waiter.code, waiter.instruction)
+        for waiter in ledger.queue.first(most)
+    ]
+
+
+def waiting(holds: list[Hold], now: float) -> tuple[Waiting, ...]:
+    """Those who wait with their threads' names and the places of their acquires, in the order given. Called without
+    the lock."""
+    names = thread_names()
+    return tuple(Waiting(*named([hold], now, names)[0]) for hold in holds)
 
 
 class Moment(NamedTuple):

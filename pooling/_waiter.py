@@ -138,6 +138,12 @@ class WaitQueue(Generic[T]):
         key, ticket, urgent = self._heap[0]
         return urgent if first is None or (key, ticket) < (first.key, first.ticket) else first
 
+    def first(self, count: int) -> list[Waiter[T]]:
+        """Those who stand in front, in the order in which they will be served."""
+        lane = ((waiter.key, waiter.ticket, waiter) for waiter in self._lane)
+        urgent = heapq.nsmallest(count, (line for line in self._heap if line[2].turn is Turn.WAITING))
+        return [waiter for _, _, waiter in itertools.islice(heapq.merge(lane, urgent), count)]
+
     def remove(self, waiter: Waiter[T]) -> None:
         """Take a waiter out whose turn is over (served, failed or left)."""
         if waiter in self._lane:

@@ -49,7 +49,7 @@ from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
 from pooling.events import Listener, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction
-from pooling.stats import PoolStats
+from pooling.stats import PoolStats, Waiting
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -351,6 +351,20 @@ class Pool(Generic[T]):
         with self._lock:
             holds = _report.holds(self._ledger)
         return named(holds, self._now(), thread_names())
+
+    def waiters(self, most: int = 100) -> tuple[Waiting, ...]:
+        """Who waits for a connection: thread, age, call site; at most so many, in the order in which they will be
+        served."""
+        self._check_process()
+        with self._lock:
+            first = _report.queue(self._ledger, most)
+        return _report.waiting(first, self._now())
+
+    @property
+    def config(self) -> Config:
+        """The options as they are now: as given, but for what :meth:`resize` has changed."""
+        most = self._ledger.max_size
+        return replace(self._config, min_size=self._ledger.min_size, max_size=None if most == math.inf else int(most))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have ``listener(event)`` called with every :class:`pooling.PoolEvent`, in order, on a worker thread.

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from struct import pack, unpack
+from typing import NamedTuple
 
 _TOP_BITS = slice(3, None, 4) if sys.byteorder == "little" else slice(0, None, 4)
 # A recorder's samples are folded once so many have gathered: the bound on memory between two folds.
@@ -149,3 +150,17 @@ class PoolStats:
     last_error: str | None = None
     """The last connect error while connecting fails, without secrets."""
     last_error_age: float | None = None
+
+
+class Waiting(NamedTuple):
+    """Who waits for a connection: the thread's name, for how many seconds, and where it acquires.
+
+    ``where`` reads ``file:line function``.
+    """
+
+    thread: str
+    age: float
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.thread} for {self.age:.3g} s, at {self.where}"

@@ -1,0 +1,45 @@
+"""Who waits, and what the options are: what a page or a terminal shows of a running pool."""
+
+from __future__ import annotations
+
+from pooling import Waiting
+from pooling.testing import ManualClock
+from tests.core.conftest import Make
+
+
+def test_waiters_are_told_in_the_order_of_service_with_age_and_place(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+
+    def wait(priority: float) -> None:
+        pool.acquire(timeout=60, priority=priority).release()
+
+    with pool.acquire():
+        for priority in (0.0, 0.0, -10.0, 5.0):
+            clock.spawn(wait, priority)
+            clock.advance(1)
+        told = pool.waiters()
+        assert [round(waiter.age, 3) for waiter in told] == [2.0, 4.0, 3.0, 1.0]
+        assert all(waiter.where.startswith(f"{__file__}:") and waiter.where.endswith(" wait") for waiter in told)
+        assert pool.waiters(most=2) == told[:2]
+    clock.advance(1)
+    assert pool.waiters() == ()
+
+
+def test_a_waiter_who_has_left_is_not_told(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    with pool.acquire():
+        for priority in (0.0, -1.0):
+            clock.spawn(pool.acquire, 1.0, priority)
+        clock.advance(2)
+        assert pool.waiters() == ()
+
+
+def test_a_waiter_reads_as_one_line() -> None:
+    assert str(Waiting("worker-1", 1.25, "app.py:3 view")) == "worker-1 for 1.25 s, at app.py:3 view"
+
+
+def test_the_options_are_those_given_but_for_what_was_resized(make: Make) -> None:
+    pool = make(max_size=3, min_size=1, timeout=7.0)
+    assert (pool.config.min_size, pool.config.max_size, pool.config.timeout) == (1, 3, 7.0)
+    pool.resize(min_size=2, max_size=None)
+    assert (pool.config.min_size, pool.config.max_size, pool.config.timeout) == (2, None, 7.0)
