@@ -1,0 +1,57 @@
+"""A WSGI server of a few lines, for one request at a time, that says what it was told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+OK = ("200 OK", [("Content-Type", "text/plain")])
+
+
+class Exchange:
+    """One request, as a server makes it: the response's status, blocks, and close."""
+
+    def __init__(self, application: Any, *, method: str = "GET", strict: bool = True, **environ: Any) -> None:
+        self.environ: dict[str, Any] = {"QUERY_STRING": ""}
+        setup_testing_defaults(self.environ)
+        self.environ |= {"REQUEST_METHOD": method, **environ}
+        self.status = ""
+        self.headers: dict[str, str] = {}
+        self.sent: list[bytes] = []
+        # The validator complains of whatever a server or an application must not do.
+        self.result: Any = (validator(application) if strict else application)(self.environ, self.start_response)
+        self.blocks = iter(self.result)
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        if exc_info is not None and any(self.sent):
+            raise exc_info[1]
+        assert not self.status or exc_info is not None
+        self.status, self.headers = status, dict(headers)
+        return self.sent.append
+
+    def next(self) -> bytes:
+        block = next(self.blocks)
+        self.sent.append(block)
+        return block
+
+    def close(self) -> None:
+        if hasattr(self.result, "close"):
+            self.result.close()
+
+    def run(self) -> bytes:
+        try:
+            self.sent += self.blocks
+        finally:
+            self.close()
+        return b"".join(self.sent)
+
+
+def eventually(true: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Wait for what a worker thread or another process brings about."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, "it has not come to that"
+        time.sleep(0.002)
