@@ -133,18 +133,23 @@ class Lease(Generic[T]):
 class Transaction(Generic[T]):
     """The ``with`` of :meth:`pooling.Pool.transaction`."""
 
-    __slots__ = ("_lease", "_pool", "_priority", "_timeout")
+    __slots__ = ("_entered", "_lease", "_pool", "_priority", "_timeout")
 
-    def __init__(self, pool: Pool[T], timeout: Timeout, priority: float) -> None:
+    def __init__(self, pool: Pool[T], timeout: Timeout, priority: float, lease: Lease[T] | None = None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._priority = priority
-        self._lease: Lease[T] | None = None
+        self._lease = lease  # where one was acquired already
+        self._entered = False
 
     def __enter__(self) -> Any:
-        if self._lease is not None:
+        if self._entered:
             raise PoolError("a transaction is entered once: call pool.transaction() again")
-        self._lease = lease = self._pool._acquire_carefully([], self._timeout, self._priority, sys._getframe(1))
+        lease = self._lease
+        if lease is None:
+            lease = self._pool._acquire_carefully([], self._timeout, self._priority, sys._getframe(1))
+            self._lease = lease
+        self._entered = True
         entry = lease._entry
         try:
             self._pool._factory.begin(entry.connection)  # type: ignore[arg-type]  # a lease has a connection
