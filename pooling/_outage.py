@@ -30,7 +30,7 @@ class Outage:
         self.error: BaseException | None = None
         self.error_at = 0.0
         self.doubt = False  # a connection broke, and nothing has gone well since
-        self._permanent = False
+        self.permanent = False
 
     @property
     def state(self) -> str:
@@ -44,7 +44,7 @@ class Outage:
         if not self.failures:
             self.since = now
         self.failures += 1
-        self.error, self.error_at, self._permanent = error, now, permanent
+        self.error, self.error_at, self.permanent = error, now, permanent
         self.next_try = now + self._gap()
 
     def served(self, now: float) -> None:
@@ -55,13 +55,13 @@ class Outage:
     def over(self) -> None:
         self.failures = 0
         self.error = None
-        self.asked = self.doubt = self._permanent = False
+        self.asked = self.doubt = self.permanent = False
 
     def hopeless_at(self) -> float:
         """From when on waiters are not kept waiting any longer."""
         if not self.failures:
             return math.inf
-        return self.error_at if self._permanent else self.since + self._fail_after
+        return self.error_at if self.permanent else self.since + self._fail_after
 
     def hopeless_for(self, started: float, now: float) -> bool:
         """Whether one who has waited since ``started`` is not kept waiting any longer. Who came when it was

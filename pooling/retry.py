@@ -261,8 +261,7 @@ class Course(Generic[T]):
         """Whether doing the work again can do no harm."""
         factory, ask = self._pool._factory, self._pool._hooks._ask
         if isinstance(error, PoolError) and not begun:
-            cause = error.__cause__
-            return isinstance(error, ConnectError) and (cause is None or not ask(factory.is_permanent, cause))
+            return isinstance(error, ConnectError) and not self._pool._ledger.outage.permanent
         if ask(factory.is_retryable, error) or ask(self._policy._on, error):
             return True
         if not ask(factory.is_broken, error):
