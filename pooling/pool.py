@@ -44,17 +44,19 @@ from pooling._ledger import Fate, Ledger
 from pooling._moves import Job, Phase
 from pooling._runtime import THREADS, Runtime
 from pooling._waiter import Turn, Waiter
-from pooling.config import Config, Options, offset, seconds
+from pooling.config import Backoff, Config, Options, offset, seconds
 from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
 from pooling.events import Listener, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction
+from pooling.retry import Harmless, Retrying
 from pooling.stats import PoolStats, Waiting
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 FIRST_COME = 0.0  # the priority of those who give none
 SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
@@ -258,6 +260,31 @@ class Pool(Generic[T]):
         if timeout is not DEFAULT:
             seconds("timeout", timeout)
         return Transaction(self, timeout, priority)
+
+    def run(
+        self,
+        fn: Callable[..., R],
+        *args: Any,
+        retries: int | None = 3,
+        idempotent: bool = False,
+        transaction: bool = False,
+        timeout: Timeout = DEFAULT,
+        priority: float = FIRST_COME,
+        backoff: Backoff | None = None,
+        on: Harmless = (),
+    ) -> R:
+        """``fn(connection, *args)`` on the calling thread, and again, each time on a fresh lease, where it failed and
+        nothing of it took effect: at most ``retries`` times, all within ``timeout`` seconds (default: the pool's).
+
+        Where the outcome is not known it is tried again only if ``idempotent``. ``transaction=True`` commits each
+        try. :class:`pooling.retry.Retrying` explains the options. Returns what ``fn`` returns; raises what the
+        last try has raised.
+        """
+        retrying = Retrying(
+            self, retries=retries, idempotent=idempotent, transaction=transaction, timeout=timeout, priority=priority,
+            backoff=backoff, on=on,
+        )  # fmt: skip  # one argument list
+        return retrying._run(fn, args, {}, sys._getframe(1))
 
     # -- orders -------------------------------------------------------------------------------------
 

@@ -247,11 +247,11 @@ class Course(Generic[T]):
             return False
         if policy._retries is not None and self.tries > policy._retries:
             return self._give_up(error)
+        self._await_rollback()
         pause = 0.0 if _hurried else max(0.0, float(policy._backoff(self.tries)))
         if self._deadline.passed(pool._now() + pause):
             return self._give_up(error)
         pool._log.info("try %d has failed with %s: the next one in %.3g s", self.tries, type(error).__name__, pause)
-        self._await_rollback()
         if pause:
             self._wait(pause)
         self.due = True

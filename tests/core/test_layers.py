@@ -20,9 +20,10 @@ LAYERS = (
     {"integrations"},
     {"__init__"},  # the public names
     {"testing"},
-    {"manager", "retry", "monitor"},
+    {"manager", "signals", "monitor"},
     {"backends"},
     {"pool"},  # the lock, the clock, the hand to workers and reaper
+    {"retry"},  # which Pool.run() calls
     {"lease"},
     {"_ending", "_report"},
     {"_hooks"},  # how a job is done
