@@ -58,8 +58,9 @@ REDIS = Program("redis-server", "redis-server", "POOLING_TEST_REDIS_URL")
 PGBOUNCER = Program("pgbouncer", "pgbouncer")
 HAPROXY = Program("haproxy", "haproxy")
 SS = Program("ss", "iproute2")
+CHROMIUM = Program("chromium", "chromium")
 
-PROGRAMS = (POSTGRES, MARIADB, MARIADB_INSTALL, REDIS, PGBOUNCER, HAPROXY, SS)
+PROGRAMS = (POSTGRES, MARIADB, MARIADB_INSTALL, REDIS, PGBOUNCER, HAPROXY, SS, CHROMIUM)
 
 
 def mongodb_command() -> list[str]:
