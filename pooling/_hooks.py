@@ -2,7 +2,7 @@
 
 Hooks run in an empty :class:`contextvars.Context`: a pool's connection outlives the request in which it
 happened to be opened. An error that is kept has its frames cleared, so that it keeps no variables alive, the
-job's token above all.
+job's token above all; and what it says has the factory's secrets taken out, for it is shown in many places.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from pooling._entry import Entry, Stage
 from pooling._ledger import Fate, Ledger
 from pooling._moves import Job
+from pooling._secrets import conceal
 from pooling.config import Config
 from pooling.errors import PoolError
 from pooling.factory import Factory, overrides
@@ -42,15 +43,19 @@ class Hooks(Generic[T]):
                 return ledger.connected, token
             if entry.connection is not None:  # it was opened, and what came after failed
                 self._close(entry)
-            return ledger.not_connected, token, error, self._ask(self._factory.is_permanent, error)
+            permanent = self._ask(self._factory.is_permanent, error)
+            return ledger.not_connected, token, self._concealed(error), permanent
         if job.stage is Stage.CHECKING:
             error = self._call(self._check, entry, job.timeout, job.thorough)
-            return (ledger.checked, token, job.epoch) if error is None else (ledger.found_dead, token, error)
+            if error is None:
+                return ledger.checked, token, job.epoch
+            return ledger.found_dead, token, self._concealed(error)
         if job.stage is Stage.RESETTING:
             error = self._call(self._reset, entry)
             if error is None:
                 return ledger.cleaned, token
-            return ledger.not_cleaned, token, error, self._ask(self._factory.is_broken, error)
+            broken = self._ask(self._factory.is_broken, error)
+            return ledger.not_cleaned, token, self._concealed(error), broken
         return ledger.shut, token, self._close(entry)
 
     def judge(self, entry: Entry[T], error: BaseException | None) -> Fate:
@@ -62,8 +67,8 @@ class Hooks(Generic[T]):
             if error is not None and self._distrusts(error):
                 return Fate.DISCARDED
             return Fate.CLEAN if self._is_clean(entry) else Fate.DIRTY
-        except Exception:
-            self._log.exception("judging a returned connection failed: it is closed")
+        except Exception as failure:
+            self._log.error("judging a returned connection failed: it is closed", exc_info=self._concealed(failure))
             return Fate.DISCARDED
 
     def cleanness(self) -> Callable[[Any], object]:
@@ -85,7 +90,7 @@ class Hooks(Generic[T]):
                 idle = entry.stage is Stage.OPEN and not entry.thread
                 abandon = self._factory.abandon if idle else self._factory.abandon_in_use
                 if (error := self._call(abandon, entry.connection)) is not None:
-                    self._log.error("abandoning a parent's connection failed", exc_info=error)
+                    self._log.error("abandoning a parent's connection failed", exc_info=self._concealed(error))
 
     def _is_clean(self, entry: Entry[Any]) -> bool:
         if self._config.reset == "session":
@@ -131,6 +136,7 @@ class Hooks(Generic[T]):
         # Only now: a job that was lost before this is done again.
         entry.connection = entry.view = None
         if error is not None:
+            error = self._concealed(error)
             self._log.warning("closing a connection failed: %s", type(error).__name__, exc_info=error)
         return error
 
@@ -147,9 +153,19 @@ class Hooks(Generic[T]):
             return True
         try:
             return bool(question(error))
-        except Exception:
-            self._log.exception("%s raised", getattr(question, "__qualname__", question))
+        except Exception as failure:
+            name = getattr(question, "__qualname__", "a question")
+            self._log.error("%s raised", name, exc_info=self._concealed(failure))
             return False
+
+    def _concealed(self, error: BaseException) -> BaseException:
+        """The error without secrets, to be asked nothing any more: some backends tell errors apart by their texts."""
+        try:
+            secrets = tuple(self._factory.secrets())
+        except Exception:
+            self._log.error("%s.secrets() raised", type(self._factory).__qualname__)  # what, might be one
+            secrets = ()
+        return conceal(error, secrets)
 
 
 def _always(_: object) -> bool:

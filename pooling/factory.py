@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, Literal, TypeVar
+
+from pooling._secrets import attributes, found
 
 T = TypeVar("T")
 
@@ -113,6 +115,14 @@ class Factory(Generic[T]):
     def is_retryable(self, error: BaseException) -> bool:
         """Whether nothing took effect (never sent, or rolled back), so that a retry is safe. *Caller.*"""
         return False
+
+    def secrets(self) -> Iterable[str]:
+        """What nobody is to see: it is taken out of the errors of the methods above. *Any thread.*
+
+        The default finds passwords, tokens and the like among the factory's attributes: by their names, and in URLs and
+        connection strings.
+        """
+        return found(attributes(self))
 
 
 def overrides(factory: Factory[Any], method: str) -> bool:

@@ -92,7 +92,8 @@ class Pool(Generic[T]):
         self._factory = as_factory(factory)
         self._checks = overrides(self._factory, "check")
         if not self._checks and (config.check == "ping" or config.keepalive is not None):
-            raise ValueError(f"check='ping' and keepalive need a factory with a check(), {self._factory!r} has none")
+            name = type(self._factory).__name__  # its repr() might show a password
+            raise ValueError(f"check='ping' and keepalive need a factory with a check(), {name} has none")
         self.name = config.name if config.name is not None else f"pool-{next(_names)}"
         self._log = logging.getLogger(f"pooling.pool.{self.name}")
         self._runtime: Runtime = runtime or THREADS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pooling.config import Options
+    from pooling.factory import Factory
     from pooling.pool import Pool
 
 ConnectArgs = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
@@ -36,6 +38,7 @@ _MODULES = {
 }
 GROUP = "pooling.backends"
 """The entry-point group: ``name`` is the scheme, the object ``create(url, connect_args=None, **options)``."""
+ANSWERS = 16  # of connect_args that are remembered for the sake of secrets
 _SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(\+[a-z0-9_.-]+)?://", re.IGNORECASE)
 
 
@@ -71,6 +74,12 @@ def _creator(scheme: str) -> Callable[..., Pool[Any]]:
     raise ValueError(f"unknown URL scheme {scheme!r}{nearest(scheme, known)} (known: {', '.join(known)})")
 
 
-def asked(connect_args: ConnectArgs) -> dict[str, Any]:
+def asked(connect_args: ConnectArgs, factory: Factory[Any] | None = None) -> dict[str, Any]:
     """The arguments for one connect."""
-    return dict(connect_args() if callable(connect_args) else connect_args or {})
+    if not callable(connect_args):
+        return dict(connect_args or {})
+    args = dict(connect_args())
+    # Where Factory.secrets() finds them: whichever of these an error shows, it was asked for not long ago.
+    if factory is not None:
+        vars(factory).setdefault("_answers", deque(maxlen=ANSWERS)).append(args)
+    return args

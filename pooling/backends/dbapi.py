@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -79,7 +80,7 @@ class DbapiFactory(Factory[Held]):
             _refuse_unsafe(self._module)
 
     def connect(self, timeout: float) -> Held:
-        connection = self._connect(*self._args, **asked(self._connect_args))
+        connection = self._connect(*self._args, **asked(self._connect_args, self))
         try:
             if self._module is None:
                 self._module = _module_of(type(connection))
@@ -177,6 +178,10 @@ class DbapiFactory(Factory[Held]):
 
     def is_retryable(self, error: BaseException) -> bool:
         return self._is_one_of(error, "Error") and _sqlstate(error) in _ROLLED_BACK
+
+    def secrets(self) -> Iterator[str]:
+        yield from super().secrets()
+        yield from found(functools.partial(self._connect, *self._args))  # which argument is the password
 
     def __repr__(self) -> str:
         return f"DbapiFactory({_name(self._module, self._connect)})"

@@ -186,7 +186,7 @@ class MongoFactory(Factory[Permit]):
 
     def _join(self) -> Permit:
         """A permit to use the client of today, or a new one."""
-        args = asked(self._connect_args)
+        args = asked(self._connect_args, self)
         if wrong := next((name for name in args if name.lower() in _OURS), None):
             raise TypeError(f"{wrong} from connect_args comes too late: give {_OURS[wrong.lower()]} to the pool")
         state = self._state()

@@ -67,7 +67,7 @@ class MysqlFactory(Factory[Connection]):
         self.where = f"{place}/{self._args.get('database') or ''}"
 
     def connect(self, timeout: float) -> Connection:
-        args = {**self._args, **asked(self._connect_args)}
+        args = {**self._args, **asked(self._connect_args, self)}
         delay = args.pop("tcp_keepalive", None)
         args["connect_timeout"] = min(timeout, args.get("connect_timeout") or timeout, _MOST)
         args["password"] = _encoded(args.get("password"))

@@ -70,7 +70,7 @@ class PostgresFactory(Factory[Connection]):
         self._connect_args = connect_args
 
     def connect(self, timeout: float) -> Connection:
-        args = asked(self._connect_args)
+        args = asked(self._connect_args, self)
         args["connect_timeout"] = _shorter(timeout, args.get("connect_timeout", self._patience))
         connection = _Connection.connect(self._conninfo, **args)
         self.remember(connection)

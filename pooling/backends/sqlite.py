@@ -72,7 +72,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
             weakref.finalize(self, keeper.close)
 
     def connect(self, timeout: float) -> sqlite3.Connection:
-        args = {"timeout": _BUSY_TIMEOUT, "factory": _Connection, **asked(self._connect_args), **self._forced}
+        args = {"timeout": _BUSY_TIMEOUT, "factory": _Connection, **asked(self._connect_args, self), **self._forced}
         connection: sqlite3.Connection = sqlite3.connect(self._target, **args)
         try:
             with _outside_transactions(connection):

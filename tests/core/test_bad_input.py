@@ -122,7 +122,7 @@ def test_what_is_no_factory(factory: Any, message: str) -> None:
 def test_a_round_trip_asked_of_a_factory_that_has_none(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^check='ping' and keepalive need a factory with a check\(\), ") as caught:
         Pool(object, **options)
-    assert str(caught.value).endswith("CallableFactory(object) has none")
+    assert str(caught.value).endswith("a check(), CallableFactory has none")
 
 
 def test_a_factory_without_connect() -> None:

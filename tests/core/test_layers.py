@@ -36,7 +36,7 @@ LAYERS = (
     {"_outage", "_opening"},
     {"events"},
     {"config", "factory", "stats", "_clock", "_fork", "_workers", "_reaper"},
-    {"errors"},
+    {"errors", "_secrets"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}

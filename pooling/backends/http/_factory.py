@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.client import CannotSendRequest, HTTPException, ResponseNotReady
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from urllib3.exceptions import (
 from urllib3.util import Timeout, parse_url
 from urllib3.util.ssl_match_hostname import CertificateError
 
+from pooling._secrets import attributes, found
 from pooling.backends import ConnectArgs, _sockets, asked
 from pooling.backends.http._connection import Connection, SecureConnection, is_idle, is_open
 from pooling.errors import PoolError
@@ -52,7 +53,7 @@ class HttpFactory(Factory[Any]):
         self._connect_args = connect_args
 
     def connect(self, timeout: float) -> Any:
-        maker = urllib3.connectionpool.connection_from_url(self.origin, **asked(self._connect_args))
+        maker = urllib3.connectionpool.connection_from_url(self.origin, **asked(self._connect_args, self))
         maker.ConnectionCls = _KINDS[self.origin.partition(":")[0]]
         connection: Any = maker._new_conn()
         wanted = maker.timeout.connect_timeout
@@ -135,8 +136,11 @@ class PlaceFactory(HttpFactory):
     connection gets such a place: its object connects by itself with the first request.
     """
 
-    def __init__(self, url: str, make: Callable[[], Any], prepare: Callable[[Any, float], None]) -> None:
+    def __init__(
+        self, url: str, make: Callable[[], Any], prepare: Callable[[Any, float], None], owner: Callable[[], Any]
+    ) -> None:
         super().__init__(url)
+        self._owner = owner  # a weak reference to urllib3's pool
         self.requests: list[None] = []  # one for each that waits: append and pop are atomic
         self._make, self._prepare = make, prepare
 
@@ -163,6 +167,9 @@ class PlaceFactory(HttpFactory):
 
     def remember(self, connection: Any) -> None:
         """Nothing."""
+
+    def secrets(self) -> Iterable[str]:
+        return found(attributes(self._owner()))
 
 
 def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Any]:

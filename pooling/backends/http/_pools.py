@@ -103,8 +103,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         options.setdefault("name", origin)
         reference = weakref.ref(self)
         self._factory = PlaceFactory(
-            "http://localhost", partial(_call, reference, "_new_conn"), partial(_call, reference, "_prepare_connection")
-        )
+            "http://localhost", partial(_call, reference, "_new_conn"),
+            partial(_call, reference, "_prepare_connection"), owner=reference,
+        )  # fmt: skip  # one argument list
         self._factory.origin = origin
         self.pooling = Pool(self._factory, max_size=cap, reset=None, **options)
         self._finalizer = weakref.finalize(self, self.pooling.close, 0.0)

@@ -51,7 +51,7 @@ class RedisFactory(Factory[Any]):
         self._make(self._args)
 
     def connect(self, timeout: float) -> Any:
-        connection, args = self._make({**self._args, **asked(self._connect_args)})
+        connection, args = self._make({**self._args, **asked(self._connect_args, self)})
         try:
             _connection.connect(connection, timeout)
             if args.get("protocol") in (2, "2"):  # which may have come without a word of the server's

@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
 from redis.exceptions import ConnectionError  # noqa: A004  # redis-py's name
 
+from pooling._secrets import attributes, found
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._factory import Bound, renew
 from pooling.factory import Factory, ResetMode
@@ -233,6 +234,9 @@ class ShellFactory(Factory[Session]):
     def _shells(self) -> Shells | None:
         owner = self._owner()
         return None if owner is None or owner.pid != os.getpid() else owner.shells
+
+    def secrets(self) -> Iterable[str]:
+        return found(attributes(self._owner()))
 
     def __repr__(self) -> str:
         return "ShellFactory()"
