@@ -104,10 +104,6 @@ class Entry(Generic[T]):
         """Who has it, cheaply: names and lines are looked up by whoever reads it."""
         return Hold(self.thread, self.since, self.code, self.instruction)
 
-    def where(self) -> str:
-        """``file:line function`` of the last acquire."""
-        return call_site(self.code, self.instruction)
-
 
 class Hold(NamedTuple):
     """A holder as it can be copied under the lock."""
@@ -129,7 +125,10 @@ def named(holds: Iterable[Hold], now: float, names: Mapping[int | None, str]) ->
 
 def thread_names() -> dict[int | None, str]:
     """The names of the threads of this moment, by identifier."""
-    return {thread.ident: thread.name for thread in threading.enumerate()}
+    # What threading.enumerate() lists, without its lock: that one is held while a thread starts, and a destructor that
+    # strikes there may wait for a pool's lock, under which names are asked for. Copying a dict is atomic.
+    active: dict[int | None, threading.Thread] = threading._active.copy()  # type: ignore[attr-defined]
+    return {ident: thread.name for ident, thread in active.items()}
 
 
 def call_site(code: CodeType | None, instruction: int) -> str:

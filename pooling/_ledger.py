@@ -18,18 +18,23 @@ Invariants, after every settle():
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
 from pooling._entry import Entry, Stage, Token
 from pooling._moves import Moves, Phase
+from pooling._notice import Notice
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
 
 T = TypeVar("T")
 
+NESTING = 0.05  # seconds after which waiting threads are suspected of starving each other
+STARVING = "every connection is held by a thread that waits for another one, so none will come back"
+SOON = 0.5  # seconds: longer than a release stays between two of its lines
 CLOSERS = 32  # closes under way at once, late ones not counted: clear() of 10,000 must not start 10,000 threads
 PATIENCE = 0.25  # seconds a check may take before a connection is opened beside it
 
@@ -67,7 +72,22 @@ class Ledger(Moves[T]):
             return
         if newcomer and (self.queue or not self.roster.idle):
             self._emit("wait")
+            if self.config.nested:
+                self.nesting_at = min(self.nesting_at, self.now + NESTING)
+                self._alarm(self.nesting_at)
         self.queue.join(waiter)
+
+    def exchange(self, taken: list[Token[T]], broken: bool, waiter: Waiter[T]) -> None:
+        """Somebody took an idle connection that must not go out as it is, and wants whatever comes first.
+
+        One step: reported apart, a check could be over before its caller joins, and would have been for nobody.
+        The token comes in a list, which is emptied: the caller's frames may be kept by an exception.
+        """
+        if broken:
+            self.found_broken(taken.pop(), None)
+        else:
+            self.bench(taken.pop())
+        self.join(waiter)
 
     def leave(self, waiter: Waiter[T], *, expired: bool = False) -> None:
         """Somebody does not wait any longer; what was handed over before stays in its hands."""
@@ -219,6 +239,8 @@ class Ledger(Moves[T]):
         self._doom_suspects("stale")
         for entry in self.roster.entries:  # those in use: the plain path of a release looks at nothing else
             entry.expires_at = min(entry.expires_at, self.now)
+            # A release that looked just before, and has not yet put its connection back, is found a little later.
+            self._remind_at(entry, self.now + SOON)
 
     def resize(self, min_size: int, max_size: float) -> None:
         self.min_size, self.max_size = min_size, max_size
@@ -405,7 +427,34 @@ class Ledger(Moves[T]):
             self._free(entry, "hung")
         for entry in self.roster.lines_due(self.now):
             self._review(entry)
-        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line())
+        if self.now >= self.nesting_at:
+            self.nesting_at = math.inf
+            self._look_for_nesting()
+        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting_at)
+
+    def _look_for_nesting(self) -> None:
+        """Where every connection is held by a thread that waits for another one, nobody can ever give one back.
+
+        Looked for a little after somebody came to wait: by nothing else can it begin. Only a snapshot of who
+        acquired is known: a lease that was handed to another thread counts for the one that acquired it.
+        """
+        entries = self.roster.entries
+        if len(entries) < self.max_size or self.roster.leased() < len(entries):
+            return
+        waiters = {waiter.thread: waiter for waiter in self.queue.first(len(self.queue))}
+        if any(entry.thread not in waiters for entry in entries):
+            return
+        if self.config.nested == "raise":
+            # The last to come gives way, as the victim of a database's deadlock does: with its lease others go on.
+            victim = max((waiters[entry.thread] for entry in entries), key=lambda waiter: waiter.ticket)
+            victim.turn = Turn.STARVED
+            self.tally.timeouts += 1
+            self._emit("timeout", duration=self.now - victim.deadline.started)
+            self.queue.remove(victim)
+            self.outbox.append(victim)
+        elif self.nested != (nested := tuple(entry.hold() for entry in entries)):
+            self.nested = nested  # said once: more callers may come, and change nothing
+            self.outbox.append(Notice(STARVING, nested, self.now))
 
     def _review(self, entry: Entry[T]) -> None:
         """One entry's line on the agenda is due."""
@@ -421,10 +470,10 @@ class Ledger(Moves[T]):
             self.roster.idle.append(token)
         elif entry.stage is Stage.OPEN and self.limits.overheld(entry, self.now):
             entry.reported = entry.uses
-            self.tally.leaks += 1
-            self._emit("leak", entry, duration=self.now - entry.since)
-            self.outbox.append(f"a lease is held for {self.now - entry.since:.3g} s, acquired at {entry.where()}")
+            self._leaked(entry, "a lease is held for long")
         self._remind(entry)
 
     def _due(self, entry: Entry[T]) -> str:
+        if entry.epoch < self.roster.cleared:
+            return "stale"
         return self.limits.due(entry, self.now, spare=self.roster.kept() > self.min_size)

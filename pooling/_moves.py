@@ -12,9 +12,10 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pooling._entry import Entry, Stage, Token, TokenRef
+from pooling._entry import Entry, Hold, Stage, Token, TokenRef
 from pooling._fork import Flag
 from pooling._limits import Limits
+from pooling._notice import Notice
 from pooling._opening import SlowStart
 from pooling._outage import LONGEST_GAP, Outage
 from pooling._roster import Roster
@@ -61,6 +62,8 @@ class Moves(Generic[T]):
         self.now = 0.0
         self.alarm = math.inf  # when settle() has to be called at the latest
         self.phase = Phase.RUNNING
+        self.nesting_at = math.inf  # when to look for threads that starve each other
+        self.nested: tuple[Hold, ...] = ()  # those who were found last
         self.started = False  # whether anybody asked for a connection yet; before that none is opened
         self.roster: Roster[T] = Roster(config, wake)
         self.queue: WaitQueue[T] = WaitQueue()
@@ -68,7 +71,7 @@ class Moves(Generic[T]):
         self.tally = Tally(name)
         self.watchers: list[tuple[Callable[[], bool], Waiter[T]]] = []
         self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self.outbox: deque[Job | Waiter[T] | Outlet | str] = deque()
+        self.outbox: deque[Job | Waiter[T] | Outlet | Notice] = deque()
         self._checks = checks
         self._slow_start = SlowStart(config.max_connecting)
 
@@ -79,17 +82,17 @@ class Moves(Generic[T]):
         entry.stage, entry.thread = Stage.OPEN, 0
         if used:
             entry.since = self.now
-        reason = self._retirement(entry)
-        if reason and not (reason == "surplus" and entry.claimant):  # a refreshed lease counts as one that is out
+        if reason := self._retirement(entry):
             self.roster.doom(token, reason)
             return
         entry.good_until = self.limits.good_until(entry, self.now)
+        if entry.epoch != self.roster.epoch:  # also one that was claimed: it may be older than what broke
+            self.bench(token)
+            return
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and self._hand(claimant, token):
             return
-        if entry.epoch != self.roster.epoch:
-            self.bench(token)
-        elif used:
+        if used:
             self.roster.idle.append(token)
         else:  # it was only looked at: it stays among the longest unused
             self.roster.idle.appendleft(token)
@@ -114,7 +117,8 @@ class Moves(Generic[T]):
             return "lifetime"
         if entry.uses >= self.limits.uses:
             return "uses"
-        return "surplus" if self.roster.kept() > self.max_size else ""
+        # A claimed one counts as a lease that is out.
+        return "surplus" if self.roster.kept() > self.max_size and entry.claimant is None else ""
 
     def _hand(self, waiter: Waiter[T], token: Token[T]) -> bool:
         """Give a token to a waiter, unless it has left."""
@@ -205,11 +209,8 @@ class Moves(Generic[T]):
             return
         if entry not in self.roster.entries:
             return
-        held, where, age = entry.thread, entry.where(), self.now - entry.since
-        if entry.stage is Stage.OPEN and held:
-            self.tally.leaks += 1
-            self._emit("leak", entry, duration=age, reason="dropped")
-            self.outbox.append(f"a lease was dropped without release() after {age:.3g} s, acquired at {where}")
+        if entry.stage is Stage.OPEN and entry.thread:
+            self._leaked(entry, "a lease was dropped without release()", "dropped")
         token = self.roster.mint(entry)
         self.roster.back(entry)
         entry.thread = 0
@@ -217,6 +218,11 @@ class Moves(Generic[T]):
             self._free(entry, "")
         else:
             self.roster.doom(token, entry.reason or "dropped")
+
+    def _leaked(self, entry: Entry[T], what: str, reason: str | None = None) -> None:
+        self.tally.leaks += 1
+        self._emit("leak", entry, duration=self.now - entry.since, reason=reason)
+        self.outbox.append(Notice(what, (entry.hold(),), self.now))
 
     def _doom_suspects(self, reason: str) -> None:
         while self.roster.suspects:
@@ -240,7 +246,9 @@ class Moves(Generic[T]):
             self._emit("state", reason=self.tally.state)
 
     def _remind(self, entry: Entry[T]) -> None:
-        when = self.limits.next_look(entry, self.now)
+        self._remind_at(entry, self.limits.next_look(entry, self.now))
+
+    def _remind_at(self, entry: Entry[T], when: float) -> None:
         self.roster.remind(entry, when)
         self._alarm(when)
 

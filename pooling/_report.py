@@ -88,8 +88,8 @@ class Moment(NamedTuple):
     cause: BaseException | None
 
 
-def moment(ledger: Ledger[Any], now: float) -> Moment:
-    return Moment(snapshot(ledger, now), holds(ledger), _stage(ledger), ledger.outage.error)
+def moment(ledger: Ledger[Any], now: float, stage: str | None = None) -> Moment:
+    return Moment(snapshot(ledger, now), holds(ledger), stage or _stage(ledger), ledger.outage.error)
 
 
 def timed_out(then: Moment, waiter: Waiter[Any]) -> PoolTimeout:
@@ -120,6 +120,7 @@ _WHY = {
     "close": "one is being closed",
     "backoff": "the server cannot be reached",
     "suspended": "the pool is suspended",
+    "nested": "each is held by a thread that waits for another one, so none would ever come back",
 }
 
 

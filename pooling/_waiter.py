@@ -22,12 +22,16 @@ T = TypeVar("T")
 
 
 class Turn(Enum):
-    """How a wait stands; it leaves WAITING once."""
+    """How a wait stands; it leaves WAITING once.
+
+    SERVED: it has a token. FAILED: an error. LEFT: it gave up. STARVED: it was told to, see _look_for_nesting().
+    """
 
     WAITING = "waiting"
     SERVED = "served"
     FAILED = "failed"
     LEFT = "left"
+    STARVED = "starved"
 
 
 class Bell:

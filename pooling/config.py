@@ -87,7 +87,8 @@ class Config:
     """The pause in seconds before connect attempt ``n + 1``, given ``n`` failures in a row;
     None: ``min(0.05 * n, 2.0)``, shortened by up to 10 % at random (ioredis's shape)."""
     nested: Nested | None = "warn"
-    """What to do about threads that starve each other by acquiring while they hold: warn, raise, nothing."""
+    """What to do when every connection is held by a thread that waits for another one: ``"warn"`` in the log,
+    ``"raise"`` PoolTimeout in the last of them, or nothing (None). It is noticed within 0.1 s."""
     workers: Workers = "threads"
     """Who does the driver's I/O: the pool's worker threads, or the calling thread (``"inline"``)."""
     reset: Reset | None = "transaction"

@@ -42,6 +42,7 @@ from pooling._fork import flag
 from pooling._hooks import Hooks
 from pooling._ledger import Fate, Ledger
 from pooling._moves import Job, Phase
+from pooling._notice import Notice
 from pooling._runtime import THREADS, Runtime
 from pooling._waiter import Turn, Waiter
 from pooling.config import Backoff, Config, Options, offset, seconds
@@ -166,12 +167,17 @@ class Pool(Generic[T]):
         """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long."""
         waiter = self._waiter(timeout, priority)
         waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-        if stale:
-            token = stale.pop()
-            if self._revive(token, waiter):
-                return Lease(self, token.entry, [token])
-            del token
-        self._wait(waiter, self._ledger.join, waiter)
+        if stale and stale[0].entry.roster is self._roster:  # else it is a parent's
+            entry = stale[0].entry
+            looked_at = self._may_look(entry, waiter.deadline.started)
+            if looked_at and self._is_alive(entry):
+                entry.uses += 1
+                entry.since = waiter.deadline.started
+                entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
+                return Lease(self, entry, stale)
+            self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
+        else:
+            self._wait(waiter, self._ledger.join, waiter)
         token = _handed(waiter)
         return Lease(self, token.entry, [token])
 
@@ -180,25 +186,15 @@ class Pool(Generic[T]):
         seconds_ = self._config.timeout if isinstance(timeout, Default) else timeout
         return Waiter(self._runtime.bell(), Deadline(self._now(), seconds_), priority, self._ident())
 
-    def _revive(self, token: Token[T], waiter: Waiter[T]) -> bool:
-        """Whether a connection that was not used for a while may go out after a look at its socket."""
-        entry, now = token.entry, waiter.deadline.started
-        if entry.roster is not self._roster:
-            return False  # a parent's
-        if self._config.check != "peek" or entry.epoch != self._roster.epoch or now >= entry.expires_at:
-            self._tell(self._ledger.bench, token)
-            return False
+    def _may_look(self, entry: Entry[T], now: float) -> bool:
+        """Whether a look at its socket tells if a connection that was not used for a while may go out."""
+        return self._config.check == "peek" and entry.epoch == self._roster.epoch and now < entry.expires_at
+
+    def _is_alive(self, entry: Entry[T]) -> bool:
         try:
-            alive = self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
+            return self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
         except Exception:
-            alive = False  # a check that raises means dead
-        if not alive:
-            self._tell(self._ledger.found_broken, token, None)
-            return False
-        entry.uses += 1
-        entry.since = now
-        entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
-        return True
+            return False  # a check that raises means dead
 
     def _wait(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
         """Report the transition and wait for the waiter's turn. Raises what the turn brought, or PoolTimeout."""
@@ -208,7 +204,8 @@ class Pool(Generic[T]):
             )
         # What is reported again after a slice, should the first report have been lost to an exception on the thread
         # that took it in.
-        again = {self._ledger.join: self._ledger.join, self._ledger.renew: self._ledger.reclaim}.get(transition)
+        ledger = self._ledger
+        again = {ledger.join: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}.get(transition)
         try:
             self._report(waiter, transition, *args)
             while waiter.turn is Turn.WAITING:
@@ -227,6 +224,8 @@ class Pool(Generic[T]):
                 self._tell(self._ledger.release, handed.pop(), Fate.CLEAN)
             raise
         self._runtime.keep(waiter.bell)
+        if waiter.turn is Turn.STARVED:
+            raise self._starved(waiter)
         if waiter.error is not None:
             raise waiter.error
 
@@ -252,6 +251,11 @@ class Pool(Generic[T]):
         self._act()
         if then is not None:
             raise _report.timed_out(then, waiter)
+
+    def _starved(self, waiter: Waiter[T]) -> PoolTimeout:
+        with self._lock:
+            then = _report.moment(self._ledger, self._now(), stage="nested")
+        return _report.timed_out(then, waiter)
 
     def transaction(self, timeout: Timeout = DEFAULT, priority: float = 0.0) -> Transaction[T]:
         """A lease and a transaction in one ``with``: commits at its end, rolls back on an exception.
@@ -435,7 +439,7 @@ class Pool(Generic[T]):
                 self._wake(item)
             elif isinstance(item, Outlet):
                 item.flow(self._runtime.submit)
-            elif isinstance(item, str):
+            elif isinstance(item, Notice):
                 self._log.warning("%s", item)
             elif work:
                 self._submit(item)

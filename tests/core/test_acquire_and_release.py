@@ -217,7 +217,7 @@ def test_a_collected_lease_comes_back_as_a_closed_connection(
     assert (connection.interrupted, connection.closed) == (True, True)
     assert pool.stats().closed == {"dropped": 1}
     assert pool.stats().leaks == 1
-    assert "a lease was dropped without release() after 0 s, acquired at " in caplog.text
+    assert "a lease was dropped without release(): MainThread for 0 s, acquired at " in caplog.text
     assert "test_a_collected_lease_comes_back_as_a_closed_connection" in caplog.text
     with pool.acquire(timeout=0.1) as other:
         assert other is not connection

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pooling import ConnectError, Pool, PoolClosed, PoolError, PoolTimeout
-from pooling.testing import FakeFactory, FakePermanent, ManualClock
+from pooling.testing import FakeBroken, FakeFactory, FakePermanent, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
 
@@ -243,3 +243,53 @@ def test_a_callable_may_be_the_factory_and_close_is_called(clock: ManualClock, m
     pool.acquire().discard()
     clock.advance(0)
     assert [thing.closed for thing in things] == [1]
+
+
+def test_a_refresh_whose_connect_began_before_a_break_is_checked_first(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Whatever is older than the first broken connection is suspect, also one that somebody waits for by name."""
+    pool = make(max_size=2)
+    lease, other = pool.acquire(), pool.acquire()
+    factory.gates["connect"].slow(1)
+    refreshing = clock.spawn(lease.refresh, 10)
+    clock.advance(0.5)
+    with pytest.raises(FakeBroken), other:
+        raise FakeBroken
+    checks = factory.gates["check"].calls
+    clock.advance(1)
+    assert factory.gates["check"].calls == checks + 1
+    assert refreshing.result().number == 3
+    lease.release()
+
+
+def test_a_refresh_that_is_found_dead_after_a_break_is_opened_again(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=2)
+    lease, other = pool.acquire(), pool.acquire()
+    factory.gates["connect"].slow(1)
+    factory.gates["check"].error(FakeBroken("the server has restarted"))
+    refreshing = clock.spawn(lease.refresh, 10)
+    clock.advance(0.5)
+    with pytest.raises(FakeBroken), other:
+        raise FakeBroken
+    clock.advance(3)
+    assert refreshing.result().number == 4
+    lease.release()
+
+
+def test_a_release_that_has_just_looked_when_clear_comes_is_found_a_little_later(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Between its look at the connection's limits and its append to the idle ones."""
+    pool = make(max_size=1, reset="transaction")
+    lease = pool.acquire()
+    is_clean = pool._is_clean
+    pool._is_clean = lambda connection: (pool.clear(), is_clean(connection))[1]
+    lease.release()
+    pool._is_clean = is_clean
+    assert (pool.stats().idle, factory.open) == (1, 1)
+    clock.advance(1)
+    assert (pool.stats().idle, factory.open) == (0, 0)
+    assert pool.stats().closed == {"stale": 1}

@@ -17,7 +17,7 @@ from tests.core.helpers import ROOT
 
 CORE = (
     "pool", "lease", "config", "stats", "events", "errors", "factory", "_clock", "_ending", "_entry", "_fork", "_hooks",
-    "_ledger", "_limits", "_moves", "_opening", "_outage", "_reaper", "_report", "_roster", "_runtime", "_tally",
+    "_ledger", "_limits", "_moves", "_notice", "_opening", "_outage", "_reaper", "_report", "_roster", "_runtime", "_tally",
     "_waiter", "_workers",
 )  # fmt: skip  # a table
 INSIDE = "POOLING_TEST_COVERAGE"

@@ -128,3 +128,13 @@ def test_a_timeout_of_0_leaves_nothing_leased(clock: ManualClock, make: Make) ->
     if not isinstance(result, PoolTimeout):
         result.release()
     assert pool.stats().leased == 0
+
+
+def test_a_connection_is_checked_once_an_acquire_however_strict_check_after_is(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", check="ping", check_after=0.0)
+    pool.acquire().release()
+    for _ in range(3):
+        clock.advance(1)
+        pool.acquire().release()
+    assert [hook for hook, _ in factory.threads] == ["connect", "check", "check", "check"]

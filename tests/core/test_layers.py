@@ -31,12 +31,12 @@ LAYERS = (
     {"_moves"},  # the single steps
     {"_roster", "_limits", "_tally"},  # where each entry is, what is due, what is counted
     {"_runtime"},  # time and threads
-    {"_waiter"},
+    {"_waiter", "_notice"},
     {"_entry"},
     {"_outage", "_opening"},
     {"events"},
-    {"config", "factory", "stats", "_clock", "_fork", "_workers", "_reaper"},
-    {"errors", "_secrets"},
+    {"config", "factory", "stats", "_clock", "_fork", "_reaper"},
+    {"errors", "_secrets", "_workers"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}

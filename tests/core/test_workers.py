@@ -245,6 +245,20 @@ def test_a_pool_whose_upkeep_fails_does_not_harm_the_others(reaper: Reaper, capl
     assert "a pool's upkeep failed" in caplog.text
 
 
+def test_a_pool_whose_upkeep_fails_is_tried_again_after_a_pause(reaper: Reaper) -> None:
+    class Bad(Watched):
+        def look(self) -> None:
+            self.looks += 1
+            raise ZeroDivisionError
+
+    bad = Bad(due=0.0)
+    reaper.watch(bad)
+    reaper.alarm(0.0)
+    eventually(lambda: reaper.wakes_at != float("inf"))
+    time.sleep(0.1)  # without a pause it looks thousands of times; each poke may make it look once more
+    assert bad.looks < 10
+
+
 def test_the_reaper_ends_with_the_last_pool() -> None:
     rested = threading.Event()
     reaper = Reaper(at_rest=rested.set)
