@@ -98,11 +98,15 @@ def timed_out(then: Moment, waiter: Waiter[Any]) -> PoolTimeout:
     numbers = (
         f"{stats.leased} in use, {stats.idle} idle, {stats.connecting} connecting, {stats.busy} busy, "
         f"{stats.closing} closing of at most {stats.max_size or 'any number'}; {stats.waiting} others waiting"
-    )
+    ) + (f", the longest for {stats.oldest_wait:.3g} s" if stats.waiting else "")
     waited = stats.at - waiter.deadline.started
     lines = [f"no connection from pool {stats.name!r} within {waited:.3g} s ({_WHY[then.stage]}): {numbers}"]
     longest = heapq.nsmallest(3, then.holds, key=lambda hold: hold.since)
     lines += [f"  held by {holder}" for holder in named(longest, stats.at, names)]
+    if stats.leaks:
+        lines.append(f"  leases that leaked so far: {stats.leaks}")
+    if stats.hung:
+        lines.append(f"  calls of the driver that never came back: {stats.hung}")
     if stats.last_error:
         lines.append(f"  last connect error, {stats.last_error_age:.3g} s ago: {stats.last_error}")
     error = PoolTimeout(
@@ -119,6 +123,7 @@ _WHY = {
     "reset": "one is being reset",
     "close": "one is being closed",
     "backoff": "the server cannot be reached",
+    "hung": "as many calls of the driver hang as there may be connections",
     "suspended": "the pool is suspended",
     "nested": "each is held by a thread that waits for another one, so none would ever come back",
 }
@@ -133,4 +138,6 @@ def _stage(ledger: Ledger[Any]) -> str:
             return str(stage.value)
     if ledger.outage and len(ledger.roster.entries) < ledger.max_size:
         return "backoff"
-    return "close" if ledger.roster.at[Stage.CLOSING] else "queue"
+    if ledger.roster.at[Stage.CLOSING]:
+        return "close"
+    return "hung" if ledger.roster.hung and len(ledger.roster.entries) < ledger.max_size else "queue"

@@ -1,0 +1,155 @@
+"""What goes wrong says why: a timeout reads like a diagnosis, and so do leaks and slow holders."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from pooling import ConnectError, Holder, PoolTimeout
+from pooling.testing import FakeFactory, ManualClock
+from tests.core.conftest import Make
+from tests.core.helpers import outcome
+
+
+def use_for(clock: ManualClock, pool: Any, seconds: float) -> None:
+    with pool.acquire(60):
+        clock.sleep(seconds)
+
+
+def timeout_of(pool: Any, seconds: float) -> PoolTimeout:
+    error = outcome(pool.acquire, seconds)
+    assert isinstance(error, PoolTimeout)
+    return error
+
+
+def test_a_timeout_is_a_whole_diagnosis(clock: ManualClock, make: Make) -> None:
+    """Pool, numbers, own wait and stage, the longest holders, how long the head of the queue has waited."""
+    pool = make(name="shop", max_size=4)
+    users = []
+    for seconds in (40, 30, 20, 10):
+        users.append(clock.spawn(use_for, clock, pool, seconds))
+        clock.advance(1)
+    waiting = [clock.spawn(use_for, clock, pool, 1)]
+    clock.advance(2)
+    waiting.append(clock.spawn(use_for, clock, pool, 1))
+    error = timeout_of(pool, 1.5)
+    lines = str(error).splitlines()
+    assert lines[0] == (
+        "no connection from pool 'shop' within 1.5 s (all in use): 4 in use, 0 idle, 0 connecting, 0 busy, "
+        "0 closing of at most 4; 2 others waiting, the longest for 3.5 s"
+    )
+    assert [line.partition(", acquired at ")[0].split(" for ")[1] for line in lines[1:]] == ["7.5 s", "6.5 s", "5.5 s"]
+    assert all(f", acquired at {__file__}:" in line and line.endswith(" use_for") for line in lines[1:])
+    assert [round(holder.age, 9) for holder in error.holders] == [7.5, 6.5, 5.5, 4.5]
+    assert error.stats is not None
+    assert (error.stats.waiting, error.stats.oldest_wait) == (2, pytest.approx(3.5))
+    clock.advance(60)
+    assert all(actor.done for actor in users + waiting)
+
+
+def test_a_timeout_says_how_the_server_is(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    cause = ConnectionRefusedError("nobody there")
+    pool = make(name="shop", max_size=2, fail_after=None)
+    lease = pool.acquire()
+    factory.gates["connect"].error(cause)
+    error = timeout_of(pool, 1)
+    lines = str(error).splitlines()
+    assert "(the server cannot be reached): 1 in use" in lines[0]
+    assert lines[1].startswith("  held by MainThread for 1 s, acquired at ")
+    assert lines[2].startswith("  last connect error, 0.")
+    assert lines[2].endswith(" s ago: ConnectionRefusedError: nobody there")
+    assert error.__cause__ is cause
+    assert error.stats is not None
+    assert error.stats.last_error == "ConnectionRefusedError: nobody there"
+    lease.release()
+
+
+def test_what_was_repaired_is_of_no_interest_any_more(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=1)
+    factory.gates["connect"].error(OSError("down"))
+    outcome(pool.acquire, 1)
+    factory.gates["connect"].ok()
+    with pool.acquire():
+        error = timeout_of(pool, 1)
+    assert error.__cause__ is None
+    assert "last connect error" not in str(error)
+
+
+def test_a_timeout_tells_of_leaks_and_of_calls_that_hang(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=2, leak_after=2, connect_timeout=1)
+    other = pool.acquire()
+    clock.advance(3)
+    lease = pool.acquire()
+    error = timeout_of(pool, 1)
+    assert "  leases that leaked so far: 1" in str(error).splitlines()
+    factory.gates["reset"].never()
+    lease.connection.dirty = True
+    lease.release()
+    clock.advance(5)
+    with pool.acquire():
+        error = timeout_of(pool, 1)
+    assert "  calls of the driver that never came back: 1" in str(error).splitlines()
+    other.release()
+
+
+def test_a_timeout_says_that_nothing_can_be_opened_for_all_the_calls_that_hang(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(name="p", max_size=1, connect_timeout=1)
+    factory.gates["connect"].never()
+    outcome(pool.acquire, 5)
+    error = timeout_of(pool, 1)
+    assert error.stage == "hung"
+    assert "(as many calls of the driver hang as there may be connections): 0 in use" in str(error)
+
+
+def test_a_lonely_timeout_says_no_more_than_there_is(make: Make, factory: FakeFactory) -> None:
+    factory.gates["connect"].never()
+    assert str(timeout_of(make(name="p", max_size=None), 1)) == (
+        "no connection from pool 'p' within 1 s (one is being opened): 0 in use, 0 idle, 1 connecting, 0 busy, "
+        "0 closing of at most any number; 0 others waiting"
+    )
+
+
+def test_a_diagnosis_travels_between_processes(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    with pool.acquire():
+        error = timeout_of(pool, 1)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.stage, copy.stats, copy.holders) == (str(error), "queue", error.stats, error.holders)
+    assert all(isinstance(holder, Holder) for holder in copy.holders)
+
+
+def test_a_refusal_says_for_how_long_and_when_next(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    factory.gates["connect"].error(OSError("no\n  route"))
+    pool = make(name="shop", fail_after=3, backoff=lambda failures: 0.75)
+    error = outcome(pool.acquire, 30)
+    assert isinstance(error, ConnectError)
+    assert str(error) == (
+        "pool 'shop' cannot connect: OSError: no route (failing for 3 s, 4 tries; the next try is under way)"
+    )
+    clock.advance(0.25)
+    assert str(outcome(pool.acquire, 30)).endswith("(failing for 3.2 s, 5 tries; the next try is in 0.5 s)")
+
+
+def test_a_slow_holder_is_seen_wherever_one_looks(
+    clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lease beyond leak_after: in the log, in an event, in the stats, among the holders, in whoever's timeout."""
+    pool = make(name="shop", max_size=1, leak_after=5)
+    heard: list[Any] = []
+    pool.subscribe(heard.append)
+    slow = clock.spawn(use_for, clock, pool, 30)
+    clock.advance(6)
+    (leak,) = [event for event in heard if event.kind == "leak"]
+    assert leak.holder.where.endswith(" use_for")
+    assert leak.duration == pytest.approx(5)
+    assert pool.stats().leaks == 1
+    (holder,) = pool.holders()
+    assert (holder.age, holder.where) == (pytest.approx(6), leak.holder.where)
+    assert leak.holder.where in str(timeout_of(pool, 1))
+    assert any(leak.holder.where in message for message in caplog.messages)
+    clock.advance(60)
+    assert slow.done
