@@ -32,8 +32,9 @@ class PoolTimeout(PoolError, TimeoutError):
 
     ``stage`` says what the caller was waiting for when the time ran out: ``"queue"`` (every connection
     is in use), ``"connect"`` (one is being opened), ``"check"``, ``"reset"`` or ``"close"`` (one is being seen to),
-    ``"backoff"`` (the server could not be reached, the next try is due later), ``"suspended"``, or ``"nested"``: with
-    ``nested="raise"``, before its time, because every connection is held by a thread that waits for another one.
+    ``"backoff"`` (the server could not be reached, the next try is due later), ``"hung"`` (too many calls of the driver
+    hang), ``"suspended"``, or ``"nested"``: with ``nested="raise"``, before its time, because every connection is
+    held by a thread that waits for another one.
     ``stats`` is the pool's snapshot of that moment, ``holders`` who has the connections, longest first.
     ``__cause__`` is the last connect error, where there was one.
     """
