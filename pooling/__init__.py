@@ -11,7 +11,7 @@ from pooling.events import PoolEvent
 from pooling.factory import Factory
 from pooling.lease import Lease
 from pooling.pool import Pool
-from pooling.stats import Histogram, PoolStats, Waiting
+from pooling.stats import Histogram, Interval, PoolStats, Waiting
 
 __all__ = [
     "Config",
@@ -19,6 +19,7 @@ __all__ = [
     "Factory",
     "Histogram",
     "Holder",
+    "Interval",
     "Lease",
     "Options",
     "Pool",

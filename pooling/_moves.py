@@ -232,8 +232,8 @@ class Moves(Generic[T]):
         return self.roster.live(stage, self.now)
 
     def _fault(self, entry: Entry[T], error: BaseException) -> None:
-        self.tally.errors += 1
         doing = "use" if entry.stage is Stage.OPEN else entry.stage.value
+        self.tally.errors[doing] += 1
         self._emit("error", entry, reason=doing, error=error)
 
     def _emit(self, kind: str, entry: Entry[T] | None = None, **details: Any) -> None:

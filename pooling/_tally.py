@@ -17,8 +17,9 @@ class Tally:
     def __init__(self, name: str) -> None:
         self.name = name
         self.outlets: tuple[Outlet, ...] = ()
-        self.acquired = self.opened = self.timeouts = self.errors = self.leaks = 0
+        self.acquired = self.opened = self.timeouts = self.leaks = 0
         self.closed: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
         self.waits, self.uses, self.connects = Recorder(), Recorder(), Recorder()
         self.state = "up"
 

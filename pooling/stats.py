@@ -11,9 +11,9 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from struct import pack, unpack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _TOP_BITS = slice(3, None, 4) if sys.byteorder == "little" else slice(0, None, 4)
 # A recorder's samples are folded once so many have gathered: the bound on memory between two folds.
@@ -107,7 +107,7 @@ class PoolStats:
     """A pool's numbers at one moment, all read under its lock.
 
     Always ``size == idle + leased + connecting + busy + closing`` and ``acquired == released + leased``.
-    Counters run from the pool's creation; take two snapshots for a rate.
+    Counters run from the pool's creation; ``later - earlier`` is what happened in between, with rates.
     """
 
     name: str
@@ -150,6 +150,55 @@ class PoolStats:
     last_error: str | None = None
     """The last connect error while connecting fails, without secrets."""
     last_error_age: float | None = None
+    errors_by: Mapping[str, int] = field(default_factory=dict)
+    """The errors by what raised: connect, check, reset, close, use."""
+
+    def __sub__(self, earlier: PoolStats) -> Interval:
+        """What happened since an earlier snapshot. Raises ValueError for one of another pool or a later moment."""
+        if earlier.name != self.name:
+            raise ValueError(f"snapshots of two pools, {self.name!r} and {earlier.name!r}")
+        if earlier.at > self.at or earlier.acquired > self.acquired:
+            raise ValueError(f"the snapshots of pool {self.name!r} are the wrong way round: later - earlier")
+        counts = {name: _less(getattr(self, name), getattr(earlier, name)) for name in _COUNTED}
+        return Interval(seconds=self.at - earlier.at, **counts)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What happened in a pool between two snapshots: ``later - earlier``."""
+
+    seconds: float
+    acquired: int
+    released: int
+    opened: int
+    closed: Mapping[str, int]
+    """By reason; a reason that did not occur is absent."""
+    timeouts: int
+    errors: int
+    errors_by: Mapping[str, int]
+    leaks: int
+    events_lost: int
+    wait: Histogram
+    use: Histogram
+    connect: Histogram
+
+    def rate(self, count: float) -> float:
+        """So many in these seconds, by the second; 0.0 where no time has passed."""
+        return count / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def in_use(self) -> float:
+        """Connections in use on average, by the uses that ended in these seconds."""
+        return self.rate(self.use.sum)
+
+
+_COUNTED = tuple(field.name for field in fields(Interval) if field.name != "seconds")
+
+
+def _less(later: Any, earlier: Any) -> Any:
+    if isinstance(later, Mapping):
+        return {key: count - earlier.get(key, 0) for key, count in later.items() if count != earlier.get(key, 0)}
+    return later - earlier
 
 
 class Waiting(NamedTuple):

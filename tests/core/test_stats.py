@@ -12,7 +12,7 @@ import pytest
 
 from pooling import Histogram, Pool, PoolStats, PoolTimeout
 from pooling.stats import FOLD_AT, Recorder
-from pooling.testing import FakeFactory, ManualClock
+from pooling.testing import FakeBroken, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
 
@@ -156,6 +156,82 @@ def test_histograms_are_subtracted_for_what_came_between(clock: ManualClock, mak
     between = pool.stats().use - before
     assert (between.count, between.sum) == (3, pytest.approx(6))
     assert between.percentile(100) == pytest.approx(3, rel=0.05)
+
+
+def test_snapshots_are_subtracted_for_what_came_between(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(name="p", max_size=1, fail_after=0, backoff=lambda failures: 1.0)
+    with pool.acquire():
+        clock.advance(4)
+    before = pool.stats()
+    for _ in range(3):
+        with pool.acquire():
+            clock.advance(2)
+    with pool.acquire():
+        assert isinstance(outcome(pool.acquire, 4), PoolTimeout)
+    pool.acquire().discard()
+    factory.gates["connect"].error(OSError())
+    outcome(pool.acquire, 1)
+    between = pool.stats() - before
+    assert between.seconds == pytest.approx(10)
+    assert (between.acquired, between.released, between.timeouts, between.opened) == (5, 5, 1, 0)
+    assert (between.closed, between.errors, between.errors_by) == ({"discarded": 1}, 1, {"connect": 1})
+    assert (between.wait.count, between.use.count, between.connect.count) == (5, 5, 0)
+    assert between.rate(between.acquired) == pytest.approx(0.5)
+    assert between.in_use == pytest.approx(1.0)
+
+
+def test_an_interval_without_time_divides_nothing_by_zero(make: Make) -> None:
+    stats = make().stats()
+    nothing = stats - stats
+    assert (nothing.seconds, nothing.rate(nothing.acquired), nothing.rate(5), nothing.in_use) == (0, 0, 0, 0)
+    assert (nothing.closed, nothing.errors_by, nothing.wait) == ({}, {}, Histogram())
+
+
+def test_snapshots_that_do_not_belong_together_are_not_subtracted(clock: ManualClock, make: Make) -> None:
+    pool = make(name="p")
+    before = pool.stats()
+    clock.advance(1)
+    pool.acquire().release()
+    after = pool.stats()
+    with pytest.raises(ValueError, match=r"^the snapshots of pool 'p' are the wrong way round: later - earlier$"):
+        before - after
+    with pytest.raises(ValueError, match=r"^snapshots of two pools, 'p' and 'q'$"):
+        after - make(name="q").stats()
+
+
+@pytest.mark.parametrize("stage", ["connect", "check", "reset", "close", "use"])
+def test_errors_are_counted_by_what_raised(clock: ManualClock, factory: FakeFactory, make: Make, stage: str) -> None:
+    pool = make(max_size=1, check="ping", fail_after=0)
+    lease = pool.acquire()
+    if stage == "use":
+        with pytest.raises(FakeBroken), lease:
+            raise FakeBroken
+    else:
+        factory.gates[stage].error(OSError())
+        lease.connection.dirty = stage == "reset"
+        if stage in ("connect", "close"):
+            lease.discard()
+        else:
+            lease.release()
+        clock.advance(2)
+        outcome(pool.acquire, 0)
+    clock.advance(0)
+    stats = pool.stats()
+    assert stats.errors_by[stage] == stats.errors > 0
+    factory.gates["connect"].ok()
+
+
+def test_the_memory_of_a_histogram_does_not_grow_with_what_it_counts() -> None:
+    """O(1): from a nanosecond to a year there are 16 buckets an octave, whatever is recorded."""
+    recorder, draw = Recorder(), random.Random(5)
+    for _ in range(50):
+        for _ in range(FOLD_AT):
+            recorder.samples.append(10 ** draw.uniform(-9, 7.5))
+        recorder.fold()
+    histogram = recorder.snapshot()
+    assert histogram.count == 50 * FOLD_AT
+    assert len(histogram.counts) <= 16 * (math.log2(10**16.5) + 1)
+    assert not recorder.samples
 
 
 def test_the_memory_of_samples_is_bounded(clock: ManualClock, make: Make) -> None:

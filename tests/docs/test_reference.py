@@ -82,6 +82,12 @@ def test_every_member_of_a_histogram_is_listed() -> None:
     assert listed == {field.name for field in fields(pooling.Histogram)} | set(public(pooling.Histogram))
 
 
+def test_every_part_of_an_interval_is_listed() -> None:
+    listed = [name for row in table(REFERENCE / "stats.md", "part") for name in re.findall(r"`(\w+)", row[0])]
+    actual = [field.name for field in fields(pooling.Interval)] + public(pooling.Interval)
+    assert sorted(listed) == sorted(actual)
+
+
 def test_every_reason_of_a_close_is_listed() -> None:
     documented = inspect.getsource(pooling.PoolStats).partition("by reason: ")[2].partition(".")[0]
     listed = names("stats.md", "reason")
