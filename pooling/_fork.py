@@ -12,6 +12,8 @@ import mmap
 import os
 import sys
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 _WIPE_ON_FORK = 18  # from <linux/mman.h>; Python's mmap module has no name for it before 3.14
@@ -46,6 +48,30 @@ def flag() -> Flag:
     byte = _HookedByte(1)
     _hooked.add(byte)
     return byte
+
+
+def once_back(call: Callable[[], object]) -> bool:
+    """From now on, have the call made in the parent after each fork, once ``os.fork`` is over: the thread that forked
+    makes it before its next line. False where that cannot be had.
+
+    A fork hook of Python's comes too early for a thread to be started (see Threads.resume_after_fork). The interpreter
+    can be asked to run something soon, as it does for signal handlers, but does so at the next instruction: the asking
+    must be the last thing that the hook does, so the hook itself is C.
+    """
+    try:
+        import ctypes  # 5 ms, and only a process that forks beside a pool needs it
+
+        ask = ctypes.pythonapi.Py_AddPendingCall
+    except (ImportError, AttributeError):  # no CPython, or one without it
+        return False
+
+    def answer(_: object) -> int:
+        call()
+        return 0
+
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(answer)
+    os.register_at_fork(after_in_parent=partial(ask, callback, None))
+    return True
 
 
 def _clear_hooked() -> None:

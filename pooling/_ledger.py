@@ -261,6 +261,17 @@ class Ledger(Moves[T]):
             self.roster.next_epoch()
             self._doom_suspects("pool")
 
+    def inherit(self, parent: Ledger[T]) -> None:
+        """In a forked child, before anybody uses these books: what the owner has ordered so far holds here too.
+
+        Nobody of this process can finish the parent's drain(), so a pool that was draining is closed.
+        """
+        self.min_size, self.max_size = parent.min_size, parent.max_size
+        self.phase = Phase.CLOSED if parent.phase is Phase.DRAINING else parent.phase
+        self.tally.outlets = parent.tally.outlets
+        for outlet in self.tally.outlets:
+            outlet.begin_anew()
+
     def listen(self, outlet: Outlet) -> None:
         """Tell a listener everything from now on."""
         self.tally.outlets = (*self.tally.outlets, outlet)

@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from pooling._workers import await_end
+
 _log = logging.getLogger("pooling")
 
 
@@ -58,12 +60,21 @@ class Reaper:
             self._start()
 
     def park(self, patience: float) -> None:
-        """Let the thread end; the next alarm starts it again."""
+        """Let the thread end; the next alarm starts it again, or :meth:`resume`."""
         with self._starting:
             thread, self._thread = self._thread, None
         self.poke(None)
-        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
-            thread.join(patience)
+        if thread is not None:
+            await_end(thread, time.monotonic() + patience)
+
+    def resume(self) -> None:
+        """Start the thread again if anything is going to be due. Raises RuntimeError where none can be started."""
+        if any(pool.due_at() < float("inf") for pool in self._living()):
+            self._start()
+
+    def watches(self) -> bool:
+        """Whether there is any pool."""
+        return bool(self._living())
 
     def _start(self) -> None:
         with self._starting:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading  # never "from threading import": gevent replaces what the module holds
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from pooling._fork import once_back
 from pooling._reaper import Reaper, Watched
 from pooling._waiter import Bell
 from pooling._workers import Workers
 
 _renewing: dict[int, threading.Lock] = {}  # by process id
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
+COUNTED = sys.version_info >= (3, 12)  # whether os.fork warns of other threads
+AT_FORK = 0.05  # seconds that a fork is held up for the same, at most
 
 
 class Lock(Protocol):
@@ -60,6 +64,7 @@ class Threads:
     def __init__(self) -> None:
         self.now = time.monotonic
         self._local = threading.local()
+        self._resumes_late: bool | None = None  # not known before the first fork
         self._build()
 
     def _build(self) -> None:
@@ -107,9 +112,33 @@ class Threads:
             pass  # no thread can be started (the interpreter is ending, or a limit): waiters look by themselves
 
     def park(self, patience: float) -> None:
-        """Let every thread that is not at work end."""
-        self._reaper.park(patience)
-        self._workers.park(patience)
+        """Let every thread that is not at work end, and wait ``patience`` seconds for it at most."""
+        end = self.now() + patience
+        # A worker at the end of its job may start the reaper, and the reaper's last round may have brought work.
+        for group in (self._workers, self._reaper, self._workers):
+            group.park(max(0.0, end - self.now()))
+
+    def resume(self) -> None:
+        """Go on after a park(): with the reaper now if anything is going to be due, with workers as jobs come."""
+        try:
+            self._reaper.resume()
+        except RuntimeError:
+            pass  # as in alarm()
+
+    def park_for_fork(self) -> None:
+        """A fork beside other threads is warned of from Python 3.12 on, and rightly so: ours have ended when it
+        happens, unless they are at work."""
+        if COUNTED and self._resumes_late is None and self._reaper.watches():
+            self._resumes_late = once_back(self.resume)
+        self.park(AT_FORK)
+
+    def resume_after_fork(self) -> None:
+        """In the parent. Its threads are counted after its hooks have run, so the reaper must not start in one of
+        those, unless there are other threads anyway."""
+        if not self._resumes_late or threading.active_count() > 1:
+            self.resume()
 
 
 THREADS = Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=THREADS.park_for_fork, after_in_parent=THREADS.resume_after_fork)

@@ -7,6 +7,7 @@ call holds nobody up. How many jobs there may be, each pool decides. (The idea o
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import threading
 import time
@@ -15,7 +16,19 @@ from collections.abc import Callable
 
 Job = Callable[[], None]
 IDLE = 5.0  # seconds after which a thread without work ends
+_LOOK = 0.0002  # seconds between two looks whether the system has let go of a thread
 _names = itertools.count(1)
+
+
+def await_end(thread: threading.Thread, until: float) -> None:
+    """Wait until a thread is gone, or for that time. Returns at once where it is this one, or a greenlet on it: that
+    would have to run here to come to its end."""
+    if thread is threading.current_thread() or thread.native_id == threading.get_native_id():
+        return
+    thread.join(max(0.0, until - time.monotonic()))
+    # Before 3.13 join() can come back a little before the system's own thread has ended, and os.fork counts those.
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until:
+        time.sleep(_LOOK)
 
 
 class Workers:
@@ -51,20 +64,22 @@ class Workers:
         return worker
 
     def park(self, patience: float) -> None:
-        """Let idle threads end, and those that are nearly done; wait ``patience`` seconds for it at most."""
+        """Let idle threads end, and those that are nearly done; wait ``patience`` seconds for it at most. The next
+        job starts them again."""
         self._parked = True
+        everybody = list(self._all)  # before any of them ends: they leave while they still run
         while self._idle:
             try:
                 self._idle.pop().jobs.put(None)
             except IndexError:
                 break
         end = time.monotonic() + patience
-        for worker in list(self._all):
-            if worker.thread is threading.current_thread() or worker.busy_since < end - 2 * patience:
-                continue  # itself, or somebody who hangs
+        for worker in everybody:
+            if worker.busy_since < end - 2 * patience:
+                continue  # it hangs
             if worker.thread.ident is None:
                 continue  # just being started, for a job
-            worker.thread.join(max(0.0, end - time.monotonic()))
+            await_end(worker.thread, end)
 
     def retire(self, worker: _Worker) -> bool:
         """Whether an idle worker may end: not if a job was just given to it."""

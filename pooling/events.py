@@ -46,8 +46,13 @@ class Outlet:
 
     def __init__(self, listener: Listener, log: logging.Logger) -> None:
         self.listener = listener
-        self.lost = 0
         self._log = log
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Also in a forked child: the parent's events are not its own, and the worker that was telling them is not
+        there."""
+        self.lost = 0
         self._queue: deque[PoolEvent] = deque()
         self._draining = threading.Lock()
 

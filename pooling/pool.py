@@ -106,13 +106,15 @@ class Pool(Generic[T]):
         self._ident = threading.get_ident
         self._build()
 
-    def _build(self) -> None:
-        """What a forked child has to have anew."""
+    def _build(self, parent: Ledger[T] | None = None) -> None:
+        """What a forked child has to have anew; ``parent``: the books that it has inherited."""
         pid = os.getpid()
         self._runtime.renew()
         self._lock = self._runtime.lock()
         self._plain = flag()
         self._ledger: Ledger[T] = Ledger(self.name, self._config, self._plain, self._runtime.poke, checks=self._checks)
+        if parent is not None:
+            self._ledger.inherit(parent)
         self._roster = self._ledger.roster
         self._idle = self._roster.idle
         self._take = self._roster.take
@@ -402,14 +404,18 @@ class Pool(Generic[T]):
         """Have ``listener(event)`` called with every :class:`pooling.PoolEvent`, in order, on a worker thread.
 
         Returns a function that ends the subscription. While somebody listens every acquire and release takes
-        the pool's lock.
+        the pool's lock. A forked child keeps the subscription, for its own events.
         """
         if not callable(listener):
             raise TypeError(f"a listener must be callable, not {listener!r}")
         self._check_process()
         outlet = Outlet(listener, self._log)
         self._tell(self._ledger.listen, outlet)
-        return lambda: self._tell(self._ledger.ignore, outlet)
+        return partial(self._unsubscribe, outlet)
+
+    def _unsubscribe(self, outlet: Outlet) -> None:
+        self._check_process()
+        self._tell(self._ledger.ignore, outlet)
 
     # -- the two steps that everything goes through --------------------------------------------------
 
@@ -534,10 +540,12 @@ class Pool(Generic[T]):
         pid = os.getpid()
         with _forked.setdefault(pid, threading.Lock()):  # setdefault is atomic: one lock for all threads of the child
             if self._pid != pid:
-                inherited = self._roster
+                parent = self._ledger
                 self._finalizer.detach()
-                self._build()
-                self._hooks.abandon(inherited.entries)
+                self._build(parent)
+                if self._ledger.phase is Phase.CLOSED:
+                    self._runtime.forget(self)  # as close() did in the parent
+                self._hooks.abandon(parent.roster.entries)
 
     def __enter__(self) -> Self:
         return self
