@@ -99,6 +99,22 @@ def test_bytes_and_connections_are_counted(faulty: Proxy, connect: Connect) -> N
     first.close()
     faulty.wait_for_open(1)
     assert faulty.accepted == 2
+    assert faulty.arrivals == sorted(faulty.arrivals)
+    assert say(connect(), b"again") == b"again"
+    assert (faulty.accepted, faulty.peak) == (3, 2)
+
+
+def test_a_server_can_fall_silent_after_so_many_bytes(faulty: Proxy, connect: Connect) -> None:
+    before = connect()
+    assert say(before, b"x") == b"x"
+    faulty.mute_after(from_server=2)
+    after = connect()
+    after.sendall(b"hello")
+    assert hear(after, 2) == b"he"
+    after.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        after.recv(1)
+    assert say(before, b"hello") == b"hello"
 
 
 def test_much_data_arrives_whole_and_half_closing_is_passed_on(connect: Connect) -> None:
