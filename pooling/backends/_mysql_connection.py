@@ -190,7 +190,7 @@ class Connection(_Base):
         where the connection was lost, _sock is None."""
         code = error.args[0] if error.args else None
         self.pending = code == CR.CR_COMMANDS_OUT_OF_SYNC
-        if code == ER.LOCK_DEADLOCK:
+        if code in (ER.LOCK_DEADLOCK, ER.CHECKREAD):
             self.rolled_back = True
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Classes of SQLSTATE, where a driver tells one. ISO 9075: connection exceptions; PostgreSQL's: interventions of the
 # operator.
 _LOST = ("08", "57P")
-_ROLLED_BACK = ("40001", "40P01")
+_ROLLED_BACK = ("40001", "40P01", "55P03")  # serialization failure; PostgreSQL's deadlock, and lock not available
 _REFUSED = ("28", "3D", "42")  # who, which database, what is not understood
 _CODE = 5  # letters
 

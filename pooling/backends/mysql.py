@@ -39,8 +39,13 @@ _LOST = {
 }  # fmt: skip  # a list with its meanings
 _READ_ONLY = {1792, 1836}  # a primary that was demoted under us; 1290 says so too, and other things
 _OPTION_PREVENTS = 1290
-_DEADLOCK, _LOCK_WAIT_TIMEOUT = 1213, 1205
-_NOT_CONNECTED = {2003, 1040, 1203}  # unreachable, too many connections
+_DEADLOCK = 1213
+# Undone, or never begun. A lock that is not to be had undoes the statement alone; the end of the lease undoes the rest.
+_NOTHING_DONE = {
+    _DEADLOCK, 1205, 3572,  # a deadlock, a lock that did not come in time, one that had to come at once
+    1020, 3101,  # a conflict: with a newer row (MariaDB's snapshot isolation), with another node (group replication)
+    2003, 1040, 1203,  # unreachable, too many connections
+}  # fmt: skip  # a list with its meanings
 _PERMANENT = {
     1044, 1045, 1049, 1698, 1130,  # no such user, password, database; no access from this host
     1820, 1862, 3118, 4151,  # the password has expired, the account is locked
@@ -148,18 +153,15 @@ class MysqlFactory(Factory[Connection]):
     def commit(self, connection: Connection) -> None:
         known = _known(connection)
         if known.rolled_back:
-            # The server has undone everything up to the deadlock: the rest alone is not what was meant.
+            # The server has undone everything up to the conflict: the rest alone is not what was meant.
             known.rollback()
-            raise pymysql.OperationalError(_DEADLOCK, "a deadlock has rolled the transaction back: nothing to commit")
+            raise pymysql.OperationalError(_DEADLOCK, "a conflict has rolled the transaction back: nothing to commit")
         known.commit()
 
     def is_broken(self, error: BaseException) -> bool:
         if not isinstance(error, pymysql.MySQLError):
             return False
-        code = _code(error)
-        if code == _OPTION_PREVENTS:
-            return re.search("read.only", str(error)) is not None  # else it is --secure-file-priv or the like
-        return code in _LOST or code in _READ_ONLY or "Packet sequence number wrong" in str(error)
+        return _code(error) in _LOST or _refuses_writes(error) or "Packet sequence number wrong" in str(error)
 
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, pymysql.MySQLError):
@@ -176,9 +178,7 @@ class MysqlFactory(Factory[Connection]):
         )
 
     def is_retryable(self, error: BaseException) -> bool:
-        # A lock wait timeout undoes the statement alone; the end of the lease undoes the rest.
-        known = (_DEADLOCK, _LOCK_WAIT_TIMEOUT, *_NOT_CONNECTED)
-        return isinstance(error, pymysql.MySQLError) and _code(error) in known
+        return isinstance(error, pymysql.MySQLError) and (_code(error) in _NOTHING_DONE or _refuses_writes(error))
 
     def __repr__(self) -> str:
         return f"MysqlFactory({self.where})"
@@ -218,6 +218,12 @@ def _known(connection: Connection) -> _Connection:
 
 def _code(error: BaseException) -> Any:
     return error.args[0] if error.args else None
+
+
+def _refuses_writes(error: BaseException) -> bool:
+    if _code(error) == _OPTION_PREVENTS:
+        return re.search("read.only", str(error)) is not None  # else it is --secure-file-priv or the like
+    return _code(error) in _READ_ONLY
 
 
 def _encoded(password: Any) -> Any:

@@ -34,7 +34,8 @@ Connection = psycopg.Connection[Any]
 _FATAL = ("FATAL", "PANIC")  # severities after which a session is over
 _LOST = ("08", "57P")  # connection exceptions, interventions of the operator
 _READ_ONLY = "25006"  # a primary that was demoted under us
-_ROLLED_BACK = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+# Undone, or refused: serialization failure, deadlock, lock not available.
+_NOTHING_DONE = {"40001", "40P01", "55P03", _READ_ONLY}
 _CLIENT_SIDE = (errors.PipelineAborted, errors.CancellationTimeout, errors.ConnectionTimeout)
 # A failed connect carries no code, only text. In another language than English none of these is found, and the error
 # counts as passing: the waiters learn of it after fail_after. The last two are PgBouncer's.
@@ -197,7 +198,7 @@ class PostgresFactory(Factory[Connection]):
         return isinstance(error, psycopg.Error) and any(text in str(error) for text in _PERMANENT)
 
     def is_retryable(self, error: BaseException) -> bool:
-        return isinstance(error, psycopg.Error) and error.sqlstate in _ROLLED_BACK
+        return isinstance(error, psycopg.Error) and error.sqlstate in _NOTHING_DONE
 
     def __repr__(self) -> str:
         return f"PostgresFactory({self.where})"

@@ -308,6 +308,7 @@ class TestErrors:
             ("OperationalError", ({"C": "57P01"},), True, False, False),
             ("OperationalError", ({"C": "40P01"},), False, False, True),
             ("OperationalError", ("40001", "serialization failure"), False, False, True),
+            ("OperationalError", ({"C": "55P03"},), False, False, True),
             ("OperationalError", ("08S01", "link failure"), True, False, False),
             ("OperationalError", ({"C": "28P01"},), False, True, False),
             ("OperationalError", (1205, "lock wait timeout"), True, False, False),

@@ -388,8 +388,12 @@ class TestErrors:
         assert MysqlFactory().is_broken(pymysql.InternalError("Packet sequence number wrong - got 1 expected 2"))
 
     @pytest.mark.parametrize(
-        ("code", "retryable"), [(1213, True), (1205, True), (2003, True), (1040, True), (2013, False), (2006, False)]
-    )
+        ("code", "retryable"),
+        [
+            (1213, True), (1205, True), (3572, True), (1020, True), (3101, True), (1792, True), (1836, True),
+            (2003, True), (1040, True), (2013, False), (2006, False), (1290, False),
+        ],
+    )  # fmt: skip  # a list
     def test_what_may_be_tried_again(self, code: int, retryable: bool) -> None:
         assert MysqlFactory().is_retryable(pymysql.OperationalError(code, "")) is retryable
 

@@ -385,10 +385,13 @@ class TestErrors:
         assert not broken(errors.PipelineAborted())
         assert not broken(KeyError())
 
-    def test_serialization_failures_and_deadlocks_may_be_tried_again(self) -> None:
+    def test_what_took_no_effect_may_be_tried_again(self) -> None:
         retryable = PostgresFactory().is_retryable
         assert retryable(errors.SerializationFailure())
         assert retryable(errors.DeadlockDetected())
+        assert retryable(errors.LockNotAvailable())
+        assert retryable(errors.ReadOnlySqlTransaction())
+        assert not retryable(errors.QueryCanceled())
         assert not retryable(errors.AdminShutdown())
         assert not retryable(psycopg.OperationalError("server closed the connection unexpectedly"))
 
