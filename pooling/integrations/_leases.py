@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -12,11 +12,13 @@ from pooling._clock import DEFAULT, Timeout
 from pooling.config import nearest
 from pooling.errors import PoolError
 from pooling.lease import Lease
-from pooling.pool import Pool
+from pooling.pool import FIRST_COME, Pool
 
 SOLE = "default"
 """The name a pool goes by that was given alone, and of the one that is meant where several are there and none is
 named."""
+
+_NOT_THEIRS = ("pooling.integrations.", "contextlib")
 
 Pools = Mapping[str, Pool[Any]]
 
@@ -32,10 +34,10 @@ class Leases:
     # request must not wait for it: setdefault() and popitem() of a dict are atomic, and whoever loses gives back.
     __slots__ = ("__weakref__", "_begin", "_begun", "_held", "_over", "_pools", "_timeout")
 
-    def __init__(self, pools: Pools, timeout: Timeout = DEFAULT, *, begin: bool = False) -> None:
+    def __init__(self, pools: Pools, timeout: Timeout = DEFAULT, *, begin: Container[str] = ()) -> None:
         self._pools = pools
         self._timeout = timeout
-        self._begin = begin  # whether each lease starts with a transaction, which settle() ends
+        self._begin = begin  # the pools whose leases start with a transaction, which settle() ends
         self._held: dict[str, Lease[Any]] = {}
         self._begun: dict[str, Lease[Any]] = {}  # those with a transaction of ours
         self._over = False
@@ -55,7 +57,7 @@ class Leases:
         """
         chosen = self._chosen(name)
         held = self._held.get(chosen)
-        if held is not None and held._cell:
+        if held is not None and not held.ended:
             return held
         return self._take(chosen)
 
@@ -113,14 +115,14 @@ class Leases:
             known = list(self._pools)
             raise LookupError(f"no pool is called {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         self._held.pop(name, None)  # one that has ended by hand
-        lease = self._pools[name].acquire(self._timeout)
-        _label(lease, sys._getframe(2))
-        if self._begin:
+        lease = _acquire(self._pools[name], self._timeout, _asking(sys._getframe(2)))
+        begin = name in self._begin
+        if begin:
             self._start(lease)
         kept = self._held.setdefault(name, lease)
         if kept is not lease:
             lease.discard()  # another thread of this request was first; this one may be in a transaction
-        elif self._begin:
+        elif begin:
             self._begun[name] = lease
         self._check_over()
         return kept
@@ -139,7 +141,7 @@ class Leases:
 
     def _finish(self, name: str, *, commit: bool, error: BaseException | None = None) -> None:
         lease = self._begun.pop(name, None)
-        if lease is None or not lease._cell:
+        if lease is None or lease.ended:
             return  # ended by hand, and its transaction with it
         factory, connection = lease._pool._factory, lease._entry.connection
         if commit:
@@ -171,9 +173,19 @@ def as_pools(pools: Pool[Any] | Pools) -> Pools:
     return pools
 
 
-def _label(lease: Lease[Any], frame: FrameType | None) -> None:
-    """Note where the user asked, as otherwise every holder would be shown at the same line of this package."""
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("pooling.integrations."):
+def _acquire(pool: Pool[Any], timeout: Timeout, frame: FrameType) -> Lease[Any]:
+    """An acquire that is shown, while it waits and while it holds, where ``frame`` is."""
+    if pool._plain[0] and pool._idle:
+        lease = pool.acquire(timeout)
+    else:
+        lease = pool._acquire_carefully([], timeout, FIRST_COME, frame)
+    lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+    return lease
+
+
+def _asking(frame: FrameType) -> FrameType:
+    """The user's own frame: otherwise every holder would be shown at the same line of this package."""
+    # contextlib's, where a transaction is entered.
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(_NOT_THEIRS):
         frame = frame.f_back
-    if frame is not None:
-        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+    return frame

@@ -83,7 +83,7 @@ class Middleware:
             return result  # complete, and nothing was taken
         if _is_file(result, environ) and _closing(result, leases):
             return result
-        body = _SizedBody if hasattr(result, "__len__") else _Body
+        body = _SizedBody if hasattr(result, "__len__") else Body
         return body(result, leases, refusal)
 
 
@@ -101,10 +101,10 @@ def connection(environ: Mapping[str, Any], name: str | None = None) -> Any:
     return leases(environ).connection(name)
 
 
-class _Body:
+class Body:
     """A response that ends the request's leases after its own close(), however it came to that."""
 
-    def __init__(self, result: Iterable[bytes], leases: Leases, refusal: _Refusal | None) -> None:
+    def __init__(self, result: Iterable[bytes], leases: Leases, refusal: _Refusal | None = None) -> None:
         self._result = result
         self._leases = leases
         self._refusal = refusal
@@ -146,7 +146,7 @@ class _Body:
             self._leases.end(failure)
 
 
-class _SizedBody(_Body):
+class _SizedBody(Body):
     """One whose length is known: of a single block, servers take the Content-Length."""
 
     def __len__(self) -> int:

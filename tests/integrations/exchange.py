@@ -19,6 +19,7 @@ class Exchange:
         setup_testing_defaults(self.environ)
         self.environ |= {"REQUEST_METHOD": method, **environ}
         self.status = ""
+        self.replaced = False  # whether the last start_response() said so, by its exc_info
         self.headers: dict[str, str] = {}
         self.sent: list[bytes] = []
         # The validator complains of whatever a server or an application must not do.
@@ -29,7 +30,7 @@ class Exchange:
         if exc_info is not None and any(self.sent):
             raise exc_info[1]
         assert not self.status or exc_info is not None
-        self.status, self.headers = status, dict(headers)
+        self.status, self.headers, self.replaced = status, dict(headers), exc_info is not None
         return self.sent.append
 
     def next(self) -> bytes:

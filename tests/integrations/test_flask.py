@@ -1,0 +1,457 @@
+"""The Flask extension: which context has which lease, and when it ends."""
+
+from __future__ import annotations
+
+import gc
+import io
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flask
+import pytest
+
+import pooling
+from pooling.integrations.flask import Pools
+from pooling.testing import FakeBroken, FakeFactory
+from tests.integrations.exchange import Exchange, eventually
+
+
+class Site:
+    """An application whose extension is on one pool of fakes."""
+
+    def __init__(self, **config: Any) -> None:
+        self.factory = FakeFactory()
+        self.pool: pooling.Pool[Any] = pooling.Pool(self.factory, name="main", max_size=2, timeout=0.2)
+        self.pools = Pools(pools=self.pool)
+        self.app = flask.Flask("site")
+        self.app.config.update(config)
+        self.pools.init_app(self.app)
+
+    @property
+    def leased(self) -> int:
+        return self.pool.stats().leased
+
+    def get(self, view: Callable[[], Any], **options: Any) -> Any:
+        """The answer of a view, by Flask's test client."""
+        self.app.add_url_rule("/", "view", view, methods=["GET"])
+        return self.app.test_client().get("/", **options)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """At the end every lease that was taken has been given back, once."""
+    site = Site()
+    yield site
+    gc.collect()
+    stats = site.pool.stats()
+    assert (stats.leased, stats.released) == (0, stats.acquired)
+    assert "dropped" not in stats.closed, "a lease was lost and found"
+    site.pool.close()
+
+
+def test_a_request_has_one_lease_from_its_first_use_to_its_end(site: Site) -> None:
+    def view() -> str:
+        before = site.leased
+        assert site.pools.connection() is site.pools.connection("default") is site.pools.lease().connection
+        return f"{before} {site.leased}"
+
+    answer = site.get(view)
+    assert (answer.text, site.leased) == ("0 1", 0)
+    assert site.pool.stats().acquired == 1
+
+
+def test_a_request_that_asks_for_nothing_takes_nothing(site: Site) -> None:
+    assert site.get(lambda: "x").text == "x"
+    assert site.factory.opened == 0
+
+
+def test_a_holder_is_shown_where_the_view_asked(site: Site) -> None:
+    def view() -> str:
+        site.pools.connection()
+        return site.pool.holders()[0].where
+
+    def within() -> str:
+        with site.pools.transaction():
+            return site.pool.holders()[0].where
+
+    site.factory.commit = site.factory.begin  # type: ignore[method-assign]  # a fake has none
+    site.app.add_url_rule("/within", view_func=within)
+    assert site.get(view).text.endswith(" view")
+    assert site.app.test_client().get("/within").text.endswith(" within")
+
+
+@pytest.mark.parametrize("propagate", [True, False])
+def test_a_view_that_raises_gives_back_and_a_broken_connection_is_closed(site: Site, propagate: bool) -> None:
+    site.app.config["PROPAGATE_EXCEPTIONS"] = propagate
+
+    def view() -> str:
+        site.pools.connection()
+        raise FakeBroken("gone")
+
+    if propagate:
+        with pytest.raises(FakeBroken):
+            site.get(view)
+    else:
+        assert site.get(view).status_code == 500
+    assert site.leased == 0
+    eventually(lambda: site.pool.stats().closed == {"broken": 1})
+
+
+def test_an_error_that_flask_answers_gives_back(site: Site) -> None:
+    def view() -> str:
+        site.pools.connection()
+        flask.abort(404)
+
+    assert site.get(view).status_code == 404
+    assert (site.leased, site.pool.stats().idle) == (0, 1)
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+
+def rows(site: Site, seen: list[int]) -> Iterator[str]:
+    for row in "abc":
+        seen.append(site.leased)
+        yield row
+
+
+@pytest.mark.parametrize("contextual", [True, False], ids=["stream_with_context", "plain"])
+def test_a_stream_keeps_the_views_lease_to_its_end(site: Site, contextual: bool) -> None:
+    seen: list[int] = []
+
+    def view() -> Any:
+        site.pools.connection()
+        body = rows(site, seen)
+        return flask.Response(flask.stream_with_context(body) if contextual else body)
+
+    answer = site.get(view)
+    assert site.leased == 1
+    assert answer.text == "abc"  # read, and not closed: what tests do
+    assert (seen, site.leased) == ([1, 1, 1], 0)
+    assert site.pool.stats().acquired == 1
+
+
+def test_within_a_stream_the_context_has_the_same_connection(site: Site) -> None:
+    def view() -> Any:
+        first = site.pools.connection()
+
+        @flask.stream_with_context
+        def body() -> Iterator[str]:
+            yield str(site.pools.connection() is first)
+            yield str(site.pools.connection() is first)
+
+        return flask.Response(body())
+
+    assert site.get(view).text == "TrueTrue"
+    assert site.pool.stats().acquired == 1
+
+
+def test_a_lease_that_is_taken_within_a_stream_ends_with_it(site: Site) -> None:
+    def view() -> Any:
+        @flask.stream_with_context
+        def body() -> Iterator[str]:
+            yield str(site.leased)
+            site.pools.connection()
+            yield str(site.leased)
+
+        return flask.Response(body())
+
+    assert site.get(view).text == "01"
+    assert (site.leased, site.pool.stats().acquired) == (0, 1)
+
+
+@pytest.mark.parametrize("contextual", [True, False], ids=["stream_with_context", "plain"])
+@pytest.mark.parametrize("ending", ["close", "error"])
+def test_a_stream_that_is_cut_short_gives_back(site: Site, contextual: bool, ending: str) -> None:
+    """A client that goes away, and a body that fails, as a server sees them."""
+
+    def body() -> Iterator[str]:
+        yield "a"
+        if ending == "error":
+            raise FakeBroken("gone")
+        yield "b"
+
+    def view() -> Any:
+        site.pools.connection()
+        return flask.Response(flask.stream_with_context(body()) if contextual else body())
+
+    site.app.add_url_rule("/", view_func=view)
+    exchange = Exchange(site.app, strict=False)
+    assert (exchange.next(), site.leased) == (b"a", 1)
+    if ending == "error":
+        with pytest.raises(FakeBroken):
+            exchange.next()
+    exchange.close()
+    assert site.leased == 0
+    eventually(lambda: site.pool.stats().closed == ({"broken": 1} if ending == "error" else {}))
+
+
+def test_a_file_does_not_keep_the_lease_while_it_is_sent(site: Site) -> None:
+    def view() -> Any:
+        site.pools.connection()
+        return flask.send_file(io.BytesIO(b"content"), mimetype="text/plain")
+
+    with site.get(view) as answer:
+        assert (site.leased, answer.text) == (0, "content")
+
+
+def test_the_answer_to_head_gives_back(site: Site) -> None:
+    def view() -> Any:
+        site.pools.connection()
+        return flask.Response(rows(site, []))
+
+    site.app.add_url_rule("/", view_func=view)
+    exchange = Exchange(site.app, method="HEAD", strict=False)
+    assert (exchange.run(), site.leased) == (b"", 0)
+
+
+# -- contexts without a request --------------------------------------------------------------------------------------
+
+
+def test_a_command_has_a_lease_of_its_context(site: Site) -> None:
+    @site.app.cli.command("count")
+    def count() -> None:
+        site.pools.connection()
+        print(site.leased)
+
+    done = site.app.test_cli_runner().invoke(args=["count"])
+    assert (done.exit_code, done.output, site.leased) == (0, "1\n", 0)
+
+
+def test_each_context_has_its_own_lease(site: Site) -> None:
+    with site.app.app_context():
+        outer = site.pools.connection()
+        with site.app.app_context():
+            assert site.pools.connection() is not outer
+            assert site.leased == 2
+        assert site.leased == 1
+        assert site.pools.connection() is outer
+    assert site.leased == 0
+
+
+def test_outside_of_a_context_flask_says_what_is_missing(site: Site) -> None:
+    with pytest.raises(RuntimeError, match="Working outside of application context"):
+        site.pools.connection()
+
+
+def test_an_application_without_the_extension_says_so(site: Site) -> None:
+    with flask.Flask("other").app_context(), pytest.raises(pooling.PoolError, match=r"call init_app\(\) with it first"):
+        site.pools.connection()
+
+
+def test_leases_may_be_given_back_early_and_taken_anew(site: Site) -> None:
+    with site.app.app_context():
+        site.pools.connection()
+        site.pools.release()
+        assert site.leased == 0
+        site.pools.connection()
+        site.pools.lease().discard()
+        assert site.pools.connection() is site.factory.connections[-1]
+
+
+# -- 503 -------------------------------------------------------------------------------------------------------------
+
+
+def test_no_connection_is_503_with_retry_after_where_asked_for() -> None:
+    site = Site(POOLING_TIMEOUT=0.05, POOLING_RETRY_AFTER=1.5)
+    with site.pool, site.pool.acquire(), site.pool.acquire():
+        answer = site.get(site.pools.connection)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert answer.mimetype == "text/plain"
+
+
+def test_no_connection_is_an_error_like_any_other_where_not_asked_for() -> None:
+    site = Site(POOLING_TIMEOUT=0, PROPAGATE_EXCEPTIONS=True)
+    with site.pool, site.pool.acquire(), site.pool.acquire(), pytest.raises(pooling.PoolTimeout):
+        site.get(site.pools.connection)
+
+
+# -- configuration and transactions, on SQLite -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Callable[..., tuple[flask.Flask, Pools]]]:
+    """shop(**config): an application on an SQLite database with a table, entry."""
+    made: list[tuple[flask.Flask, Pools]] = []
+
+    def build(**config: Any) -> tuple[flask.Flask, Pools]:
+        app, pools = flask.Flask("shop"), Pools()
+        app.config["POOLING_URL"] = f"sqlite:///{tmp_path}/shop.db"
+        app.config.update(config)
+        pools.init_app(app)
+        with pools.pools(app)["default"].transaction() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS entry (amount INTEGER CHECK (amount < 100))")
+        made.append((app, pools))
+        return app, pools
+
+    yield build
+    for app, pools in made:
+        stats = pools.pools(app)["default"].stats()
+        assert (stats.leased, stats.released) == (0, stats.acquired)
+        pools.close(app)
+
+
+def amounts(app: flask.Flask, pools: Pools) -> list[int]:
+    with pools.pools(app)["default"].acquire() as connection:
+        return [row[0] for row in connection.execute("SELECT amount FROM entry ORDER BY amount")]
+
+
+def test_a_lease_never_commits(shop: Any) -> None:
+    app, pools = shop()
+    with app.app_context():
+        pools.connection().execute("INSERT INTO entry VALUES (1)")
+    assert amounts(app, pools) == []
+    with app.app_context():
+        with pools.transaction() as connection:
+            connection.execute("INSERT INTO entry VALUES (2)")
+        with pytest.raises(ValueError, match="no"), pools.transaction() as connection:
+            connection.execute("INSERT INTO entry VALUES (3)")
+            raise ValueError("no")
+    assert amounts(app, pools) == [2]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kept"),
+    [("/200", 200, [7]), ("/302", 302, [7]), ("/404", 404, []), ("/500", 500, []), ("/raise", 500, [])],
+)
+def test_with_transactions_the_status_decides(shop: Any, path: str, status: int, kept: list[int]) -> None:
+    app, pools = shop(POOLING_TRANSACTION=True)
+
+    @app.get("/<wanted>")
+    def view(wanted: str) -> Any:
+        pools.connection().execute("INSERT INTO entry VALUES (7)")
+        if wanted == "raise":
+            raise ZeroDivisionError
+        if wanted == "404":
+            flask.abort(404)
+        return "done", int(wanted)
+
+    assert app.test_client().get(path).status_code == status
+    assert amounts(app, pools) == kept
+
+
+def test_the_answer_waits_for_the_commit_and_tells_of_its_failure(shop: Any) -> None:
+    app, pools = shop(
+        POOLING_TRANSACTION=True, POOLING_OPTIONS={"on_connect": lambda new: new.execute("PRAGMA foreign_keys = ON")}
+    )
+    with pools.pools(app)["default"].transaction() as connection:
+        connection.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+        connection.execute("CREATE TABLE child (parent INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+    order: list[Any] = []
+
+    @app.get("/")
+    def view() -> str:
+        pools.connection().execute("INSERT INTO entry VALUES (1)")
+        return "done"
+
+    @app.get("/orphan")
+    def orphan() -> str:
+        pools.connection().execute("INSERT INTO child VALUES (1)")
+        return "done"
+
+    exchange = Exchange(app, strict=False)
+    order.append(amounts(app, pools))  # before the first block is asked for
+    exchange.run()
+    assert order == [[1]]
+    answer = app.test_client().get("/orphan")
+    assert answer.status_code == 500
+    with pools.pools(app)["default"].acquire() as connection:
+        assert connection.execute("SELECT count(*) FROM child").fetchone() == (0,)
+
+
+def test_a_context_without_a_request_commits_unless_it_fails(shop: Any) -> None:
+    app, pools = shop(POOLING_TRANSACTION=["default"])
+    with app.app_context():
+        pools.connection().execute("INSERT INTO entry VALUES (1)")
+        with pytest.raises(pooling.PoolError, match="a transaction is open already"), pools.transaction():
+            pass
+    with pytest.raises(KeyError), app.app_context():
+        pools.connection().execute("INSERT INTO entry VALUES (2)")
+        raise KeyError
+    assert amounts(app, pools) == [1]
+
+
+def test_what_was_released_early_is_rolled_back(shop: Any) -> None:
+    app, pools = shop(POOLING_TRANSACTION=True)
+    with app.app_context():
+        pools.connection().execute("INSERT INTO entry VALUES (1)")
+        pools.release()
+        pools.connection().execute("INSERT INTO entry VALUES (2)")
+    assert amounts(app, pools) == [2]
+
+
+def test_several_pools_come_from_the_configuration(shop: Any, tmp_path: Path) -> None:
+    other = f"sqlite:///{tmp_path}/other.db"
+    app, pools = shop(
+        POOLING_OPTIONS={"max_size": 3},
+        POOLING_POOLS={"log": other, "audit": {"url": other, "max_size": 1, "name": "the audit"}},
+    )
+    with app.app_context():
+        found = pools.pools()
+        assert [(name, pool.name, pool.stats().max_size) for name, pool in found.items()] == [
+            ("log", "log", 10), ("audit", "the audit", 1), ("default", "default", 3),
+        ]  # fmt: skip  # a table
+        assert pools.connection() is not pools.connection("log")
+        with pytest.raises(LookupError, match=r"no pool is called 'lag', did you mean 'log'\?"):
+            pools.connection("lag")
+
+
+def test_one_extension_serves_several_applications(shop: Any) -> None:
+    pools = Pools()
+    apps = [flask.Flask(name) for name in ("one", "two")]
+    for app in apps:
+        app.config["POOLING_URL"] = "sqlite://"
+        pools.init_app(app)
+    one, two = (pools.pools(app)["default"] for app in apps)
+    with apps[0].app_context():
+        pools.connection()
+        assert (one.stats().leased, two.stats().leased) == (1, 0)
+    for app in apps:
+        pools.close(app)
+
+
+def test_an_application_that_is_dropped_closes_its_own_pools_and_no_others() -> None:
+    with pooling.create_pool("sqlite://") as given:
+        app, other = flask.Flask("own"), flask.Flask("other")
+        app.config["POOLING_URL"] = "sqlite://"
+        pools = Pools(app)
+        Pools(other, given)
+        with app.app_context():
+            pools.connection()
+        own, gone = pools.pools(app)["default"], weakref.ref(app)
+        del app, other, pools
+        gc.collect()
+        assert gone() is None
+        assert "closed" in repr(own)
+        given.acquire().release()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "no pool is configured: set POOLING_URL"),
+        ({"POOLING_URL": "gopher://host"}, "unknown URL scheme 'gopher'"),
+        ({"POOLING_URL": "sqlite://", "POOLING_OPTIONS": {"max_sise": 1}}, "did you mean 'max_size'"),
+        ({"POOLING_POOLS": {"log": {"max_size": 1}}}, r"POOLING_POOLS\['log'\] has no 'url'"),
+        ({"POOLING_URL": "sqlite://", "POOLING_TIMEOUT": "1"}, "POOLING_TIMEOUT must be seconds"),
+        ({"POOLING_URL": "sqlite://", "POOLING_RETRY_AFTER": -1}, "POOLING_RETRY_AFTER must be at least 0"),
+        ({"POOLING_URL": "sqlite://", "POOLING_TRANSACTION": "default"}, "POOLING_TRANSACTION must be True, False, or"),
+        ({"POOLING_URL": "sqlite://", "POOLING_TRANSACTION": ["log"]}, "POOLING_TRANSACTION names 'log'"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_line(config: dict[str, Any], message: str) -> None:
+    app = flask.Flask("wrong")
+    app.config.update(config)
+    with pytest.raises((TypeError, ValueError), match=message):
+        Pools(app)
+    assert "pooling" not in app.extensions
+
+
+def test_a_second_extension_is_refused() -> None:
+    app = flask.Flask("twice")
+    with pooling.create_pool("sqlite://") as pool:
+        Pools(app, pool)
+        with pytest.raises(RuntimeError, match="has its pools already"):
+            Pools(app, pool)
