@@ -6,19 +6,24 @@ Messages are JSON, each ended by a zero byte: the browser reads orders from desc
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import queue
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.servers.binaries import CHROMIUM
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PATIENCE = 60.0  # seconds for one answer, on a busy machine
 _OPTIONS = (
@@ -26,6 +31,17 @@ _OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--disable-extensions",
     "--disable-sync", "--mute-audio", "--hide-scrollbars", "--proxy-server=direct://", "--remote-debugging-pipe",
 )  # fmt: skip  # a list
+# What becomes the browser: only there are the descriptors 3 and 4 free to be put in their places.
+_START = "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
+
+
+def _pipe() -> tuple[int, int]:
+    """Both ends beyond the descriptors that the browser wants."""
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved[0], moved[1]
 
 
 class Browser:
@@ -37,15 +53,13 @@ class Browser:
         self.console: list[str] = []
         """What pages have said on the console, violations of their policy included."""
 
-    def __enter__(self) -> Browser:
+    def __enter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="pooling-browser-", ignore_cleanup_errors=True)
         command = [CHROMIUM.path(), *_OPTIONS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
-        # Descriptors 3 and 4 are whatever they are here: a shell puts the pipes there.
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "chromium", *command]
+        (theirs_in, ours_out), (ours_in, theirs_out) = _pipe(), _pipe()
         self._process = subprocess.Popen(
-            shell, pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [sys.executable, "-c", _START, str(theirs_in), str(theirs_out), *command],
+            pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip  # one argument list
         os.close(theirs_in)

@@ -14,8 +14,8 @@ may be added within a version; none is renamed, dropped, or given another meanin
   - ``totals``: acquired, released, opened, timeouts, errors, leaks, events_lost; ``closed``: reason → count
   - ``rate``: acquires a second, of the last seconds; null where there are no two samples yet
   - ``timeout``: the pool's own; null for ever
-  - ``wait``, ``use``, ``connect``: of the last ``window`` seconds, about 15 minutes, and where that is null (the page is
-    younger) since the pool's creation: count, mean, p50, p95, p99, max, ``at_once`` (those that took no time),
+  - ``wait``, ``use``, ``connect``: of the last ``window`` seconds, about 15 minutes, and where that is null (the page
+    is younger) since the pool's creation: count, mean, p50, p95, p99, max, ``at_once`` (those that took no time),
     ``bins``: [from, below, count]
   - ``history``: ``columns`` and ``rows``, one a second, the newest last
   - ``events``: age, lasted, kind, level, number, text; the newest first
@@ -144,7 +144,7 @@ def _events(history: History, now: float) -> list[dict[str, Any]]:
             "number": mark.number,
             "text": mark.told(),
         }
-        for mark in sorted(history.marks, key=lambda mark: -mark.until)
+        for mark in sorted(history.marks, key=lambda mark: mark.until)[::-1]
         if now - mark.until <= WINDOW
     ]
 

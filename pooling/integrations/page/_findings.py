@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pooling.config import Config
 from pooling.errors import Holder
 from pooling.integrations.page._verdict import Condition, Level
-from pooling.integrations.page._words import count, span
+from pooling.integrations.page._words import count, place, span
 from pooling.stats import Histogram, PoolStats, Waiting
 
 USUAL = 20  # uses from which on there is such a thing as a usual one
@@ -68,8 +68,8 @@ def _slow_holders(scene: Scene) -> list[Finding]:
     first, reason = why[0]
     level = Level.BAD if scene.condition is Condition.EXHAUSTED else Level.WARN
     more = f", and {count(len(why) - 1, 'more is slow', 'more are slow')}" if len(why) > 1 else ""
-    return [Finding(level, f"{first.thread} has held a connection for {span(first.age)}, acquired at {first.where} "
-                    f"({reason}){more}")]  # fmt: skip  # one sentence
+    held = f"{first.thread} has held a connection for {span(first.age)}, acquired at {place(first.where)}"
+    return [Finding(level, f"{held} ({reason}){more}")]
 
 
 def _same_place(scene: Scene) -> list[Finding]:
@@ -79,7 +79,9 @@ def _same_place(scene: Scene) -> list[Finding]:
     where, number = Counter(holder.where for holder in scene.holders).most_common(1)[0]
     if number * 2 <= len(scene.holders):
         return []
-    return [Finding(Level.WARN, f"{number} of the {len(scene.holders)} connections in use were acquired at {where}")]
+    return [
+        Finding(Level.WARN, f"{number} of the {len(scene.holders)} connections in use were acquired at {place(where)}")
+    ]
 
 
 def _nested(scene: Scene) -> list[Finding]:

@@ -57,6 +57,7 @@ _COUNTED = {
     "stale": ("connection retired by a clear", "connections retired by a clear"),
     "hung": ("call of the driver did not come back", "calls of the driver did not come back"),
     "errors": ("error", "errors"),
+    "connects": ("connect failed", "connects failed"),
 }
 _STATES = {
     "down": (Level.BAD, "the server cannot be reached"),
@@ -129,13 +130,14 @@ class History:
             most = "any number" if after.max_size is None else after.max_size
             self._note("resize", Level.BUSY, after.at, text=f"resized: {after.min_size} to {most} connections")
         broken = _more(before, after, "broken")
+        failing = "connects" if "down" in (before.state, after.state) else "errors"
         for kind, level, number in (
             ("timeouts", Level.BAD, after.timeouts - before.timeouts),
             ("leaks", Level.BAD, after.leaks - before.leaks),
             ("broken", Level.WARN, broken),
             ("stale", Level.BUSY, _more(before, after, "stale")),
             ("hung", Level.BAD, _more(before, after, "hung")),
-            ("errors", Level.WARN, after.errors - before.errors - broken),
+            (failing, Level.WARN, after.errors - before.errors - broken),
         ):
             if number > 0:
                 self._note(kind, level, after.at, number=number)

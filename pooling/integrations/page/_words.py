@@ -27,3 +27,8 @@ def _two(whole: int, unit: int, large: str, small: str) -> str:
 def count(number: int, one: str, many: str | None = None) -> str:
     """``1 timeout``, ``2 timeouts``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def place(where: str) -> str:
+    """A call site without the folders that everybody knows: ``file:line function`` with one folder in front."""
+    return "/".join(where.replace("\\", "/").split("/")[-2:])

@@ -1,0 +1,148 @@
+"""The page on a port of its own: who may reach it, and how it begins and ends."""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pooling import Pool
+from pooling.integrations.page import serve
+from pooling.testing import FakeFactory
+from tests.core.helpers import run_python
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool[Any]]:
+    with Pool(FakeFactory(), name="main") as pool:
+        yield pool
+
+
+def port(url: str) -> int:
+    return int(url.rpartition(":")[2].rstrip("/"))
+
+
+def get(
+    url: str, path: str = "/pools.json", *, host: str | None = None, address: str = "127.0.0.1"
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, port(url), timeout=20)
+    try:
+        connection.request("GET", path, headers={} if host is None else {"Host": host})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_it_answers_on_the_loopback_interface_and_nowhere_else(pool: Pool[Any]) -> None:
+    with serve(pool, port=0) as server:
+        assert server.url == f"http://127.0.0.1:{port(server.url)}/"
+        assert server._server.socket.getsockname()[0] == "127.0.0.1"
+        status, body = get(server.url)
+        assert (status, json.loads(body)["pools"][0]["name"]) == (200, "main")
+        assert get(server.url, "/")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:{}", "127.0.0.1:{}", "[::1]:{}", "localhost"])
+def test_it_answers_to_the_names_of_this_machine(host: str, pool: Pool[Any]) -> None:
+    with serve(pool, port=0) as server:
+        assert get(server.url, host=host.format(port(server.url)))[0] == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{}", "localhost.evil.example", "10.0.0.1", "", "]["])
+def test_a_name_that_was_made_to_lead_here_is_refused(host: str, pool: Pool[Any]) -> None:
+    with serve(pool, port=0) as server:
+        status, body = get(server.url, host=host.format(port(server.url)))
+        assert status == 403
+        assert b"main" not in body
+
+
+def test_open_to_the_network_it_answers_to_any_name_and_warns(
+    pool: Pool[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), serve(pool, host="0.0.0.0", port=0) as server:
+        assert get(server.url, host="pools.internal")[0] == 200
+    assert caplog.messages == ["the page can be read by everybody who can reach 0.0.0.0"]
+
+
+def test_ipv6_works_as_well(pool: Pool[Any]) -> None:
+    if not socket.has_ipv6:
+        pytest.fail("this machine's Python was built without IPv6")
+    with serve(pool, host="::1", port=0) as server:
+        assert server.url.startswith("http://[::1]:")
+        assert get(server.url, address="::1")[0] == 200
+
+
+def test_it_answers_though_nobody_keeps_it(pool: Pool[Any]) -> None:
+    url = serve(pool, port=0).url
+    gc.collect()
+    assert get(url)[0] == 200
+
+
+def test_closed_it_is_gone_with_its_threads_and_its_port_is_free(pool: Pool[Any]) -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    server = serve(pool, port=0)
+    get(server.url)
+    server.close()
+    server.close()
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not {name for name in left if name.startswith("pooling-page")}
+    with pytest.raises(ConnectionRefusedError):
+        get(server.url)
+    with serve(pool, port=port(server.url)) as again:
+        assert again.url == server.url
+
+
+def test_a_port_that_is_taken_is_an_error_at_once(pool: Pool[Any]) -> None:
+    with serve(pool, port=0) as server, pytest.raises(OSError, match="in use"):
+        serve(pool, port=port(server.url))
+
+
+@pytest.mark.parametrize("wrong", [-1, 65536, "80", True, None])
+def test_a_port_out_of_range_is_refused(wrong: Any, pool: Pool[Any]) -> None:
+    with pytest.raises(ValueError, match="port must be a number from 0 to 65535"):
+        serve(pool, port=wrong)
+
+
+def test_a_client_that_says_nothing_holds_nobody_up(pool: Pool[Any]) -> None:
+    with serve(pool, port=0) as server, socket.create_connection(("127.0.0.1", port(server.url)), timeout=20):
+        assert get(server.url)[0] == 200
+
+
+def test_a_forked_child_does_not_keep_the_port() -> None:
+    run_python(
+        """
+        import os, socket, warnings
+        from pooling import Pool
+        from pooling.integrations.page import serve
+        from pooling.testing import FakeFactory
+
+        pool = Pool(FakeFactory())
+        server = serve(pool, port=0)
+        port = server._server.server_port
+        hold, end = os.pipe()
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork beside threads
+        child = os.fork()
+        if not child:
+            server.close()  # does nothing here
+            os.close(end)
+            os.read(hold, 1)
+            os._exit(0)
+        server.close()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            raise SystemExit("somebody listens still")
+        except ConnectionRefusedError:
+            pass
+        os.close(end)
+        assert os.waitpid(child, 0)[1] == 0
+        pool.close()
+        """
+    )
