@@ -125,6 +125,10 @@ class Server(ABC):
         return self.host, self.port
 
     @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
     def frozen(self) -> bool:
         return self._watchman is not None
 
