@@ -8,6 +8,7 @@ any other.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,9 @@ Listener = Callable[["PoolEvent"], object]
 LIMIT = 10_000
 """Events that may wait for one listener; beyond it the oldest are dropped and counted in
 ``stats().events_lost``."""
+
+PAUSE = 60.0
+"""Seconds for which a listener that raises is not spoken of again."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Outlet:
         """Also in a forked child: the parent's events are not its own, and the worker that was telling them is not
         there."""
         self.lost = 0
+        self._next_word = -math.inf  # when what it raises is worth a line again
         self._queue: deque[PoolEvent] = deque()
         self._draining = threading.Lock()
 
@@ -84,5 +89,8 @@ class Outlet:
         try:
             Context().run(self.listener, event)
         except BaseException:
-            # BaseException: whatever a listener raises, the next event must reach it, and the worker live on.
-            self._log.exception("a listener raised on %s", event.kind)
+            # BaseException: whatever a listener raises, the next event must reach it, and the worker live on. One that
+            # raises on every event must not fill the log.
+            if event.at >= self._next_word:
+                self._next_word = event.at + PAUSE
+                self._log.exception("a listener raised on %s", event.kind)

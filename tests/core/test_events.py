@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import re
+import threading
+import time
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from pooling import ConnectError, PoolEvent, PoolTimeout
+from pooling import ConnectError, Pool, PoolEvent, PoolTimeout
 from pooling.events import LIMIT
 from pooling.testing import FakeBroken, FakeFactory, Gate, ManualClock
 from tests.core.conftest import Make
@@ -177,6 +182,12 @@ def test_a_listener_that_raises_is_logged(clock: ManualClock, make: Make, caplog
     pool.clear()
     clock.advance(0)
     assert caplog.messages == ["a listener raised on clear"]
+    pool.clear()
+    clock.advance(61)
+    pool.resize(max_size=3)
+    pool.clear()
+    clock.advance(0)
+    assert caplog.messages == ["a listener raised on clear", "a listener raised on resize"]
 
 
 def test_a_listener_may_call_the_pool(clock: ManualClock, make: Make) -> None:
@@ -220,6 +231,110 @@ def test_a_listener_that_is_too_slow_loses_the_oldest_and_they_are_counted(clock
     assert told(heard[:2]) == ["state suspended", "clear"]
     assert told(heard[-1:]) == ["state running"]
     assert len(heard) == 1 + LIMIT
+
+
+def test_64_threads_are_told_once_each_and_in_order() -> None:  # noqa: PLR0915  # one run, every kind of listener
+    """Real threads, hand-overs among them, and beside the listener one that raises, one that is slow and one that calls
+    the pool: what is heard adds up with the stats, and each connection's story is one that can be."""
+    factory = FakeFactory()
+    heard: list[PoolEvent] = []
+    said: list[PoolEvent] = []
+    over = threading.Event()
+    calls = itertools.count(1)
+
+    def listen(event: PoolEvent) -> None:
+        heard.append(event)
+        if (event.kind, event.reason) == ("state", "closed"):
+            over.set()
+
+    def slow(event: PoolEvent) -> None:
+        over.wait(0.0001)
+
+    def reenter(event: PoolEvent) -> None:
+        if event.kind == "release" and next(calls) % 50 == 0:
+            with pool.acquire(timeout=30):
+                pool.stats()
+
+    def raises(event: PoolEvent) -> None:
+        said.append(event)
+        raise ValueError(event.kind)
+
+    with Pool(factory, max_size=4, timeout=60) as pool:
+        for listener in (raises, listen, slow, reenter):
+            pool.subscribe(listener)
+        failures: list[Any] = []
+
+        def use() -> None:
+            for turn in range(20):
+                lease = outcome(pool.acquire)
+                if isinstance(lease, BaseException):
+                    failures.append(lease)
+                    return
+                lease.discard() if turn == 7 else lease.release()
+
+        threads = [threading.Thread(target=use) for _ in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert not failures
+        pool.drain(60)
+    assert over.wait(60)
+    assert next(calls) > 1
+    stats = pool.stats()
+    kinds = Counter(event.kind for event in heard)
+    assert stats.events_lost == 0
+    assert kinds["acquire"] == kinds["release"] == stats.acquired >= 64 * 20
+    assert kinds["connect"] == stats.opened
+    while len(said) < len(heard):
+        time.sleep(0.01)
+    assert said == heard
+    assert [event.at for event in heard] == sorted(event.at for event in heard)
+    stories: dict[int | None, list[str]] = {}
+    for event in heard:
+        stories.setdefault(event.connection_id, []).append(event.kind)
+    del stories[None]
+    for story in stories.values():
+        assert re.fullmatch(r"connect( acquire release)*( close)?", " ".join(story))
+    assert any(event.kind == "acquire" and event.duration for event in heard)
+
+
+def test_a_listener_may_end_its_own_subscription_and_begin_another(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    first: list[PoolEvent] = []
+    second: list[PoolEvent] = []
+
+    def once(event: PoolEvent) -> None:
+        first.append(event)
+        stop()
+        pool.subscribe(second.append)
+
+    stop = pool.subscribe(once)
+    pool.clear()
+    clock.advance(0)
+    pool.clear()
+    clock.advance(0)
+    assert (told(first), told(second)) == (["clear"], ["clear"])
+
+
+def test_a_listener_may_close_the_pool(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    heard = listen(pool)
+    pool.subscribe(lambda event: pool.close() if event.kind == "release" else None)
+    pool.acquire().release()
+    clock.advance(0)
+    assert told(heard)[-2:] == ["state closed", "close pool"]
+
+
+def test_two_listeners_hear_the_same_in_the_same_order(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    first, second = listen(pool), listen(pool)
+    with pool.acquire():
+        outcome(pool.acquire, 1)
+    pool.acquire().discard()
+    clock.advance(0)
+    assert first == second
+    assert len(first) == 9
 
 
 def test_while_nobody_listens_nothing_is_made_of_events(clock: ManualClock, make: Make) -> None:
