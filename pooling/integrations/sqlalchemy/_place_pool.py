@@ -1,0 +1,170 @@
+"""The pool underneath: it lends places, and counts what becomes of the connections in them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from pooling._clock import DEFAULT, Timeout
+from pooling._entry import Entry, Stage, Token
+from pooling._ledger import Ledger
+from pooling._moves import Job, Phase
+from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
+from pooling.lease import Lease
+from pooling.pool import FIRST_COME, Pool
+
+_NOT_USERS = {"sqlalchemy", "pooling", "contextlib"}
+
+
+class PlaceLedger(Ledger[Place]):
+    """Books in which a place costs nothing: whoever has to wait for none is given a new one at once, in the same step,
+    and connects it by himself. Workers open connections for ``min_size`` alone."""
+
+    def _open_some(self) -> None:
+        lending = self.phase in (Phase.RUNNING, Phase.DRAINING)
+        while lending and len(self.roster.entries) < self.max_size and len(self.queue) > self._coming():
+            token = self.roster.add(self.now)
+            token.entry.connection = Place()
+            self.limits.opened(token.entry, self.now)
+            self._remind(token.entry)
+            self._put(token, used=True)
+            del token  # or it would not be in one place only
+            self._serve()
+        super()._open_some()
+
+    def filled(self, entry: Entry[Place], took: float) -> None:
+        """A leased place has got a connection, a new one in the place of another perhaps."""
+        self.emptied(entry, "discarded")
+        _place(entry).live = True
+        self.limits.opened(entry, self.now)
+        self.tally.connected(took)
+        self._emit("connect", entry, duration=took)
+        self.outage.over()
+        self._remind(entry)
+
+    def emptied(self, entry: Entry[Place], reason: str) -> None:
+        """The connection in a leased place was closed, or taken out for good."""
+        place = _place(entry)
+        if place.live:
+            place.live = False
+            self.tally.closed[reason] += 1
+            self._emit("close", entry, duration=self.now - entry.opened_at, reason=reason)
+
+    def vacate(self, token: Token[Place], reason: str, error: BaseException | None = None) -> None:
+        """A place is given up; its connection was closed before, or there has never been one."""
+        entry = token.entry
+        if error is not None:
+            self._fault(entry, error)
+        if entry.thread:
+            self._emit("release", entry, duration=self.now - entry.since, reason=reason)
+            entry.thread = 0
+        self._free(entry, reason if _place(entry).live else "")
+
+
+class PlacePool(Pool[Place]):
+    """The pool of one :class:`FairPool`. An acquire of its own yields the driver's connection, connected by SQLAlchemy
+    on the calling thread; it raises the driver's error where that fails."""
+
+    _ledger: PlaceLedger
+
+    def __init__(self, factory: PlaceFactory, equip: Callable[[Lease[Place]], None], **options: Any) -> None:
+        self._equip = equip
+        super().__init__(factory, **options)
+
+    def _build(self, *parent: Any) -> None:
+        super()._build(*parent)
+        self._ledger.__class__ = PlaceLedger  # the same books, kept in another way
+
+    def acquire(self, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[Place]:
+        lease = super().acquire(timeout, priority)
+        _label(lease, sys._getframe(1))
+        try:
+            self._equip(lease)
+        except BaseException as error:
+            self.vacate(lease, "dropped", error)
+            raise
+        return lease
+
+    def take(self, timeout: float | None) -> Lease[Place]:
+        """A lease of a place as it is, noted for the caller of SQLAlchemy."""
+        frame = _users_frame(sys._getframe(1))
+        if self._plain[0] and self._idle:
+            lease = super().acquire(timeout)
+        else:
+            lease = self._acquire_carefully([], timeout, FIRST_COME, frame)
+        _label(lease, frame)
+        return lease
+
+    def filled(self, lease: Lease[Place], took: float) -> None:
+        """The place of a lease was connected."""
+        self._tell(self._ledger.filled, lease._entry, took)
+
+    def emptied(self, lease: Lease[Place], reason: str) -> None:
+        """The place of a lease has lost its connection."""
+        if _place(lease._entry).live:
+            self._tell(self._ledger.emptied, lease._entry, reason)
+
+    def vacate(self, lease: Lease[Place], reason: str, error: BaseException | None = None) -> None:
+        """End a lease and give its place up: another one can be made in this very moment."""
+        token, entry = lease._take("vacated"), lease._entry
+        self._check_process()
+        if self.owns(lease):
+            self._used.append(self._now() - entry.since)
+            self._tell(self._ledger.vacate, token, reason, error)
+
+    def owns(self, lease: Lease[Place]) -> bool:
+        """Whether a lease is of this process, and not its parent's."""
+        self._check_process()
+        return lease._entry.roster is self._roster
+
+    def is_full(self, size: int) -> bool:
+        """Whether so many are idle already, and nobody waits for one more."""
+        # Inside the lock (a destructor has struck there) nothing can be closed: the pool does so later.
+        return 0 < size <= len(self._idle) and not self._ledger.queue and not self._lock._is_owned()
+
+    def fetch_idle(self) -> list[Token[Place]]:
+        """Take all idle places out; each has to be given up by :meth:`forget`."""
+        taken: list[Token[Place]] = []
+
+        def take() -> None:
+            for token in [*self._roster.idle.copy(), *self._roster.suspects.copy()]:
+                fetched = self._roster.fetch(token.entry)
+                if fetched is not None:
+                    taken.append(fetched)
+
+        self._tell(take)
+        return taken
+
+    def forget(self, token: Token[Place], reason: str) -> None:
+        self._tell(self._ledger.vacate, token, reason)
+
+    def counts(self) -> tuple[int, int]:
+        """How many places there are, and how many of them are lent."""
+        self._check_process()
+        return self._roster.kept(), self._roster.leased()
+
+    def _submit(self, job: Job) -> None:
+        entry = job.token.entry
+        if job.stage is Stage.CLOSING and entry.connection is not None and not entry.connection.live:
+            entry.reason = ""  # nothing is closed that was counted as opened
+        super()._submit(job)
+
+
+def _place(entry: Entry[Place]) -> Place:
+    place = entry.connection
+    assert place is not None  # it is leased
+    return place
+
+
+def _users_frame(frame: FrameType) -> FrameType:
+    """The innermost frame that is neither SQLAlchemy's nor ours, nor a context manager's."""
+    user: FrameType | None = frame
+    while user is not None and user.f_globals.get("__name__", "").partition(".")[0] in _NOT_USERS:
+        user = user.f_back
+    return user or frame
+
+
+def _label(lease: Lease[Place], frame: FrameType) -> None:
+    lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
