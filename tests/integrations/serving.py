@@ -29,7 +29,7 @@ def _gunicorn(kind: str, *options: str) -> Callable[[str, int], list[str]]:
 def _uwsgi(*options: str) -> Callable[[str, int], list[str]]:
     def command(application: str, port: int) -> list[str]:
         run = [sys.executable, "-c", "import sys, pyuwsgi; pyuwsgi.run(sys.argv[1:])"]
-        life = ["--master", "--need-app", "--die-on-term", "--no-orphans", "--enable-threads", "--threads", "8"]
+        life = ["--master", "--need-app", "--die-on-term", "--no-orphans", "--processes", "2"]
         return [*run, "--http-socket", f"127.0.0.1:{port}", "--module", application, *life, *options]
 
     return command
@@ -47,11 +47,14 @@ COMMANDS: dict[str, Callable[[str, int], list[str]]] = {
     "gunicorn-gthread": _gunicorn("gthread", "--threads", "8"),
     "gunicorn-gevent": _gunicorn("gevent", "--worker-connections", "100"),
     "gunicorn-preload": _gunicorn("gthread", "--threads", "8", "--workers", "2", "--preload"),
-    "uwsgi": _uwsgi("--processes", "2"),
+    "uwsgi": _uwsgi("--enable-threads", "--threads", "8"),
+    "uwsgi-unthreaded": _uwsgi(),  # Python's threads run while a request does, and not between
     "waitress": _waitress,
     "wsgiref": _wsgiref,
 }
-FORKING = ("gunicorn-preload", "uwsgi")  # the application is loaded once, and workers are forked from that
+FORKING = ("gunicorn-preload", "uwsgi", "uwsgi-unthreaded")
+"""The application is loaded once, and two workers are forked from that."""
+THREADED = [name for name in COMMANDS if name != "uwsgi-unthreaded"]
 
 
 class Serving(Server):

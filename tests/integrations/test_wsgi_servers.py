@@ -15,7 +15,7 @@ import pytest
 
 from tests.backends.contract import in_threads
 from tests.integrations.exchange import eventually
-from tests.integrations.serving import COMMANDS, FORKING, Serving
+from tests.integrations.serving import COMMANDS, FORKING, THREADED, Serving
 from tests.servers import Postgres
 
 APPLICATION = "tests.integrations.wsgi_application:application"
@@ -110,7 +110,7 @@ def refused(serving: Serving) -> None:
     eventually(both, timeout=60)
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("name", THREADED)
 def test_leases_end_once_whatever_becomes_of_the_request(start: Start, name: str, postgres: Postgres) -> None:
     serving, marked = start(name)
     workers = 2 if name in FORKING else 1
