@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 
 import pooling
-from pooling.cli import stress
+from pooling.cli import check, stress
 from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser
 
-_STRESS: Command = stress  # assigned by itself: only so mypy compares a module with a protocol
-COMMANDS = (_STRESS,)
+# Assigned by themselves: only so mypy compares a module with a protocol.
+_CHECK: Command = check
+_STRESS: Command = stress
+COMMANDS = (_CHECK, _STRESS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,8 @@ import argparse
 import importlib.util
 from typing import NoReturn, Protocol
 
+from pooling._secrets import hide
+
 FINE = 0
 FAILED = 1
 BAD_ARGUMENTS = 2
@@ -34,7 +36,8 @@ class Parser(argparse.ArgumentParser):
     """argparse prints its whole usage before an error; here the error is one line, and names where to read on."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_ARGUMENTS, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        # It may repeat an argument that was one too many: a URL with a password in it.
+        self.exit(BAD_ARGUMENTS, f"{self.prog}: {hide(message)} (see {self.prog} --help)\n")
 
 
 def require_rich() -> None:

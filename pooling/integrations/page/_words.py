@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def span(seconds: float) -> str:
-    """A time in whole units, or two digits: ``35 ms``, ``4.2 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 0.0005:
+    """A time in whole units, or two digits: ``540 µs``, ``35 ms``, ``4.2 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 0.0009995:
         return "0 ms" if seconds < 0.0000005 else f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.00995:
+        return f"{seconds * 1000:.1f} ms".replace(".0", "")
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:

@@ -11,7 +11,8 @@ export function svg(tag, attributes = {}, ...children) {
 
 // As the server says it: 35 ms, 4.2 s, 12 s, 3 min 20 s.
 export function span(seconds) {
-  if (seconds < 0.0005) return seconds < 5e-7 ? "0 ms" : `${Math.round(seconds * 1e6)} µs`;
+  if (seconds < 0.0009995) return seconds < 5e-7 ? "0 ms" : `${Math.round(seconds * 1e6)} µs`;
+  if (seconds < 0.00995) return `${(seconds * 1000).toFixed(1).replace(".0", "")} ms`;
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1).replace(".0", "")} s`;
   const whole = Math.round(seconds);
