@@ -10,6 +10,7 @@ from pooling.errors import ConnectError, Holder, PoolClosed, PoolError, PoolTime
 from pooling.events import PoolEvent
 from pooling.factory import Factory
 from pooling.lease import Lease
+from pooling.manager import PoolManager
 from pooling.pool import Pool
 from pooling.stats import Histogram, Interval, PoolStats, Waiting
 
@@ -26,6 +27,7 @@ __all__ = [
     "PoolClosed",
     "PoolError",
     "PoolEvent",
+    "PoolManager",
     "PoolStats",
     "PoolTimeout",
     "QueueFull",

@@ -50,12 +50,21 @@ def create_pool(url: str, connect_args: ConnectArgs = None, **options: Unpack[Op
 
     Raises ValueError for a scheme nobody knows, ImportError that names the extra where the driver is missing.
     """
+    return _creator(scheme_of(url))(url, connect_args=connect_args, **options)
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a URL, if :func:`create_pool` knows it; loads no driver. Raises TypeError or ValueError."""
     if not isinstance(url, str):
         raise TypeError(f"url must be a string, not {type(url).__name__}")
-    scheme = _SCHEME.match(url)
-    if scheme is None:  # nothing of it is repeated: it may be a connection string with a password
+    found = _SCHEME.match(url)
+    if found is None:  # nothing of it is repeated: it may be a connection string with a password
         raise ValueError("url must look like 'postgresql://user@host/db': it has no scheme")
-    return _creator(scheme[1].lower())(url, connect_args=connect_args, **options)
+    scheme = found[1].lower()
+    if scheme not in _MODULES and not entry_points(group=GROUP, name=scheme):
+        known = schemes()
+        raise ValueError(f"unknown URL scheme {scheme!r}{nearest(scheme, known)} (known: {', '.join(known)})")
+    return scheme
 
 
 def schemes() -> list[str]:
@@ -67,11 +76,9 @@ def _creator(scheme: str) -> Callable[..., Pool[Any]]:
     if scheme in _MODULES:
         create: Callable[..., Pool[Any]] = import_module(f"pooling.backends.{_MODULES[scheme]}").create
         return create
-    for point in entry_points(group=GROUP, name=scheme):
-        loaded: Callable[..., Pool[Any]] = point.load()
-        return loaded
-    known = schemes()
-    raise ValueError(f"unknown URL scheme {scheme!r}{nearest(scheme, known)} (known: {', '.join(known)})")
+    (point, *_) = entry_points(group=GROUP, name=scheme)
+    loaded: Callable[..., Pool[Any]] = point.load()
+    return loaded
 
 
 def asked(connect_args: ConnectArgs, factory: Factory[Any] | None = None) -> dict[str, Any]:

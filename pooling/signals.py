@@ -1,0 +1,132 @@
+"""What a process does when it is told to end: its pools are drained first, then the signal has its usual effect."""
+
+from __future__ import annotations
+
+import _thread  # never "from _thread import": gevent replaces what the module holds
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from enum import Enum
+from types import FrameType
+from typing import Any, Protocol
+
+from pooling.config import seconds
+
+_log = logging.getLogger("pooling")
+
+DRAIN = 20.0  # seconds: what waits for a process to end (a container's runtime, say) usually gives it 30 or less
+
+
+class Drainable(Protocol):
+    """A pool, or a manager of pools."""
+
+    def drain(self, timeout: float | None) -> bool: ...
+
+
+class _Stage(Enum):
+    WAITING = "waiting for a signal"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+def drain_on_signals(
+    target: Drainable,
+    timeout: float = DRAIN,
+    signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
+    stop: Callable[[], object] | None = None,
+) -> Callable[[], None]:
+    """Have a signal drain a pool or all pools of a manager, for ``timeout`` seconds at most, before it has the effect
+    that it would have had: its handler of today is called, on the main thread, or its default action happens.
+
+    The handler itself only starts a thread. On that thread ``stop`` is called first, to take no new work; its
+    time counts. A second SIGINT (Ctrl-C) has its effect at once; other signals during the drain change nothing. A
+    signal that is ignored today stays ignored.
+
+    Returns a function that takes the handlers away again. Call both on the main thread. Raises RuntimeError elsewhere,
+    or where a handler was not installed by Python and so cannot be called afterwards.
+    """
+    seconds("timeout", timeout, optional=False)
+    if stop is not None and not callable(stop):
+        raise TypeError(f"stop must be callable or None, not {stop!r}")
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("signal handlers can only be installed on the main thread")
+    before = {number: signal.getsignal(number) for number in signals}
+    for number, handler in before.items():
+        if handler is None:
+            raise RuntimeError(f"the handler of {_name(number)} is not Python's: drain in the server's own hook")
+    handlers = _Handlers(target, timeout, stop, before)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, handlers.handle)
+    return handlers.restore
+
+
+class _Handlers:
+    """The handlers of one target. A handler runs on the main thread between any two of its instructions, perhaps while
+    that thread holds a lock: it takes none, and waits for nothing."""
+
+    def __init__(
+        self, target: Drainable, timeout: float, stop: Callable[[], object] | None, before: dict[int, Any]
+    ) -> None:
+        self._target = target
+        self._timeout = timeout
+        self._stop = stop
+        self._before = before
+        self._stage = _Stage.WAITING
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self._stage is _Stage.WAITING:
+            self._stage = _Stage.DRAINING
+            try:
+                # Not a threading.Thread, whose start() takes locks; and not one that waits from the beginning, which
+                # no forked child would have.
+                _thread.start_new_thread(self._drain, (number,))
+            except RuntimeError:  # a limit is reached
+                self._pass_on(number, frame)
+        elif self._stage is _Stage.DRAINED or number == signal.SIGINT:
+            self._pass_on(number, frame)
+
+    def restore(self) -> None:
+        """Put the former handlers back, where ours are still in place."""
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self.handle:
+                signal.signal(number, handler)
+
+    def _drain(self, number: int) -> None:
+        """On a thread of its own."""
+        until = time.monotonic() + self._timeout
+        try:
+            if self._stop is not None:
+                self._stop()
+        except BaseException:
+            _log.exception("what was to be stopped on %s raised", _name(number))
+        try:
+            if not self._target.drain(max(0.0, until - time.monotonic())):
+                _log.warning("after %s not all leases came back within %g s", _name(number), self._timeout)
+        except BaseException:
+            _log.exception("draining on %s failed", _name(number))
+        self._stage = _Stage.DRAINED
+        _raise_on_main_thread(number)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """What would have happened without us."""
+        self.restore()
+        handler = self._before[number]
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.raise_signal(number)
+
+
+def _raise_on_main_thread(number: int) -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)  # wakes it from whatever it waits for, so that the handler runs at once
+    else:
+        _thread.interrupt_main(signal.Signals(number))
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name
