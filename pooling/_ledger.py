@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from pooling._entry import Entry, Stage, Token
 from pooling._moves import Moves, Phase
 from pooling._notice import Notice
+from pooling._outage import MOMENT
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
@@ -402,6 +403,9 @@ class Ledger(Moves[T]):
     def _probe(self, opening: int, *, asked: bool) -> int:
         """While the server is down: one try after the other, at the back-off's pace, as long as it is asked for."""
         if opening or not (asked or self.outage.asked):
+            return 0
+        if self.roster.live(Stage.CONNECTING, self.now - MOMENT):  # it is about to come back: none beside it
+            self._alarm(self.now + MOMENT)
             return 0
         if self.now < self.outage.next_try:
             self._alarm(self.outage.next_try)

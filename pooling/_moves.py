@@ -170,7 +170,7 @@ class Moves(Generic[T]):
         """A connect brought nothing."""
         self._fault(entry, error)
         self._slow_start.restart()
-        self.outage.failed(self.now, error, permanent=permanent)
+        self.outage.failed(self.now, error, permanent=permanent, began=entry.began)
         self._release_claim(entry, self.outage.explain(self.name, self.now))
         self._free(entry, "")
 

@@ -10,6 +10,7 @@ from pooling.config import Config
 from pooling.errors import ConnectError
 
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
+MOMENT = 0.25  # seconds by which a driver that keeps to its time may come back later
 
 
 class Outage:
@@ -39,13 +40,13 @@ class Outage:
     def __bool__(self) -> bool:
         return self.failures > 0
 
-    def failed(self, now: float, error: BaseException, *, permanent: bool) -> None:
-        """A connect failed: the next one has to wait."""
+    def failed(self, now: float, error: BaseException, *, permanent: bool, began: float) -> None:
+        """A connect failed: the next one has to wait, unless the time since this one ``began`` was pause enough."""
         if not self.failures:
             self.since = now
         self.failures += 1
         self.error, self.error_at, self.permanent = error, now, permanent
-        self.next_try = now + self._gap()
+        self.next_try = max(now, began + self._gap())
 
     def served(self, now: float) -> None:
         """Somebody got a connection all the same (the server refuses new ones, those it has work): the

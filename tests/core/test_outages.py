@@ -263,6 +263,33 @@ def test_a_try_while_down_has_two_seconds_at_most(clock: ManualClock, make: Make
     assert set(allowed[1:]) == {2.0}
 
 
+def test_tries_that_use_their_two_seconds_up_follow_each_other_without_a_pause_and_never_overlap(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """A driver comes back a moment after its time, not on the dot: the next try is not to begin beside the last."""
+    tries: list[float] = []
+    inside: list[int] = []
+
+    class Silent(FakeFactory):
+        now_inside = 0
+
+        def connect(self, timeout: float) -> FakeConnection:
+            Silent.now_inside += 1
+            tries.append(clock.now())
+            inside.append(Silent.now_inside)
+            clock.sleep(timeout + 0.01)
+            Silent.now_inside -= 1
+            raise TimeoutError
+
+    pool = make(factory=Silent(clock), fail_after=None, connect_timeout=2.0)
+    assert isinstance(outcome(pool.acquire, 30), PoolTimeout)
+    # The second began before the first had said that the server is down; from then on none begins beside another.
+    assert max(inside[2:]) == 1
+    gaps = [after - before for before, after in itertools.pairwise(tries[2:])]
+    assert gaps == pytest.approx([2.01] * len(gaps), abs=0.005)
+    assert len(gaps) > 10
+
+
 def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     numbers: list[int] = []
 
