@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pooling import _described
 from pooling._moves import Phase
 from pooling.backends import ConnectArgs, create_pool, scheme_of
 from pooling.config import Config, nearest, seconds
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 Source = str | Pool[Any] | Factory[Any] | Callable[[], Any]
 """A URL, a pool, or what a pool is made of: a factory, or a callable that returns a connection."""
-
-_OPTIONS = tuple(field.name for field in fields(Config))
 
 
 class PoolManager(Mapping[str, Pool[Any]]):
@@ -84,12 +80,8 @@ class PoolManager(Mapping[str, Pool[Any]]):
             raise TypeError(f"pools must be described by a mapping of their names, not {type(described).__name__}")
         manager = cls(**options)
         for name, entry in described.items():
-            given = dict(entry) if isinstance(entry, Mapping) else {"url": entry}
-            url = _url(name, given)
-            connect_args = given.pop("connect_args", None)
-            if "name" in given:
-                raise TypeError(f"pool {name!r}: it is called like its entry, 'name' is no option here")
-            manager.add(name, url, connect_args, **{key: _value(value) for key, value in given.items()})
+            url, connect_args, given = _described.arguments(name, entry)
+            manager.add(name, url, connect_args, **given)
         return manager
 
     @classmethod
@@ -100,7 +92,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
         Raises OSError where the file cannot be read, ValueError where it has no such table or is no TOML. On
         Python 3.10 it needs tomli, or raises ImportError.
         """
-        return cls.from_dict(_table(_toml(path), table, path), **options)
+        return cls.from_dict(_described.from_toml(path, table), **options)
 
     @classmethod
     def from_env(
@@ -111,7 +103,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
 
         Raises ValueError or TypeError for an option without a pool, or that does not exist.
         """
-        return cls.from_dict(_described(prefix, os.environ if environ is None else environ), **options)
+        return cls.from_dict(_described.from_env(prefix, os.environ if environ is None else environ), **options)
 
     def __getitem__(self, name: str) -> Pool[Any]:
         """The pool of that name. Raises KeyError where there is none, PoolClosed where it would have to be made after
@@ -180,7 +172,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
         return pool
 
     def _plan(
-        self, name: str, source: Source | _FromEnv, connect_args: ConnectArgs, options: Mapping[str, Any]
+        self, name: str, source: Source | _described.Variable, connect_args: ConnectArgs, options: Mapping[str, Any]
     ) -> Callable[[], Pool[Any]]:
         if isinstance(source, Pool):
             if connect_args is not None or options:
@@ -188,7 +180,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
             return lambda: source
         chosen: Any = {"name": name, **self._options, **options}
         Config.of(chosen)
-        if isinstance(source, _FromEnv):
+        if isinstance(source, _described.Variable):
             return lambda: create_pool(source(), connect_args, **chosen)
         if isinstance(source, str):
             scheme_of(source)
@@ -218,77 +210,3 @@ def _about(name: str, error: Exception) -> Exception:
     """The same error, saying which pool it is about."""
     kind = next(kind for kind in (ImportError, TypeError, ValueError) if isinstance(error, kind))
     return kind(f"pool {name!r}: {error}")
-
-
-# -- configuration ----------------------------------------------------------------------------------------------------
-
-
-class _FromEnv:
-    """The URL in an environment variable, as it is when it is asked for."""
-
-    def __init__(self, variable: str) -> None:
-        self._variable = variable
-
-    def __call__(self) -> str:
-        try:
-            return os.environ[self._variable]
-        except KeyError:
-            raise ValueError(f"the environment variable {self._variable} is not set") from None
-
-
-def _url(name: str, given: dict[str, Any]) -> Any:
-    """Takes ``url`` or ``url_env`` out of what was given."""
-    if ("url" in given) == ("url_env" in given):
-        raise ValueError(f"pool {name!r}: give either url or url_env")
-    return given.pop("url") if "url" in given else _FromEnv(given.pop("url_env"))
-
-
-def _value(value: Any) -> Any:
-    """What a string in a configuration stands for."""
-    if not isinstance(value, str):
-        return value
-    if value.lower() == "none":
-        return None
-    for number in (int, float):
-        try:
-            return number(value)
-        except ValueError:
-            continue
-    return value
-
-
-def _toml(path: str | os.PathLike[str]) -> Any:
-    library = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        toml = import_module(library)
-    except ImportError as error:
-        raise ImportError("TOML files need tomli before Python 3.11: pip install 'pooling[toml]'") from error
-    with open(path, "rb") as file:
-        try:
-            return toml.load(file)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)} is no TOML: {error}") from error
-
-
-def _table(document: Any, table: str, path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    for key in table.split("."):
-        document = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(document, dict):
-        raise ValueError(f"{os.fspath(path)} has no table [{table}]")
-    return document
-
-
-def _described(prefix: str, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What the variables with this prefix say about pools."""
-    ours = {variable[len(prefix) :].lower(): variable for variable in sorted(environ) if variable.startswith(prefix)}
-    described = {key[:-4]: {"url": environ[variable]} for key, variable in ours.items() if key.endswith("_url")}
-    for key, variable in ours.items():
-        # The longest name counts: ORDERS_MAX_SIZE may be about "orders", ORDERS_OLD_MAX_SIZE about "orders_old".
-        name = max((name for name in described if key.startswith(f"{name}_")), key=len, default=None)
-        if name is None:
-            if f"_{key}".endswith(tuple(f"_{option}" for option in ("url", *_OPTIONS))):
-                known = ", ".join(described) or "none"
-                raise ValueError(f"{variable} is about no pool: {prefix}…_URL is set for {known}")
-        elif key != f"{name}_url":
-            described[name][key[len(name) + 1 :]] = environ[variable]
-    return described

@@ -21,6 +21,7 @@ LAYERS = (
     {"__init__"},  # the public names
     {"testing"},
     {"manager", "signals", "monitor"},
+    {"_described"},  # pools in a configuration
     {"backends"},
     {"pool"},  # the lock, the clock, the hand to workers and reaper
     {"retry"},  # which Pool.run() calls

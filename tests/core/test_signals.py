@@ -1,0 +1,373 @@
+"""A signal drains the pools first, and then has the effect that it would have had."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import pooling
+from pooling import Pool, PoolManager
+from pooling.signals import drain_on_signals
+from pooling.testing import FakeFactory
+from tests.core.helpers import ROOT, run_python
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals as POSIX has them")
+
+LENIENT = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+
+
+class Effects:
+    """What signals of this process have caused, once they were through: (name, thread)."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bool]] = []
+        self.came = threading.Event()
+
+    def handler(self, number: int, frame: Any) -> None:
+        self.seen.append((signal.Signals(number).name, threading.current_thread() is threading.main_thread()))
+        self.came.set()
+
+    def wait(self, seconds: float = 10.0) -> None:
+        assert self.came.wait(seconds)
+        self.came.clear()
+
+
+@pytest.fixture
+def effects() -> Iterator[Effects]:
+    """The handlers of before: for the time of a test they note what happens."""
+    effects = Effects()
+    before = {number: signal.signal(number, effects.handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield effects
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def manager() -> Iterator[PoolManager]:
+    with PoolManager() as manager:
+        manager.add("a", FakeFactory())
+        manager.add("b", FakeFactory())
+        for name in manager:
+            manager[name].acquire().release()
+        yield manager
+
+
+def states(manager: PoolManager) -> set[str]:
+    return {stats.state for stats in manager.stats().values()}
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+# -- in this process ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_the_pools_are_drained_before_the_former_handler_runs(
+    effects: Effects, manager: PoolManager, name: str
+) -> None:
+    drain_on_signals(manager, timeout=10.0)
+    lease = manager["a"].acquire()
+    signal.raise_signal(signal.Signals[name])  # returns at once, though a lease is out
+    until(lambda: states(manager) == {"draining"})
+    for pool in manager.values():
+        with pytest.raises(pooling.PoolClosed):
+            pool.acquire()
+    assert effects.seen == []
+    lease.release()
+    effects.wait()
+    assert effects.seen == [(name, True)]
+    assert states(manager) == {"closed"}
+
+
+def test_a_lease_that_does_not_come_back_is_waited_for_no_longer_than_that(
+    effects: Effects, manager: PoolManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    drain_on_signals(manager, timeout=0.3)
+    lease = manager["a"].acquire()
+    start = time.monotonic()
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert 0.3 <= time.monotonic() - start < 5.0
+    assert "after SIGTERM not all leases came back within 0.3 s" in caplog.messages
+    lease.release()
+
+
+def test_a_pool_may_be_the_target(effects: Effects) -> None:
+    pool = Pool(FakeFactory())
+    drain_on_signals(pool)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert pool.stats().state == "closed"
+
+
+def test_further_signals_change_nothing_but_a_second_interrupt_has_its_effect_at_once(
+    effects: Effects, manager: PoolManager
+) -> None:
+    drain_on_signals(manager, timeout=20.0)
+    with manager["a"].acquire():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        until(lambda: states(manager) == {"draining"})
+        signal.raise_signal(signal.SIGTERM)
+        assert effects.seen == []
+        signal.raise_signal(signal.SIGINT)
+        assert effects.seen == [("SIGINT", True)]
+    effects.came.clear()
+    effects.wait()  # what the first one would have done is still to come
+    assert effects.seen == [("SIGINT", True), ("SIGTERM", True)]
+
+
+def test_what_takes_in_new_work_is_stopped_first_and_its_time_counts(effects: Effects, manager: PoolManager) -> None:
+    stopped: list[set[str]] = []
+
+    def stop() -> None:
+        stopped.append(states(manager))
+        time.sleep(0.3)
+
+    drain_on_signals(manager, timeout=0.3, stop=stop)
+    lease = manager["a"].acquire()
+    start = time.monotonic()
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert time.monotonic() - start < 5.0
+    assert stopped == [{"up"}]
+    lease.release()
+
+
+def test_a_stop_that_fails_is_logged_and_keeps_nothing_from_ending(
+    effects: Effects, manager: PoolManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop() -> None:
+        raise SystemExit("no")
+
+    drain_on_signals(manager, stop=stop)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert "what was to be stopped on SIGTERM raised" in caplog.text
+    assert states(manager) == {"closed"}
+
+
+def test_a_drain_that_fails_is_logged_and_the_signal_has_its_effect(
+    effects: Effects, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails:
+        def drain(self, timeout: float | None) -> bool:
+            raise ZeroDivisionError
+
+    drain_on_signals(Fails())
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert "draining on SIGTERM failed" in caplog.text
+
+
+def test_it_may_strike_while_the_thread_is_inside_a_pool(effects: Effects, manager: PoolManager) -> None:
+    drain_on_signals(manager, timeout=10.0)
+    with manager["a"]._lock:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    effects.wait()
+    assert states(manager) == {"closed"}
+
+
+def test_where_no_thread_can_be_started_the_signal_has_its_effect(
+    effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limit(*args: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    drain_on_signals(manager)
+    monkeypatch.setattr("_thread.start_new_thread", limit)
+    signal.raise_signal(signal.SIGTERM)
+    assert effects.seen == [("SIGTERM", True)]
+
+
+def test_the_handlers_can_be_taken_away_again(effects: Effects, manager: PoolManager) -> None:
+    restore = drain_on_signals(manager)
+    restore()
+    assert signal.getsignal(signal.SIGTERM) == effects.handler
+    signal.raise_signal(signal.SIGTERM)
+    assert effects.seen == [("SIGTERM", True)]
+    assert states(manager) == {"up"}
+
+
+def test_a_handler_that_came_later_is_left_alone(effects: Effects, manager: PoolManager) -> None:
+    restore = drain_on_signals(manager)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    restore()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == effects.handler
+
+
+def test_what_is_ignored_stays_ignored(effects: Effects, manager: PoolManager) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drain_on_signals(manager)
+    signal.raise_signal(signal.SIGINT)
+    assert states(manager) == {"up"}
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_two_of_them_are_drained_one_after_the_other(effects: Effects, manager: PoolManager) -> None:
+    other = Pool(FakeFactory())
+    drain_on_signals(manager)
+    drain_on_signals(other)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert (states(manager), other.stats().state) == ({"closed"}, "closed")
+    assert effects.seen == [("SIGTERM", True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"timeout": -1}, ValueError, "timeout must be at least 0"),
+        ({"timeout": None}, TypeError, "timeout must be seconds"),
+        ({"stop": 5}, TypeError, "stop must be callable or None, not 5"),
+        ({"signals": [99999]}, ValueError, "signal number"),
+        ({"signals": [signal.SIGTERM, "SIGINT"]}, TypeError, "int"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_no_handler_is_installed(
+    effects: Effects, manager: PoolManager, options: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        drain_on_signals(manager, **options)
+    assert signal.getsignal(signal.SIGTERM) == effects.handler
+
+
+def test_on_another_thread_and_beside_handlers_of_other_languages_it_is_refused(
+    effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[BaseException] = []
+
+    def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="only be installed on the main thread") as caught:
+            drain_on_signals(manager)
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(10)
+    assert len(errors) == 1
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with pytest.raises(RuntimeError, match="the handler of SIGTERM is not Python's"):
+        drain_on_signals(manager)
+
+
+# -- in a process of its own --------------------------------------------------------------------------------------
+
+COMMON = """
+import os, signal, sys, threading, time
+from pooling import PoolManager
+from pooling.signals import drain_on_signals
+from pooling.testing import FakeFactory
+signal.alarm(30)
+manager = PoolManager()
+manager.add("a", FakeFactory())
+lease = manager["a"].acquire()
+"""
+
+
+def killed(script: str, number: int) -> tuple[int, str, float]:
+    """Run a script until it says "ready", send it a signal; its exit code, what it said then, and how long it took."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMON + textwrap.dedent(script)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            start = time.monotonic()
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=30)
+            return process.returncode, said, time.monotonic() - start
+        finally:
+            process.kill()
+
+
+WAITS_FOR_EVER = """
+drain_on_signals(manager, timeout={timeout})
+def release():
+    time.sleep({held})
+    lease.release()
+    print("released", flush=True)
+threading.Thread(target=release, daemon=True).start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_by_default_the_process_ends_by_the_signal_once_it_is_drained() -> None:
+    code, said, _ = killed(WAITS_FOR_EVER.format(timeout=20, held=0.5), signal.SIGTERM)
+    assert (code, said) == (-signal.SIGTERM, "released\n")
+
+
+def test_by_default_it_ends_by_the_signal_when_the_time_is_over() -> None:
+    code, said, took = killed(WAITS_FOR_EVER.format(timeout=0.5, held=25), signal.SIGTERM)
+    assert (code, said) == (-signal.SIGTERM, "")
+    assert took >= 0.5
+
+
+def test_an_interrupt_is_raised_in_the_main_thread_once_it_is_drained() -> None:
+    script = """
+    drain_on_signals(manager)
+    threading.Timer(0.3, lease.release).start()
+    print("ready", flush=True)
+    try:
+        time.sleep(25)
+    except KeyboardInterrupt:
+        print("interrupted", manager.stats()["a"].state)
+    """
+    code, said, took = killed(script, signal.SIGINT)
+    assert (code, said) == (0, "interrupted closed\n")
+    assert took < 20
+
+
+def test_a_forked_child_drains_its_own_pools_and_the_parent_goes_on() -> None:
+    run_python(
+        COMMON
+        + textwrap.dedent(
+            """
+            drain_on_signals(manager, timeout=10)
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)
+                mine = manager["a"].acquire(timeout=5)
+                def release():
+                    while manager["a"].stats().state != "draining":
+                        time.sleep(0.01)
+                    mine.release()
+                    os.write(write, b"released")
+                threading.Thread(target=release, daemon=True).start()
+                os.write(write, b"ready")
+                threading.Event().wait()
+            assert os.read(read, 5) == b"ready"
+            os.kill(pid, signal.SIGTERM)
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM, status
+            assert os.read(read, 8) == b"released"
+            lease.release()
+            manager["a"].acquire(timeout=0).release()
+            manager.close()
+            """
+        ),
+        options=LENIENT,
+    )
