@@ -41,6 +41,7 @@ class FairPool(QueuePool):
     """
 
     _is_asyncio = False
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.FairPool"  # beside QueuePool's: who logs pools sees this one too
     _finalizer: Any = None
 
     def __init__(
@@ -67,7 +68,7 @@ class FairPool(QueuePool):
         sqlalchemy_pool.Pool.__init__(self, creator, **kw)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
         self._timeout = timeout  # type: ignore[assignment]  # QueuePool takes None as well
-        self._options = {
+        self._options: dict[str, Any] = {
             "name": name or self._orig_logging_name, "min_size": min_size, "max_waiting": max_waiting,
             "idle_timeout": idle_timeout, "max_lifetime": max_lifetime, "max_uses": max_uses, "check": check,
             "check_after": check_after, "keepalive": keepalive, "nested": nested, "leak_after": leak_after,
@@ -104,12 +105,15 @@ class FairPool(QueuePool):
     def _do_get(self) -> Any:
         lease = self._acquire()
         try:
-            record = self._record(lease)
+            record: Any = self.records.pop(_place(lease), None)
+            if record is None:
+                record = self._create_connection()
+                self.pooling.filled(lease, vars(record).pop(_TOOK, 0.0))
             vars(record)[_LEASE] = lease
         except BaseException as error:
             self.pooling.vacate(lease, "dropped", error)
             raise
-        lease._entry.connection.lend(record)  # type: ignore[union-attr]  # a lease has a place
+        _place(lease).lend(record)
         return record
 
     def _do_return_conn(self, record: Any) -> None:
@@ -211,34 +215,26 @@ class FairPool(QueuePool):
         try:
             return self.pooling.take(self._timeout)
         except PoolTimeout as error:
-            limits = (
-                f"FairPool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out, "
-                f"timeout {self._timeout:.2f}"
-            )
+            limits = f"FairPool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out"
             raise NoConnectionError.like(error, limits) from error
         except QueueFull as error:
             raise FullError(str(error)) from error
         except PoolClosed as error:
             raise ClosedError(str(error)) from error
 
-    def _record(self, lease: Lease[Place]) -> Any:
-        """The record for the place of a lease; a new one is connected here and now."""
-        record: Any = self.records.pop(_place(lease), None)
-        if record is None:
-            record = self._create_connection()
-            self.pooling.filled(lease, vars(record).pop(_TOOK, 0.0))
-        return record
-
     def equip(self, lease: Lease[Place]) -> None:
         """Connect the place of a lease that was acquired from the pool underneath."""
         place = _place(lease)
-        record = self.records[place] = self._record(lease)
-        connection = record.get_connection()
-        if _TOOK in vars(record):  # it was opened anew
+        record: Any = self.records.get(place)
+        if record is None:
+            record = self.records[place] = self._create_connection()
+        else:
+            record.get_connection()
+        if _TOOK in vars(record):  # it was opened here and now
             self.pooling.filled(lease, vars(record).pop(_TOOK))
-        place.keep(connection, self._dialect)
+        place.keep(record.dbapi_connection, self._dialect)
         place.clean = False
-        lease._entry.view = connection
+        lease._entry.view = record.dbapi_connection
 
     def fill(self, place: Place) -> None:
         """Connect a place of ``min_size``, on a worker."""

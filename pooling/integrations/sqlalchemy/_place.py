@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pooling._secrets import found
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode, _inherited
 from pooling.integrations.sqlalchemy import _wire
@@ -37,6 +39,10 @@ class Place:
         """The pool has it from now on."""
         self.connection, self.dialect, self.record = connection, dialect, None
 
+    def borrower(self) -> Any:
+        """The record, while SQLAlchemy has it."""
+        return None if self.record is None else self.record()
+
 
 class PlaceFactory(Factory[Place]):
     """What the pool underneath does about connections by itself: it opens those of ``min_size``, checks and closes idle
@@ -45,7 +51,7 @@ class PlaceFactory(Factory[Place]):
     def __init__(self, owner: weakref.ref[FairPool]) -> None:
         self._owner = owner
 
-    def connect(self, timeout: float) -> Place:
+    def connect(self, timeout: float) -> Place:  # noqa: ARG002  # the driver's own holds, from connect_args
         place, owner = Place(), self._owner()
         if owner is None:
             raise PoolError("the pool is gone")
@@ -75,7 +81,7 @@ class PlaceFactory(Factory[Place]):
             ping(place.connection)
             place.dialect.do_rollback(place.connection)
 
-    def reset(self, place: Place, mode: ResetMode) -> None:
+    def reset(self, place: Place, mode: ResetMode) -> None:  # noqa: ARG002  # SQLAlchemy has one of its own
         """End what one who had the connection from the pool itself has left open."""
         owner = self._owner()
         if owner is not None:
@@ -92,7 +98,7 @@ class PlaceFactory(Factory[Place]):
         return owner is not None and owner.is_disconnect(error)
 
     def interrupt(self, place: Place) -> None:
-        record = place.record and place.record()
+        record = place.borrower()
         connection = place.connection if record is None else record.driver_connection
         if connection is not None:
             _wire.interrupt(connection)
@@ -105,7 +111,7 @@ class PlaceFactory(Factory[Place]):
             _wire.abandon(_driver(place))
 
     def abandon_in_use(self, place: Place) -> None:
-        record = place.record and place.record()
+        record = place.borrower()
         if record is None:
             self.abandon(place)
             return
@@ -118,8 +124,13 @@ class PlaceFactory(Factory[Place]):
             _inherited.append((record, connection))
             _wire.abandon(connection)
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: Place) -> None:  # noqa: ARG002  # never
         raise PoolError("transactions are the engine's: use engine.begin()")
+
+    def secrets(self) -> Iterator[str]:
+        owner = self._owner()
+        if owner is not None:
+            yield from found(owner._creator)
 
 
 def _driver(place: Place) -> Any:

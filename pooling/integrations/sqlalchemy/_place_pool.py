@@ -56,6 +56,7 @@ class PlaceLedger(Ledger[Place]):
         """A place is given up; its connection was closed before, or there has never been one."""
         entry = token.entry
         if error is not None:
+            entry.stage = Stage.OPEN if _place(entry).live else Stage.CONNECTING  # what went wrong
             self._fault(entry, error)
         if entry.thread:
             self._emit("release", entry, duration=self.now - entry.since, reason=reason)
@@ -112,7 +113,8 @@ class PlacePool(Pool[Place]):
         self._check_process()
         if self.owns(lease):
             self._used.append(self._now() - entry.since)
-            self._tell(self._ledger.vacate, token, reason, error)
+            told = None if error is None else self._hooks._concealed(error)
+            self._tell(self._ledger.vacate, token, reason, told)
 
     def owns(self, lease: Lease[Place]) -> bool:
         """Whether a lease is of this process, and not its parent's."""
