@@ -13,7 +13,8 @@ Invariants, after every settle():
  5. Before a connection goes out its epoch and its good_until are looked at: nothing older than the last
     break or clear() is handed to anybody unchecked.
  6. Connects under way (late ones not counted) <= max_connecting, and <= 1 while the server is down.
- 7. plain[0] is 1 only if nobody waits, nobody listens, and every clean release may simply be put back.
+ 7. plain[0] and roster.calm are true only if nobody waits, nobody listens, and every clean release may simply
+    be put back. (The first is wiped by a fork, the second is cheaper to read.)
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ class Ledger(Moves[T]):
 
     def join(self, waiter: Waiter[T]) -> None:
         """Somebody wants a connection. Also called again by one who waits already: it keeps its place."""
-        # First the flag, then a look at idle (in _serve): a release that the look misses reads the flag after its
-        # append, sees 0 and comes to settle().
-        self.plain[0] = 0
+        # First the flags, then a look at idle (in _serve): a release that the look misses reads its flag after its
+        # append, and comes to settle().
+        self._may_be_plain(False)
         if waiter.turn is not Turn.WAITING:
             return
         newcomer = waiter.ticket < 0
@@ -252,7 +253,7 @@ class Ledger(Moves[T]):
         if self.phase is Phase.CLOSED or phase is self.phase:
             return
         self.phase = phase
-        self.plain[0] = 0  # before idle is emptied: what comes back from now on comes to settle()
+        self._may_be_plain(False)  # before idle is emptied: what comes back from now on comes to settle()
         self._emit("state", reason=phase.value)
         if phase is Phase.CLOSED:
             while waiter := self.queue.head():
@@ -269,16 +270,20 @@ class Ledger(Moves[T]):
         """
         self.min_size, self.max_size = parent.min_size, parent.max_size
         self.phase = Phase.CLOSED if parent.phase is Phase.DRAINING else parent.phase
-        self.tally.outlets = parent.tally.outlets
+        self._heard_by(parent.tally.outlets)
         for outlet in self.tally.outlets:
             outlet.begin_anew()
 
     def listen(self, outlet: Outlet) -> None:
         """Tell a listener everything from now on."""
-        self.tally.outlets = (*self.tally.outlets, outlet)
+        self._heard_by((*self.tally.outlets, outlet))
 
     def ignore(self, outlet: Outlet) -> None:
-        self.tally.outlets = tuple(known for known in self.tally.outlets if known is not outlet)
+        self._heard_by(tuple(known for known in self.tally.outlets if known is not outlet))
+
+    def _heard_by(self, outlets: tuple[Outlet, ...]) -> None:
+        self.tally.outlets = outlets
+        self.roster.plain_uses = 0 if outlets else self.limits.uses  # who listens is told of each release
 
     # -- deciding -----------------------------------------------------------------------------------
 
@@ -296,11 +301,14 @@ class Ledger(Moves[T]):
             self.roster.orphans.popleft()
         if now >= self.alarm:
             self._look_round()
+        if self.roster.idle and (self.phase is Phase.CLOSED or len(self.roster.entries) > self.max_size):
+            self._shrink()
         if self.queue:
             self._serve()
             if self.outage:
                 self._give_up()
-        self._trim()
+        if len(self.roster.idle) > self.max_idle:
+            self._trim()
         if self.roster.suspects:
             self._check_some()
         if self.roster.doomed:
@@ -312,7 +320,7 @@ class Ledger(Moves[T]):
         if self.tally.outlets:
             self._emit_state()
             self.outbox.extend(self.tally.outlets)
-        self.plain[0] = self._is_plain()
+        self._may_be_plain(self._is_plain())
 
     def _serve(self) -> None:
         """Hand idle connections to waiters, first come, first served."""
@@ -359,15 +367,18 @@ class Ledger(Moves[T]):
             return False
         return outage.asked or self.now < outage.next_try or bool(self._live(Stage.CONNECTING))
 
+    def _shrink(self) -> None:
+        """Retire what came back to a closed pool, or to one that has shrunk, before anybody is served with it."""
+        reason = "pool" if self.phase is Phase.CLOSED else "surplus"
+        while reason == "pool" or self.roster.kept() > self.max_size:
+            if (token := self.roster.longest_unused()) is None:
+                return
+            self.roster.doom(token, reason)
+
     def _trim(self) -> None:
-        """Retire idle connections beyond max_size (after a resize) and max_idle, the longest unused first."""
-        size, idle = len(self.roster.entries), self.roster.idle
-        while idle and self.phase is Phase.CLOSED:  # a release on the plain path that read plain[0] just before
-            self.roster.doom(idle.popleft(), "pool")
-        if size <= self.max_size and size <= self.max_idle:
-            return
-        while idle and (self.roster.kept() > self.max_size or len(idle) > self.max_idle):
-            self.roster.doom(idle.popleft(), "surplus")
+        """Retire idle connections beyond max_idle, the longest unused first."""
+        while len(self.roster.idle) > self.max_idle and (token := self.roster.longest_unused()):
+            self.roster.doom(token, "surplus")
 
     def _check_some(self) -> None:
         """Have suspects checked: as many as there are waiters; with nobody waiting, one after the other."""

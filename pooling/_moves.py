@@ -75,6 +75,11 @@ class Moves(Generic[T]):
         self._checks = checks
         self._slow_start = SlowStart(config.max_connecting)
 
+    def _may_be_plain(self, plain: bool) -> None:
+        """Let acquires and releases go their own way, or have them come here."""
+        self.roster.calm = plain
+        self.plain[0] = plain
+
     def _put(self, token: Token[T], *, used: bool) -> None:
         """Where everything that was opened, checked, reset or released ends: it goes to whoever claimed it,
         or becomes idle for :meth:`_serve`, or is retired."""

@@ -18,6 +18,8 @@ from pooling._workers import await_end
 
 _log = logging.getLogger("pooling")
 
+PAUSE = 1.0  # seconds until a pool whose upkeep has failed is looked at again
+
 
 class Watched(Protocol):
     """What the reaper needs of a pool."""
@@ -137,11 +139,15 @@ class Reaper:
         pools = self._living()
         if not pools:
             return None
-        for pool in pools:
-            if pool.due_at() <= time.monotonic():
-                try:
-                    pool.look()
-                except Exception:
-                    # Whatever is wrong with one pool, the others need their reaper.
-                    _log.exception("a pool's upkeep failed")
-        return min(pool.due_at() for pool in pools)
+        return min(self._visit(pool) for pool in pools)
+
+    def _visit(self, pool: Watched) -> float:
+        """Look at a pool if that is due; when the next look is."""
+        if pool.due_at() <= time.monotonic():
+            try:
+                pool.look()
+            except Exception:
+                # Whatever is wrong with one pool, the others need their reaper; and the reaper a pause.
+                _log.exception("a pool's upkeep failed")
+                return time.monotonic() + PAUSE
+        return pool.due_at()

@@ -33,6 +33,9 @@ class Roster(Generic[T]):
         self.at: dict[Stage, dict[Entry[T], None]] = {stage: {} for stage in Stage if stage is not Stage.OPEN}
         self.hung: dict[Entry[T], None] = {}
         self.orphans: deque[TokenRef] = deque()
+        self.calm = False  # whether an idle connection may lie where it is: nobody has to be told of it
+        # Leases after which a connection does not go back to idle by itself.
+        self.plain_uses = math.inf if config.max_uses is None else config.max_uses
         self.epoch = 0
         self.cleared = 0  # connections of an epoch before this one are retired; of a later one, checked
         self._wake = wake
@@ -92,6 +95,13 @@ class Roster(Generic[T]):
                 continue
         return None
 
+    def longest_unused(self) -> Token[T] | None:
+        """Take the idle connection that was not used for the longest time."""
+        try:
+            return self.idle.popleft() if self.idle else None
+        except IndexError:  # a caller on the plain path took the last one
+            return None
+
     def doom(self, token: Token[T], reason: str) -> None:
         """Have a connection closed; its slot is freed after that."""
         token.entry.stage = Stage.CLOSING
@@ -101,11 +111,8 @@ class Roster(Generic[T]):
     def next_epoch(self) -> None:
         """Make every connection of today suspect."""
         self.epoch += 1
-        while self.idle:
-            try:
-                self.suspects.append(self.idle.popleft())
-            except IndexError:  # a caller on the plain path took the last one
-                return
+        while token := self.longest_unused():
+            self.suspects.append(token)
 
     # -- jobs -----------------------------------------------------------------------------------------
 

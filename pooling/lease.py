@@ -26,20 +26,22 @@ class Lease(Generic[T]):
     is closed, its slot is freed, and the log says where it was acquired.
     """
 
-    # The token is in a list of its own because list.pop() is atomic: of two threads that release at once, one gets it.
-    __slots__ = ("__weakref__", "_cell", "_entry", "_pool")
-
-    def __init__(self, pool: Pool[T], entry: Entry[T], cell: list[Token[T]]) -> None:
-        self._pool = pool
-        self._entry = entry
-        self._cell = cell
+    # Made by the pool, which sets these: an __init__ would cost a fifth of a whole cycle. An ended lease has no
+    # _token: of two threads that end it at once, one deletes it, and the other one's del raises AttributeError.
+    __slots__ = ("__weakref__", "_entry", "_pool", "_token")
+    _pool: Pool[T]
+    _entry: Entry[T]
+    _token: Token[T]
 
     @property
     def connection(self) -> Any:
         """The connection: what the ``with`` yields. Raises PoolError once the lease has ended."""
-        if not self._cell:
-            raise PoolError("the lease has ended: its connection may be in somebody else's hands")
-        return self._entry.view
+        return self.__enter__()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was released, discarded, detached, or lost by a refresh that failed."""
+        return not hasattr(self, "_token")
 
     def release(self) -> None:
         """Give the connection back: to whoever has waited longest, or to the idle ones. A connection that is
@@ -47,17 +49,33 @@ class Lease(Generic[T]):
 
         Raises PoolError if the lease has ended before.
         """
+        if not self._leave():
+            raise PoolError("the lease has ended already: released, discarded or detached twice")
+
+    def _leave(
+        self,
+        kind: type[BaseException] | None = None,  # noqa: ARG002  # what __exit__ is called with
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,  # noqa: ARG002
+    ) -> bool:
+        """End the lease, by the error that its block ended with; False where it had ended before."""
         try:
-            token = self._cell.pop()
-        except IndexError:
-            raise PoolError("the lease has ended already: released, discarded or detached twice") from None
-        pool, entry = self._pool, self._entry
-        now = pool._now()
-        expires = entry.expires_at
+            token: Any = self._token
+            del self._token
+        except AttributeError:
+            token = None  # what another thread ends may be lost, and must die then
+            return False
+        pool, entry = self._pool, token.entry
+        now, expires, roster = pool._now(), entry.expires_at, entry.roster
         try:
-            fine = now < expires and entry.uses < pool._max_uses and pool._plain[0] and pool._is_clean(entry.connection)
+            fine = (
+                error is None
+                and now < expires
+                and entry.uses < roster.plain_uses
+                and pool._is_clean(entry.connection)
+            )
         except Exception:
-            fine = False  # _end() asks again, and logs what is wrong
+            fine = False  # judge() asks again, and logs what is wrong
         if fine:
             used = pool._used
             used.append(now - entry.since)
@@ -65,12 +83,13 @@ class Lease(Generic[T]):
             entry.good_until = good if good < expires else expires  # noqa: FURB136  # min() is a call
             entry.since = now
             entry.thread = 0
-            entry.roster.idle.append(token)
+            roster.idle.append(token)
             # Read after the append: see "The plain path" in pool.py. Samples are folded by settle(), now and then.
-            if not pool._plain[0] or len(used) >= FOLD_AT:
+            if not roster.calm or len(used) >= FOLD_AT:
                 pool._tell()
         else:
-            self._end(token, None)
+            pool._end(entry, token, pool._hooks.judge(entry, error), error)
+        return error is None
 
     def discard(self) -> None:
         """Give the connection up: it is closed, and its slot is freed for another. Raises PoolError if the
@@ -95,39 +114,47 @@ class Lease(Generic[T]):
         token = self._take("refreshed")
         new = self._pool._renew(token, timeout, self._entry)
         self._entry = new.entry
-        self._cell.append(new)
+        self._token = new
         return self._entry.view
 
     def _take(self, verb: str) -> Token[T]:
         try:
-            return self._cell.pop()
-        except IndexError:
+            token: Any = self._token
+            del self._token
+        except AttributeError:
+            token = None  # as in _leave()
             raise PoolError(f"the lease has ended already and cannot be {verb}") from None
-
-    def _end(self, token: Token[T], error: BaseException | None) -> None:
-        """Give back a connection that is not plainly fine."""
-        fate = self._pool._hooks.judge(self._entry, error)
-        self._pool._end(self._entry, token, fate, error)
+        return token  # type: ignore[no-any-return]
 
     def __enter__(self) -> Any:
-        return self.connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            if self._cell:  # else it ended inside the block
-                self.release()
-            return
         try:
-            token = self._cell.pop()
-        except IndexError:
-            return
-        self._end(token, error)
+            return self._token.entry.view
+        except AttributeError:
+            raise PoolError("the lease has ended: its connection may be in somebody else's hands") from None
+
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None: ...
+
+    else:
+        # The same function, for a call in between would cost a tenth of a cycle. What it returns counts only after an
+        # error: None then, so that none is swallowed.
+        __exit__ = _leave
 
     def __repr__(self) -> str:
-        state = "held" if self._cell else "ended"
+        state = "ended" if self.ended else "held"
         return f"<Lease of pool {self._pool.name!r}, connection {self._entry.id}, {state}>"
+
+
+def leased(pool: Pool[T], token: Token[T]) -> Lease[T]:
+    """A lease of what the token stands for."""
+    lease: Lease[T] = Lease()
+    lease._pool = pool
+    lease._entry = token.entry
+    lease._token = token
+    return lease
 
 
 class Transaction(Generic[T]):
@@ -163,7 +190,7 @@ class Transaction(Generic[T]):
     ) -> None:
         lease, factory = self._lease, self._pool._factory
         assert lease is not None  # __enter__ has set it
-        if not lease._cell:
+        if lease.ended:
             return
         connection: Any = lease._entry.connection
         try:

@@ -1,13 +1,15 @@
 """The pool: the lock, the clock, the hand to workers and reaper. What is decided, the ledger decides.
 
 The plain path. While nobody waits and nothing is out of the ordinary, an acquire pops a token from the deque of idle
-ones and a release puts it back, without the lock: both ends of a deque are atomic. ``plain[0]`` says whether that is
-so. It stays strictly first come, first served, and loses no wake-up:
+ones and a release puts it back, without the lock: both ends of a deque are atomic. Two flags that change together say
+whether that is so: an acquire reads ``plain[0]``, which the kernel wipes in a forked child; a release reads
+``roster.calm``, which is cheaper, and in a child gives back to books that nobody there uses. It stays strictly first
+come, first served, and loses no wake-up:
 
-1. A caller that finds no idle connection sets plain[0] to 0 under the lock, and only then looks at the deque.
-2. A release appends first and reads plain[0] afterwards; where it reads 0 it comes to the lock and settles.
+1. A caller that finds no idle connection clears the flags under the lock, and only then looks at the deque.
+2. A release appends first and reads its flag afterwards; where it is cleared it comes to the lock and settles.
 3. Pop and append on one deque are totally ordered. If the append came first, the look of (1) finds it. If the look
-   came first, plain[0] was 0 before it, so the release of (2) reads 0.
+   came first, the flags were cleared before it, so the release of (2) reads that.
 4. An acquire that read 1 just before it became 0 takes a connection at the very moment another caller joins the queue:
    of two that come together, either may be the first.
 
@@ -49,7 +51,7 @@ from pooling.config import Backoff, Config, Options, offset, seconds
 from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
 from pooling.events import Listener, Outlet
 from pooling.factory import Factory, as_factory, overrides
-from pooling.lease import Lease, Transaction
+from pooling.lease import Lease, Transaction, leased
 from pooling.retry import Harmless, Retrying
 from pooling.stats import PoolStats, Waiting
 
@@ -59,12 +61,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+_frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
 SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
 SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
 _forked: dict[int, threading.Lock] = {}  # by process id
+
+
+def _nothing() -> None:
+    """A report of nothing, but that there is something to settle."""
 
 
 def _handed(waiter: Waiter[T]) -> Token[T]:
@@ -118,7 +125,6 @@ class Pool(Generic[T]):
         self._roster = self._ledger.roster
         self._idle = self._roster.idle
         self._take = self._roster.take
-        self._max_uses = self._ledger.limits.uses
         self._check_after = self._ledger.limits.check_after
         self._used = self._ledger.tally.uses.samples
         self._runtime.watch(self)
@@ -143,25 +149,29 @@ class Pool(Generic[T]):
             seconds("timeout", timeout)  # before anything is taken
         if priority is not FIRST_COME:
             offset("priority", priority)
+        stale: list[Token[T]] = []  # an exception may be kept, and this frame with it: a list can be emptied
         if self._plain[0] and self._idle:
             try:
                 token = self._take()
             except IndexError:  # another thread took the last one
-                return self._acquire_carefully([], timeout, priority, sys._getframe(1))
+                return self._acquire_carefully(stale, timeout, priority, _frame(1))
             entry = token.entry
             now = self._now()
             if now < entry.good_until and entry.epoch == self._roster.epoch:
                 entry.uses += 1
                 entry.since = now
                 entry.thread = self._ident()
-                frame = sys._getframe(1)
+                frame = _frame(1)
                 entry.code = frame.f_code
                 entry.instruction = frame.f_lasti
-                return Lease(self, entry, [token])
-            stale = [token]
-            del token  # an exception may be kept, and this frame with it: the list is emptied
-            return self._acquire_carefully(stale, timeout, priority, sys._getframe(1))
-        return self._acquire_carefully([], timeout, priority, sys._getframe(1))
+                lease: Lease[T] = Lease()
+                lease._pool = self
+                lease._entry = entry
+                lease._token = token
+                return lease
+            stale.append(token)
+            del token
+        return self._acquire_carefully(stale, timeout, priority, _frame(1))
 
     def _acquire_carefully(
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
@@ -176,12 +186,11 @@ class Pool(Generic[T]):
                 entry.uses += 1
                 entry.since = waiter.deadline.started
                 entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
-                return Lease(self, entry, stale)
+                return leased(self, stale.pop())
             self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
         else:
             self._wait(waiter, self._ledger.join, waiter)
-        token = _handed(waiter)
-        return Lease(self, token.entry, [token])
+        return leased(self, _handed(waiter))
 
     def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
         self._check_process()
@@ -423,8 +432,7 @@ class Pool(Generic[T]):
         """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
         self._check_process()
         if self._lock._is_owned():
-            if transition is not None:
-                self._ledger.inbox.append((transition, args))
+            self._ledger.inbox.append((transition or _nothing, args))
             return
         with self._lock:
             self._ledger.settle(self._now(), transition, *args)

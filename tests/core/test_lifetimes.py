@@ -172,7 +172,8 @@ def test_a_long_held_lease_is_reported_once_with_its_call_site(
     assert pool.stats().leaks == 1
     test = test_a_long_held_lease_is_reported_once_with_its_call_site.__code__
     line = test.co_firstlineno + 4
-    assert caplog.messages == [f"a lease is held for long: MainThread for 5 s, acquired at {__file__}:{line} {test.co_name}"]
+    where = f"{__file__}:{line} {test.co_name}"
+    assert caplog.messages == [f"a lease is held for long: MainThread for 5 s, acquired at {where}"]
     assert lease.connection is not None
     lease.release()
     lease = pool.acquire()

@@ -160,7 +160,7 @@ def test_a_suspect_waits_for_the_end_of_a_suspension(clock: ManualClock, factory
     one, two = pool.acquire(), pool.acquire()
     two.release()
     pool.suspend()
-    pool._tell(pool._ledger.found_broken, one._cell.pop(), None)
+    pool._tell(pool._ledger.found_broken, one._take("broken"), None)
     clock.advance(10)
     assert factory.gates["check"].calls == 0
     pool.resume()

@@ -101,7 +101,7 @@ def test_a_release_that_came_beside_the_close_is_closed(clock: ManualClock, fact
     pool = make()
     lease = pool.acquire()
     pool.close()
-    pool._idle.append(lease._cell.pop())
+    pool._idle.append(lease._take("lost"))
     pool._tell()
     clock.advance(0)
     assert (factory.open, pool.stats().closed) == (0, {"pool": 1})
@@ -208,7 +208,7 @@ def test_one_that_is_served_between_its_last_look_and_its_timeout_is_served(cloc
 
     def now() -> float:
         here = clock.current is waiting and not pool._lock._is_owned()
-        if clock.now() >= end and here and lease._cell:
+        if clock.now() >= end and here and not lease.ended:
             lease.release()  # by another thread, just after the waiter saw that its turn had not come
         return clock.now()
 
@@ -256,7 +256,7 @@ def test_a_refresh_whose_claim_was_lost_to_an_interrupt_waits_in_the_queue(clock
 def test_a_reference_that_was_struck_while_it_was_made_is_no_orphan(clock: ManualClock, make: Make) -> None:
     pool = make()
     lease = pool.acquire()
-    pool._roster.orphans.append(TokenRef(lease._cell[0]))
+    pool._roster.orphans.append(TokenRef(lease._token))
     clock.advance(0)
     assert (pool.stats().leased, len(pool._roster.orphans)) == (1, 0)
     lease.release()

@@ -142,10 +142,12 @@ def wait_until(done: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 def make(connect_timeout: float) -> tuple[Pool[FakeConnection], FakeFactory]:
     factory = FakeFactory()
-    # Threads of its own: none of them has a tracer of an earlier run.
+    # Threads of its own: none of them has a tracer of an earlier run. What only time brings (nested) may or may not
+    # fall into a caller's hands: each run is to go the same way.
     pool = Pool(
-        factory, runtime=Threads(), max_size=SIZE, timeout=10.0, check_after=60.0, connect_timeout=connect_timeout
-    )
+        factory, runtime=Threads(), max_size=SIZE, timeout=10.0, check_after=60.0, connect_timeout=connect_timeout,
+        nested=None,
+    )  # fmt: skip  # the pool's own options, then the test's
     return pool, factory
 
 

@@ -46,18 +46,18 @@ def test_no_schedule_of_a_million_breaks_a_promise() -> None:
 FAULTS = {
     "a release does not read the flag after its append": (
         "lease.py",
-        "            if not pool._plain[0] or",
+        "            if not roster.calm or",
         "            if",
     ),
     "a joining caller looks at idle and clears the flag afterwards": (
         "_ledger.py",
-        "        self.plain[0] = 0\n        if waiter.turn",
+        "        self._may_be_plain(False)\n        if waiter.turn",
         "        if waiter.turn",
     ),
     "a closed pool keeps what comes back in the last moment": (
         "_ledger.py",
-        "while idle and self.phase is Phase.CLOSED:",
-        "while False:",
+        "        if self.roster.idle and (self.phase is Phase.CLOSED or",
+        "        if self.roster.idle and (",
     ),
     "waiters are served last come, first": (
         "_waiter.py",
