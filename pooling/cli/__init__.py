@@ -10,13 +10,15 @@ import sys
 from collections.abc import Sequence
 
 import pooling
-from pooling.cli import check, stress
+from pooling.cli import check, page, stress, top
 from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser
 
 # Assigned by themselves: only so mypy compares a module with a protocol.
 _CHECK: Command = check
+_PAGE: Command = page
 _STRESS: Command = stress
-COMMANDS = (_CHECK, _STRESS)
+_TOP: Command = top
+COMMANDS = (_CHECK, _PAGE, _STRESS, _TOP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

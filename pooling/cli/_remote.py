@@ -1,0 +1,83 @@
+"""The page of another process, asked for what it knows."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import re
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from pooling._secrets import hide
+from pooling.cli._command import Mistake
+from pooling.integrations.page._document import SCHEMA, VERSION
+
+PATIENCE = 5.0  # seconds for one answer
+LARGEST = 64 << 20  # bytes of one answer
+_DOCUMENT = "pools.json"
+
+
+class Unanswered(Exception):
+    """The page has not answered, or something else has. The message is one line, without secrets."""
+
+
+class Remote:
+    """One page. ``url`` is its address as a browser has it; user and password in it go into a header.
+
+    Raises Mistake for what is no address of a page.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = _parts(url)
+        host = parts.netloc.rpartition("@")[2]
+        path = parts.path.removesuffix(_DOCUMENT).rstrip("/")
+        self.name = urlunsplit((parts.scheme, host, path + "/", "", ""))
+        """The address, for people to read: without user and password."""
+        self._request = urllib.request.Request(self.name + _DOCUMENT, headers={"Accept": "application/json"})
+        if parts.username is not None:
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self._request.add_header("Authorization", f"Basic {base64.b64encode(credentials).decode()}")
+        # A proxy that is set for the world is not asked for this machine.
+        handlers = [urllib.request.ProxyHandler({})] if _is_here(parts.hostname or "") else []
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def look(self) -> dict[str, Any]:
+        """The document of this moment. Raises Unanswered."""
+        try:
+            with self._opener.open(self._request, timeout=PATIENCE) as answer:
+                told = json.loads(answer.read(LARGEST))
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise Unanswered(f"{self.name} answers {error.code} {error.reason}") from error
+        except OSError as error:  # a URLError is one as well
+            why = getattr(error, "reason", None) or error
+            raise Unanswered(f"{self.name} does not answer: {hide(' '.join(str(why).split()))}") from error
+        except ValueError as error:
+            raise Unanswered(f"what answers at {self.name} is no page of pools") from error
+        if not isinstance(told, dict) or told.get("schema") != SCHEMA:
+            raise Unanswered(f"what answers at {self.name} is no page of pools")
+        if told.get("version") != VERSION:
+            raise Unanswered(f"{self.name} is of another version of pooling ({told.get('pooling')})")
+        return told
+
+
+def _parts(url: str) -> SplitResult:
+    wrong = Mistake("the URL has to be that of a page: http://127.0.0.1:8080/")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", url):
+        raise wrong
+    return parts
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,134 @@
+"""``page``: a pool in use and the page about it, until it is over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.servers.base import free_port
+
+Main = Callable[..., tuple[int, str, str]]
+
+
+@contextmanager
+def running(*argv: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command and the address that it has told."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "pooling", "page", "--port", "0", *argv],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip  # one argument list
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first.endswith("  (Ctrl-C ends it)\n"), process.communicate(timeout=30)
+        yield process, first.split()[0]
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def look(url: str) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url + "pools.json", timeout=20) as answer:
+        return json.load(answer)
+
+
+def looked(url: str, wanted: Callable[[Any], object]) -> Any:
+    """What is told of the pool as soon as it is as wanted."""
+    end = time.monotonic() + 60
+    while True:
+        (pool,) = look(url)["pools"]
+        if wanted(pool):
+            return pool
+        assert time.monotonic() < end, pool
+        time.sleep(0.1)
+
+
+def test_a_pool_in_use_is_shown_until_ctrl_c() -> None:
+    with running("--threads", "3", "--max-size", "2", "--hold", "5", "--think", "1") as (process, url):
+        pool = looked(url, lambda pool: pool["totals"]["acquired"] > 20)
+        assert pool["name"] == "page.db"
+        assert pool["now"]["max_size"] == 2
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_server_is_watched_as_it_goes_and_comes_back(own_server: Callable[..., Any]) -> None:
+    server = own_server("redis")
+    with running(server.url, "--threads", "2", "--hold", "1", "--think", "1") as (_, url):
+        looked(url, lambda pool: pool["totals"]["acquired"] > 5)
+        server.stop()
+        pool = looked(url, lambda pool: pool["state"] == "down" and pool["last_error"])
+        assert pool["verdict"]["text"].startswith("down for ")
+        server.start()
+        looked(url, lambda pool: pool["state"] == "up")
+
+
+def test_orders_are_taken_with_the_token_from_the_environment() -> None:
+    with running("--threads", "0", POOLING_PAGE_TOKEN="geheim") as (_, url):
+        assert look(url)["actions"] is True
+        body = json.dumps({"pool": "page.db", "action": "suspend"}).encode()
+        headers = {"Content-Type": "application/json", "X-Pooling-Token": "geheim"}
+        request = urllib.request.Request(url + "actions", data=body, headers=headers)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+            assert json.load(answer) == {"done": "suspended"}
+        assert look(url)["pools"][0]["state"] == "suspended"
+    with running("--threads", "0", POOLING_PAGE_TOKEN="") as (_, url):
+        assert look(url)["actions"] is False
+
+
+def test_it_ends_by_itself_after_its_time(main: Main) -> None:
+    code, out, err = main("page", "--port", "0", "--duration", "0.3", "--threads", "2")
+    assert (code, err) == (0, "")
+    assert out.startswith("http://127.0.0.1:")
+
+
+def test_an_address_that_is_taken_is_exit_code_1_and_one_line(main: Main) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = main("page", "--port", str(port), "--duration", "1")
+    assert (code, out) == (1, "")
+    assert err == f"pooling page: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--port", "70000"], "port must be a number from 0 to 65535, not 70000"),
+        (["--port", "x"], "invalid int value: 'x'"),
+        (["--threads", "-1"], "--threads must be a finite number, 0 or more"),
+        (["--max-size", "0"], "--max-size must be a finite number, 1 or more"),
+        (["--hold", "nan"], "--hold must be a finite number, 0 or more"),
+        (["--duration", "inf"], "--duration must be a finite number, 0 or more"),
+        (["gopher://me:geheim@localhost"], "unknown URL scheme 'gopher'"),
+        (["postgresql://me:geheim@[::1/db"], "cannot be read"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_arguments_are_told_in_one_line_with_exit_code_2(argv: list[str], told: str, main: Main) -> None:
+    code, out, err = main("page", "--port", str(free_port()), *argv)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert "geheim" not in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_empty_token_of_blanks_is_refused(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POOLING_PAGE_TOKEN", "  ")
+    code, _, err = main("page", "--port", "0", "--duration", "1")
+    assert (code, err) == (2, "pooling page: token must not be empty: leave it out for a page that only reads\n")
