@@ -11,6 +11,7 @@ from pooling.events import PoolEvent
 from pooling.factory import Factory
 from pooling.lease import Lease
 from pooling.manager import PoolManager
+from pooling.monitor import PoolMonitor
 from pooling.pool import Pool
 from pooling.stats import Histogram, Interval, PoolStats, Waiting
 
@@ -28,6 +29,7 @@ __all__ = [
     "PoolError",
     "PoolEvent",
     "PoolManager",
+    "PoolMonitor",
     "PoolStats",
     "PoolTimeout",
     "QueueFull",

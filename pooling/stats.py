@@ -183,6 +183,11 @@ class Interval:
     use: Histogram
     connect: Histogram
 
+    @classmethod
+    def of(cls, stats: PoolStats, seconds: float) -> Interval:
+        """All that a pool has counted so far, as of an interval of so many seconds."""
+        return cls(seconds=max(seconds, 0.0), **{name: getattr(stats, name) for name in _COUNTED})
+
     def rate(self, count: float) -> float:
         """So many in these seconds, by the second; 0.0 where no time has passed."""
         return count / self.seconds if self.seconds > 0 else 0.0

@@ -22,6 +22,7 @@ LAYERS = (
     {"testing"},
     {"manager", "signals", "monitor"},
     {"_described"},  # pools in a configuration
+    {"_sources", "_periodic"},  # which pools to look at, and when
     {"backends"},
     {"pool"},  # the lock, the clock, the hand to workers and reaper
     {"retry"},  # which Pool.run() calls

@@ -1,0 +1,103 @@
+"""Something that is done every so many seconds, on the threads that the pools have anyway."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading  # never "from threading import": gevent replaces what the module holds
+from collections.abc import Callable
+
+from pooling._runtime import THREADS, Runtime
+from pooling.config import seconds
+
+_log = logging.getLogger("pooling")
+_running: set[Periodic] = set()  # what was started lives until it is stopped, whoever else keeps it
+
+
+class Periodic:
+    """Calls ``action`` on a worker thread every ``interval`` seconds, from :meth:`start` to :meth:`stop`, or until it
+    returns False. One call that takes longer than that delays the next ones; none are made at the same time.
+
+    In a forked child it goes on by itself, with threads of its own.
+    """
+
+    def __init__(self, action: Callable[[], bool], interval: float, runtime: Runtime | None = None) -> None:
+        seconds("interval", interval, positive=True, optional=False)
+        self._action = action
+        self._interval = interval
+        self._runtime: Runtime = runtime or THREADS
+        self._due = math.inf
+        self._acting = threading.Lock()
+        self.began = self._runtime.now()
+        """When it was started, or its process forked."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self in _running
+
+    def start(self) -> None:
+        """Begin, with the first call one interval from now. Does nothing to one that runs."""
+        if not self.running:
+            _running.add(self)
+            self._begin()
+
+    def stop(self) -> None:
+        """End. Where a call is being made by another thread, waits for that for a second at most."""
+        _running.discard(self)
+        self._due = math.inf
+        if self._acting.acquire(timeout=1.0):
+            self._acting.release()
+        self._runtime.forget(self)
+
+    # -- what the reaper calls ----------------------------------------------------------------------------
+
+    def due_at(self) -> float:
+        """When :meth:`look` is to be called."""
+        return self._due
+
+    def look(self) -> None:
+        """Have a worker make the call: the reaper has no time for it."""
+        if self._due != math.inf:
+            self._due = self._runtime.now() + self._interval
+            self._runtime.submit(self._act)
+
+    def _act(self) -> None:
+        if not self._acting.acquire(blocking=False):
+            return
+        try:
+            ended = not self._action()
+        except Exception:
+            _log.exception("a periodic report failed")  # the next one may not
+            ended = False
+        finally:
+            self._acting.release()
+        if ended:
+            _running.discard(self)
+            self._due = math.inf
+            self._runtime.forget(self)
+
+    def _begin(self) -> None:
+        self.began = self._runtime.now()
+        self._due = self.began + self._interval
+        self._runtime.watch(self)
+        self._runtime.alarm(self._due)
+
+    def _begin_anew(self) -> None:
+        """In a forked child: the parent's threads do not exist here, and its lock may be held by one."""
+        self._acting = threading.Lock()
+        self._runtime.renew()
+        self._begin()
+
+
+def _in_child() -> None:
+    for periodic in tuple(_running):
+        try:
+            periodic._begin_anew()
+        except Exception:
+            _log.exception("a periodic report cannot go on in a forked child")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,108 @@
+"""The pools that a monitor or an exporter looks at: held weakly, so that watching keeps nothing alive."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pooling.stats import PoolStats
+
+CLOSED = "closed"
+
+
+class Sources:
+    """Everything that has ``stats()``, or a drop-in's ``pooling``, among what it is given.
+
+    That is a Pool, a PoolManager, what stands in the place of a driver's pool, a mapping or iterable of these, or a
+    function that returns any of them, asked anew each time. Raises TypeError for anything else.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        self._refs: list[Callable[[], Any]] = []
+        for source in given:
+            self.add(source)
+
+    def add(self, source: Any) -> None:
+        """One more."""
+        self._refs.extend(_held(source))
+
+    def stats(self) -> list[PoolStats]:
+        """A snapshot of each pool that is there and not closed."""
+        return [stats for stats in self.all() if stats.state != CLOSED]
+
+    def all(self) -> list[PoolStats]:
+        """A snapshot of each pool that is there. No two have the same name: a second ``shop`` is ``shop#2``."""
+        self._refs = [ref for ref in self._refs if not _dead(ref)]
+        seen: dict[int, Any] = {}
+        for ref in self._refs:
+            for source in _flat(ref()):
+                seen.setdefault(id(source), source)
+        return list(_distinct(stats for source in seen.values() for stats in _snapshots(source.stats())))
+
+    def gone(self) -> bool:
+        """Whether nothing is left to look at: every pool was collected."""
+        return all(map(_dead, self._refs))
+
+
+def _held(source: Any) -> Iterator[Callable[[], Any]]:
+    if not isinstance(source, type):
+        if hasattr(source, "stats") or hasattr(source, "pooling"):
+            yield _weakly(source)
+            return
+        if callable(source):
+            yield source
+            return
+        if isinstance(source, Iterable) and not isinstance(source, (str, bytes)):
+            for each in source.values() if isinstance(source, Mapping) else source:
+                yield from _held(each)
+            return
+    raise _refusal(source)
+
+
+def _refusal(source: Any) -> TypeError:
+    what = source.__name__ if isinstance(source, type) else type(source).__name__
+    return TypeError(
+        f"this needs a Pool, a PoolManager, a mapping or iterable of pools, or a function that returns one, not {what}"
+    )
+
+
+def _weakly(source: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(source)
+    except TypeError:
+        return lambda: source
+
+
+def _dead(ref: Callable[[], Any]) -> bool:
+    return isinstance(ref, weakref.ref) and ref() is None
+
+
+def _flat(source: Any) -> Iterator[Any]:
+    """What has a stats() of its own."""
+    if source is None:
+        return
+    if hasattr(source, "stats"):
+        yield source
+    elif hasattr(source, "pooling"):
+        yield from _flat(source.pooling)
+    elif isinstance(source, Iterable):
+        for each in source.values() if isinstance(source, Mapping) else source:
+            yield from _flat(each)
+    else:
+        raise _refusal(source)
+
+
+def _snapshots(found: Any) -> Iterable[PoolStats]:
+    """Of a pool, or of a manager of pools."""
+    return found.values() if isinstance(found, Mapping) else [found]
+
+
+def _distinct(snapshots: Iterable[PoolStats]) -> Iterator[PoolStats]:
+    names: Counter[str] = Counter()
+    for stats in snapshots:
+        names[stats.name] += 1
+        number = names[stats.name]
+        yield stats if number == 1 else replace(stats, name=f"{stats.name}#{number}")
