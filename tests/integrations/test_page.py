@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, create_pool
+from pooling import Pool, PoolManager, create_pool
 from pooling.integrations.page import Page
 from pooling.testing import FakeFactory
 from tests.core.helpers import run_python
@@ -256,9 +256,40 @@ def test_the_pools_of_a_drop_in_are_those_underneath(pool: Pool[Any], show: Show
     assert names(show(drop_in)) == ["main"]
     drop_in.pooling = {"https://one.example:443": pool}
     assert names(show(drop_in)) == ["https://one.example:443"]
+    with Pool(FakeFactory(), name="cache") as cache:
+        assert names(show([drop_in, cache])) == ["https://one.example:443", "cache"]
+        assert names(show({"web": drop_in, "cache": cache})) == ["web https://one.example:443", "cache"]
 
 
-@pytest.mark.parametrize("pools", [None, "postgresql://me:geheim@localhost/db", 7, [1, 2]])
+def test_a_function_is_asked_anew_and_a_pool_is_shown_once(pool: Pool[Any], show: Show) -> None:
+    pools: list[Any] = []
+    page = show(lambda: pools)
+    assert names(page) == []
+    pools += [pool, pool, {"again": pool}]
+    assert names(page) == ["main"]
+
+
+def test_the_pools_of_a_manager_are_shown(show: Show) -> None:
+    with PoolManager() as manager:
+        manager.add("orders", FakeFactory())
+        manager.add("other", FakeFactory())
+        page = show(manager)
+        assert names(page) == ["orders", "other"]
+    assert names(page) == ["orders", "other"]  # closed, and said to be
+    assert {pool["state"] for pool in call(page, "/pools.json").json["pools"]} == {"closed"}
+
+
+def test_a_pool_that_a_mapping_cannot_give_harms_nobody(pool: Pool[Any], show: Show) -> None:
+    class Lazy(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            if name == "broken":
+                raise ImportError("its driver is missing")
+            return super().__getitem__(name)
+
+    assert names(show(Lazy(broken=None, fine=pool))) == ["fine"]
+
+
+@pytest.mark.parametrize("pools", [None, "postgresql://me:geheim@localhost/db", 7, [1, 2], Pool])
 def test_what_has_no_pools_is_refused(pools: Any) -> None:
     with pytest.raises(TypeError, match="a page is about a pool, pools by name, or several pools, not ") as refused:
         Page(pools)

@@ -11,7 +11,8 @@ may be added within a version; none is renamed, dropped, or given another meanin
 
   - ``name``, ``state``, ``verdict`` (``condition``, ``level``, ``text``), ``findings`` (``level``, ``text``)
   - ``now``: size, idle, leased, connecting, busy, closing, hung, waiting, oldest_wait, min_size, max_size
-  - ``totals``: acquired, released, opened, timeouts, errors, leaks, events_lost; ``closed``: reason → count
+  - ``totals``: acquired, released, opened, timeouts, errors, leaks, events_lost; ``closed``: reason → count;
+    ``errors``: what raised (connect, check, reset, close, use) → count
   - ``rate``: acquires a second, of the last seconds; null where there are no two samples yet
   - ``timeout``: the pool's own; null for ever
   - ``wait``, ``use``, ``connect``: of the last ``window`` seconds, about 15 minutes, and where that is null (the page
@@ -98,6 +99,7 @@ def _pool(watch: Watch, name: str, pool: Pool[Any], since: int) -> dict[str, Any
         "now": {field: getattr(stats, field) for field in _NOW},
         "totals": {field: getattr(stats, field) for field in _TOTALS},
         "closed": dict(stats.closed),
+        "errors": dict(stats.errors_by),
         "timeout": config.timeout,
         "window": round(stats.at - before.at, 1) if before else None,
         "wait": _histogram(_since(stats, before, "wait")),

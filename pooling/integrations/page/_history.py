@@ -56,8 +56,10 @@ _COUNTED = {
     "broken": ("connection broke", "connections broke"),
     "stale": ("connection retired by a clear", "connections retired by a clear"),
     "hung": ("call of the driver did not come back", "calls of the driver did not come back"),
-    "errors": ("error", "errors"),
     "connects": ("connect failed", "connects failed"),
+    "checks": ("check failed", "checks failed"),
+    "resets": ("reset failed", "resets failed"),
+    "closes": ("close failed", "closes failed"),
 }
 _STATES = {
     "down": (Level.BAD, "the server cannot be reached"),
@@ -129,15 +131,16 @@ class History:
         if (after.min_size, after.max_size) != (before.min_size, before.max_size):
             most = "any number" if after.max_size is None else after.max_size
             self._note("resize", Level.BUSY, after.at, text=f"resized: {after.min_size} to {most} connections")
-        broken = _more(before, after, "broken")
-        failing = "connects" if "down" in (before.state, after.state) else "errors"
+        since = after - before
+        failed, closed = since.errors_by, since.closed
         for kind, level, number in (
-            ("timeouts", Level.BAD, after.timeouts - before.timeouts),
-            ("leaks", Level.BAD, after.leaks - before.leaks),
-            ("broken", Level.WARN, broken),
-            ("stale", Level.BUSY, _more(before, after, "stale")),
-            ("hung", Level.BAD, _more(before, after, "hung")),
-            (failing, Level.WARN, after.errors - before.errors - broken),
+            ("timeouts", Level.BAD, since.timeouts),
+            ("leaks", Level.BAD, since.leaks),
+            ("broken", Level.WARN, closed.get("broken", 0)),
+            ("stale", Level.BUSY, closed.get("stale", 0)),
+            ("hung", Level.BAD, closed.get("hung", 0)),
+            *((f"{hook}s", Level.WARN, failed.get(hook, 0)) for hook in ("connect", "check", "reset")),
+            ("closes", Level.WARN, failed.get("close", 0)),
         ):
             if number > 0:
                 self._note(kind, level, after.at, number=number)
@@ -168,7 +171,3 @@ class History:
             latest.number += number
         else:
             self.marks.append(Mark(kind, level, at if since is None else since, at, number, text))
-
-
-def _more(before: PoolStats, after: PoolStats, reason: str) -> int:
-    return after.closed.get(reason, 0) - before.closed.get(reason, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def span(seconds: float) -> str:
-    """A time in whole units, or two digits: ``540 µs``, ``35 ms``, ``4.2 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """A time in two digits or whole units: ``540 µs``, ``35 ms``, ``4.2 s``, ``12 s``, ``3 min 20 s``."""
     if seconds < 0.0009995:
         return "0 ms" if seconds < 0.0000005 else f"{seconds * 1e6:.0f} µs"
     if seconds < 0.00995:

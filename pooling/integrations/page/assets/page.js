@@ -26,7 +26,7 @@ function fill(node, children) {
 
 const whole = (number) => number.toLocaleString("en-GB");
 const ago = (age) => (age < 1 ? "just now" : `${span(Math.floor(age))} ago`);
-const TOTALS = { acquired: "acquired", opened: "opened", timeouts: "timeouts", errors: "errors", leaks: "leaks", events_lost: "events lost" };
+const TOTALS = { acquired: "acquired", opened: "opened", timeouts: "timeouts", leaks: "leaks", events_lost: "events lost" };
 
 class View {
   constructor(name) {
@@ -106,7 +106,8 @@ class View {
     say(this.error, pool.last_error ? `${ago(pool.last_error.age)}: ${pool.last_error.text}` : "None was seen.");
     const reasons = Object.entries(pool.closed).sort((one, other) => other[1] - one[1]);
     fill(this.closed, pairs(reasons.length ? reasons.map(([reason, count]) => [reason, whole(count)]) : [["none", "0"]]));
-    fill(this.totals, pairs(Object.entries(TOTALS).map(([key, title]) => [title, whole(pool.totals[key])])));
+    const failed = Object.entries(pool.errors).map(([what, count]) => [`errors of ${what}`, whole(count)]);
+    fill(this.totals, pairs([...Object.entries(TOTALS).map(([key, title]) => [title, whole(pool.totals[key])]), ...failed]));
     fill(this.settings, Object.entries(pool.settings).map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
     if (answer.actions && this.orders.hidden) this.offer(now);
     if (this.toggle) say(this.toggle, pool.state === "suspended" ? "Resume" : "Suspend");
