@@ -175,7 +175,8 @@ class Moves(Generic[T]):
         """A connect brought nothing."""
         self._fault(entry, error)
         self._slow_start.restart()
-        self.outage.failed(self.now, error, permanent=permanent, began=entry.began)
+        alone = self.roster.kept() - len(self.roster.at[Stage.CONNECTING]) <= 1  # the entry itself
+        self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone)
         self._release_claim(entry, self.outage.explain(self.name, self.now))
         self._free(entry, "")
 

@@ -10,6 +10,7 @@ from pooling.config import Config
 from pooling.errors import ConnectError
 
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
+GRACE = 1.0  # seconds for which a permanent error is put up with while other connections are open
 MOMENT = 0.25  # seconds by which a driver that keeps to its time may come back later
 
 
@@ -32,6 +33,7 @@ class Outage:
         self.error_at = 0.0
         self.doubt = False  # a connection broke, and nothing has gone well since
         self.permanent = False
+        self._grace = 0.0
 
     @property
     def state(self) -> str:
@@ -40,12 +42,17 @@ class Outage:
     def __bool__(self) -> bool:
         return self.failures > 0
 
-    def failed(self, now: float, error: BaseException, *, permanent: bool, began: float) -> None:
-        """A connect failed: the next one has to wait, unless the time since this one ``began`` was pause enough."""
+    def failed(self, now: float, error: BaseException, *, permanent: bool, began: float, alone: bool) -> None:
+        """A connect failed: the next one has to wait, unless the time since this one ``began`` was pause enough.
+
+        Unless it was ``alone``, with no other connection open, even a permanent error leaves waiters something to wait
+        for: perhaps a password is being changed, and the next try asks for the credentials anew.
+        """
         if not self.failures:
             self.since = now
         self.failures += 1
         self.error, self.error_at, self.permanent = error, now, permanent
+        self._grace = 0.0 if alone else min(GRACE, self._fail_after)
         self.next_try = max(now, began + self._gap())
 
     def served(self, now: float) -> None:
@@ -62,7 +69,9 @@ class Outage:
         """From when on waiters are not kept waiting any longer."""
         if not self.failures:
             return math.inf
-        return self.error_at if self.permanent else self.since + self._fail_after
+        if self.permanent:
+            return self.since + self._grace if self._grace else self.error_at
+        return self.since + self._fail_after
 
     def hopeless_for(self, started: float, now: float) -> bool:
         """Whether one who has waited since ``started`` is not kept waiting any longer. Who came when it was

@@ -147,6 +147,46 @@ def test_a_permanent_error_reaches_waiters_at_once(clock: ManualClock, factory: 
         assert error.__cause__ is cause
 
 
+def test_a_permanent_error_fails_nobody_while_other_connections_come_back(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """A password is being changed: those that are open serve everybody, until a connect succeeds again."""
+    pool = make(max_size=2)
+    leases = [pool.acquire() for _ in range(2)]
+    factory.gates["connect"].error(FakePermanent("the old password"))
+    leases.pop().discard()
+    for _ in range(20):
+        waiting = clock.spawn(pool.acquire, 10)
+        clock.advance(0.3)
+        assert not waiting.done
+        leases.pop().release()
+        clock.advance(0)
+        leases.append(waiting.result())
+    factory.gates["connect"].ok()
+    clock.advance(2.0)
+    assert pool.stats().state == "down"  # nobody has asked for long
+    last = clock.spawn(pool.acquire, 10)
+    clock.advance(0.1)
+    leases.append(last.result())
+    for lease in leases:
+        lease.release()
+
+
+def test_a_permanent_error_is_reported_soon_where_none_of_them_comes_back(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=2)
+    held = pool.acquire()
+    factory.gates["connect"].error(FakePermanent("wrong password"))
+    took, error = timed(clock, pool.acquire, 10)
+    assert (took, type(error)) == (pytest.approx(1.0), ConnectError)
+    held.discard()
+    clock.advance(0.1)
+    took, error = timed(clock, pool.acquire, 10)
+    assert took <= 2.0
+    assert type(error) is ConnectError
+
+
 def test_the_pool_goes_on_probing_as_long_as_anybody_has_asked_and_then_stops(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
