@@ -1,74 +1,37 @@
-"""FairPool in the place of SQLAlchemy's QueuePool: who gets a connection, when, and what is said where there is none.
+"""FairPool in the place of SQLAlchemy's QueuePool: options, who gets a connection, what is said where there is none.
 
-On SQLite, where a connection costs nothing; what a server does is in test_sqlalchemy_postgres.py, and SQLAlchemy's own
+On SQLite, where a connection costs nothing. What a server does is in test_sqlalchemy_postgres.py; SQLAlchemy's own
 tests run in test_sqlalchemy_suite.py.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import pickle
 import sqlite3
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
 from sqlalchemy import event, exc
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import QueuePool
 
 import pooling
 from pooling.integrations.sqlalchemy import ClosedError, FairPool, FullError, NoConnectionError
-
-SOON = 20.0  # seconds: longer than anything here takes on a machine with much to do
-
-Engines = Callable[..., sqlalchemy.Engine]
+from tests.integrations.sqlalchemy_engines import SOON, Engines, below, borrow, counts, engines_on, until
 
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Iterator[Engines]:
-    """engines(pool_size=1, …): an engine on a file of SQLite."""
-    made: list[sqlalchemy.Engine] = []
-
-    def make(**options: Any) -> sqlalchemy.Engine:
-        engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/data", poolclass=FairPool, **options)
-        made.append(engine)
-        return engine
-
-    yield make
-    for engine in made:
-        engine.dispose()
-        below(engine).close()
+    with engines_on(f"sqlite:///{tmp_path}/data") as make:
+        yield make
 
 
-def below(engine: sqlalchemy.Engine) -> Any:
-    return engine.pool.pooling  # type: ignore[attr-defined]  # a FairPool
-
-
-def until(state: Callable[[], Any], what: str = "the state") -> None:
-    end = time.monotonic() + SOON
-    while not state():
-        assert time.monotonic() < end, f"{what} did not come"
-        time.sleep(0.002)
-
-
-def counts(engine: sqlalchemy.Engine) -> tuple[int, int, int, int]:
-    pool: Any = engine.pool
-    return pool.size(), pool.checkedin(), pool.overflow(), pool.checkedout()
-
-
-def balance(engine: sqlalchemy.Engine) -> bool:
-    """Whether as many connections are open as were opened and not closed."""
-    stats = below(engine).stats()
-    return bool(stats.opened - sum(stats.closed.values()) == stats.size)
-
-
-# -- options ------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------------
 
 
 def test_every_option_is_taken_by_the_name_that_create_engine_knows(engines: Engines) -> None:
@@ -135,7 +98,7 @@ def test_what_it_logs_is_said_where_sqlalchemys_pools_log(engines: Engines, capl
     assert said == {"sqlalchemy.pool.impl.FairPool.orders"}
 
 
-# -- who is served ------------------------------------------------------------------------------------
+# -- who is served -----------------------------------------------------------------------------------
 
 
 def test_connections_are_opened_on_the_thread_that_asks_and_events_come_there(engines: Engines) -> None:
@@ -246,11 +209,7 @@ def test_a_waiter_gets_the_place_of_one_whose_connection_was_given_up(engines: E
     assert counts(engine) == (1, 1, 0, 0)
 
 
-# -- where there is none --------------------------------------------------------------------------------
-
-
-def borrow(engine: sqlalchemy.Engine) -> Any:
-    return engine.connect()
+# -- where there is none -----------------------------------------------------------------------------
 
 
 def test_a_timeout_comes_in_time_and_says_who_has_the_connections_and_where_they_asked(engines: Engines) -> None:
@@ -266,7 +225,7 @@ def test_a_timeout_comes_in_time_and_says_who_has_the_connections_and_where_they
     assert type(error.__cause__) is pooling.PoolTimeout
     assert str(error).startswith("FairPool limit of size 1 overflow 0 reached, connection timed out: no connection ")
     assert "held by MainThread" in str(error)
-    assert error.holders[0].where.endswith(f"{Path(__file__).name}:{borrow.__code__.co_firstlineno + 1} borrow")
+    assert error.holders[0].where.endswith(f"sqlalchemy_engines.py:{borrow.__code__.co_firstlineno + 2} borrow")
     assert error.stats.leased == 1
     assert error.code == "3o7r"
     copy: Any = pickle.loads(pickle.dumps(error))
@@ -335,395 +294,3 @@ def test_drain_waits_for_what_is_in_use(engines: Engines) -> None:
     threading.Timer(0.1, held.close).start()
     assert below(engine).drain(SOON)
     assert below(engine).stats().size == 0
-
-
-# -- connections that fail ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [sqlite3.OperationalError("no such file"), KeyboardInterrupt(), MemoryError()])
-def test_a_connect_that_fails_raises_its_own_error_and_frees_its_place_at_once(
-    engines: Engines, error: BaseException
-) -> None:
-    broken = True
-
-    def creator() -> sqlite3.Connection:
-        if broken:
-            raise error
-        return sqlite3.connect(":memory:", check_same_thread=False)
-
-    engine = engines(creator=creator, pool_size=1, max_overflow=0, pool_timeout=0.5)
-    for _ in range(3):
-        with pytest.raises(type(error)) as raised:
-            engine.raw_connection()
-        assert raised.value is error
-        assert counts(engine) == (1, 0, -1, 0)
-    broken = False
-    engine.raw_connection().close()
-    stats = below(engine).stats()
-    assert (stats.opened, stats.size, stats.errors, sum(stats.closed.values())) == (1, 1, 3, 0)
-
-
-def test_a_checkout_event_that_fails_gives_the_place_back(engines: Engines) -> None:
-    engine = engines(pool_size=1, max_overflow=0, pool_timeout=0.5)
-
-    class Stop(BaseException):
-        pass
-
-    def stop(*args: Any) -> None:
-        raise Stop
-
-    event.listen(engine, "checkout", stop)
-    for _ in range(3):
-        with pytest.raises(Stop):
-            engine.connect()
-    event.remove(engine, "checkout", stop)
-    engine.connect().close()
-    assert counts(engine) == (1, 1, 0, 0)
-    assert balance(engine)
-
-
-def test_a_password_in_a_connect_error_is_not_told_to_listeners(engines: Engines) -> None:
-    heard: list[pooling.PoolEvent] = []
-
-    def connect(password: str) -> sqlite3.Connection:
-        raise sqlite3.OperationalError(f"cannot log in with {password}")
-
-    password = "hunter2-" + "x" * 8
-    engine = engines(creator=lambda: connect(password=password))
-    below(engine).subscribe(heard.append)
-    with pytest.raises(sqlite3.OperationalError):
-        engine.raw_connection()
-    until(lambda: any(one.kind == "error" for one in heard))
-    (failure,) = [one for one in heard if one.kind == "error"]
-    assert failure.reason == "connect"
-    assert password not in str(failure.error)
-
-
-# -- coming back ----------------------------------------------------------------------------------------
-
-
-def test_what_overflows_is_closed_at_once_when_it_comes_back(engines: Engines) -> None:
-    engine = engines(pool_size=1, max_overflow=2)
-    closed: list[int] = []
-    event.listen(engine, "close", lambda *args: closed.append(threading.get_ident()))
-    held = [engine.connect() for _ in range(3)]
-    assert counts(engine) == (1, 0, 2, 3)
-    for number, connection in enumerate(held):
-        connection.close()
-        assert closed == [threading.get_ident()] * number
-    assert counts(engine) == (1, 1, 0, 0)
-    assert below(engine).stats().closed == {"surplus": 2}
-    assert balance(engine)
-
-
-def test_dispose_closes_what_is_idle_and_what_was_in_use_is_pooled_again(engines: Engines) -> None:
-    pool: Any = engines(pool_size=2).pool
-    idle, used = pool.connect(), pool.connect()
-    kept = used.dbapi_connection
-    idle.close()
-    pool.dispose()
-    assert (pool.checkedin(), pool.checkedout()) == (0, 1)
-    used.close()
-    again = pool.connect()
-    assert again.dbapi_connection is kept
-    again.close()
-    assert pool.pooling.stats().closed == {"stale": 1}
-
-
-@pytest.mark.parametrize("lifo", [False, True])
-def test_which_idle_connection_goes_out_first_is_as_use_lifo_says(engines: Engines, lifo: bool) -> None:
-    pool: Any = engines(pool_use_lifo=lifo).pool
-    held = [pool.connect() for _ in range(3)]
-    order = [one.dbapi_connection for one in held]
-    for one in held:
-        one.close()
-    assert [pool.connect().dbapi_connection for _ in range(3)]  # and dropped: they come back by collection
-    gc.collect()
-    assert pool.checkedin() == 3
-    again = pool.connect()
-    assert again.dbapi_connection is (order[2] if lifo else order[0])
-    again.close()
-
-
-def test_a_connection_that_is_dropped_is_rolled_back_and_pooled_as_sqlalchemy_does(engines: Engines) -> None:
-    engine = engines(pool_size=1, max_overflow=0, pool_timeout=0.5)
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("CREATE TABLE t (x)"))
-    raw: Any = engine.raw_connection()
-    raw.cursor().execute("INSERT INTO t VALUES (1)")
-    del raw
-    gc.collect()
-    with engine.connect() as connection:
-        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 0
-    assert below(engine).stats().opened == 1
-
-
-def test_a_record_that_is_lost_between_two_lines_loses_no_place(engines: Engines) -> None:
-    pool: Any = engines(pool_size=1, max_overflow=0, pool_timeout=SOON).pool
-    for _ in range(3):
-        record = pool._do_get()  # what an interrupt leaves that strikes before SQLAlchemy has it
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # sqlite3's, from 3.13 on: nobody closed it
-            del record
-            gc.collect()
-        pool.connect().close()
-    until(lambda: pool.pooling.stats().closed.get("dropped") == 3)
-    assert pool.checkedout() == 0
-
-
-def test_a_lease_that_is_held_for_long_is_reported_with_its_call_site(
-    engines: Engines, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = engines(leak_after=0.05, name="orders")
-    with caplog.at_level(logging.WARNING, "pooling.pool.orders"), borrow(engine):
-        until(lambda: below(engine).stats().leaks == 1)
-        until(lambda: any(" borrow" in record.getMessage() for record in caplog.records))
-
-
-def test_idle_connections_are_closed_in_time_with_nobody_asking(engines: Engines) -> None:
-    engine = engines(idle_timeout=0.05)
-    engine.connect().close()
-    until(lambda: below(engine).stats().closed == {"idle": 1})
-    assert counts(engine) == (5, 0, -5, 0)
-    engine.connect().close()
-    assert balance(engine)
-
-
-def test_a_connection_is_retired_after_max_uses(engines: Engines) -> None:
-    engine = engines(max_uses=2)
-    for _ in range(4):
-        engine.connect().close()
-    until(lambda: below(engine).stats().closed == {"uses": 2})
-
-
-# -- numbers ----------------------------------------------------------------------------------------------
-
-
-def test_the_numbers_count_connections_however_they_end(engines: Engines) -> None:
-    engine = engines(pool_size=2, max_overflow=2)
-    pool: Any = engine.pool
-
-    connection = engine.connect()
-    connection.invalidate()
-    connection.close()
-    assert balance(engine) is False  # the place is kept, with its record, and nothing in it
-    engine.connect().close()
-    assert balance(engine)
-
-    raw = pool.connect()
-    raw.detach()
-    raw.close()
-    engine.connect().close()
-    assert balance(engine)
-
-    raw = pool.connect()
-    time.sleep(0.01)  # SQLAlchemy compares times of day
-    raw.invalidate(soft=True)
-    raw.close()
-    engine.connect().close()
-    assert balance(engine)
-    stats = below(engine).stats()
-    assert (stats.opened, stats.closed, stats.connect.count) == (4, {"discarded": 3}, 4)
-
-    held = [engine.connect() for _ in range(4)]
-    for connection in held:
-        connection.close()
-    assert balance(engine)
-    pool.dispose()
-    assert balance(engine)
-    below(engine).close()
-    assert balance(engine)
-    stats = below(engine).stats()
-    assert stats.acquired == stats.released
-    assert stats.size == 0
-
-
-def test_an_empty_place_that_is_closed_is_counted_as_nothing(engines: Engines) -> None:
-    engine = engines(pool_size=2)
-    connection = engine.connect()
-    connection.invalidate()
-    connection.close()
-    below(engine).close()
-    assert balance(engine)
-    assert below(engine).stats().closed == {"discarded": 1}
-
-
-def test_events_tell_what_happens_to_connections(engines: Engines) -> None:
-    engine = engines(pool_size=1, max_overflow=0)
-    heard: list[pooling.PoolEvent] = []
-    below(engine).subscribe(heard.append)
-    engine.connect().close()
-    connection = engine.connect()
-    connection.invalidate()
-    connection.close()
-    kinds = ["acquire", "connect", "release", "acquire", "close", "release"]
-    until(lambda: len([one for one in heard if one.kind in kinds]) == len(kinds))
-    assert [one.kind for one in heard if one.kind in kinds] == kinds
-    acquired = next(one for one in heard if one.kind == "connect")
-    assert acquired.holder is not None
-    assert Path(__file__).name in acquired.holder.where
-
-
-# -- the pool underneath ------------------------------------------------------------------------------------
-
-
-def test_a_lease_of_the_pool_underneath_is_the_drivers_connection_and_never_commits(engines: Engines) -> None:
-    engine = engines(pool_size=1, max_overflow=0)
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("CREATE TABLE t (x)"))
-    for _ in range(2):
-        with below(engine).acquire() as direct:
-            assert isinstance(direct, sqlite3.Connection)
-            (holder,) = below(engine).holders()
-            assert Path(__file__).name in holder.where
-            direct.execute("INSERT INTO t VALUES (1)")
-    with engine.connect() as connection:
-        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 0
-    assert below(engine).stats().opened == 1
-    with pytest.raises(pooling.PoolError, match=r"engine\.begin\(\)"), below(engine).transaction():
-        pass
-    assert counts(engine) == (1, 1, 0, 0)
-
-
-def test_a_lease_of_the_pool_underneath_connects_and_reconnects_as_sqlalchemy_does(engines: Engines) -> None:
-    engine = engines(pool_recycle=0)
-    seen: list[Any] = []
-    event.listen(engine, "connect", lambda connection, record: seen.append(connection))
-    with below(engine).acquire() as first:
-        assert seen == [first]
-    time.sleep(0.01)
-    with below(engine).acquire() as second:
-        assert seen == [first, second]
-    lease = below(engine).acquire()
-    assert lease.refresh() is seen[-1]
-    lease.release()
-    below(engine).close()
-    assert balance(engine)
-
-
-def test_a_lease_of_the_pool_underneath_that_cannot_connect_frees_its_place(engines: Engines) -> None:
-    def creator() -> sqlite3.Connection:
-        raise sqlite3.OperationalError("no")
-
-    engine = engines(creator=creator, pool_size=1, max_overflow=0, pool_timeout=0.5)
-    for _ in range(3):
-        with pytest.raises(sqlite3.OperationalError):
-            below(engine).acquire()
-    assert below(engine).stats().size == 0
-
-
-def test_min_size_is_filled_by_workers_and_warm_up_waits_for_it(engines: Engines) -> None:
-    engine = engines(min_size=3)
-    below(engine).warm_up(SOON)
-    assert counts(engine) == (5, 3, -2, 0)
-    held = [engine.connect() for _ in range(3)]
-    assert below(engine).stats().opened == 3
-    for connection in held:
-        connection.close()
-    assert balance(engine)
-
-
-def test_a_worker_that_cannot_connect_keeps_nobody_from_trying(engines: Engines) -> None:
-    tries: list[str] = []
-
-    def creator() -> sqlite3.Connection:
-        tries.append(threading.current_thread().name)
-        if threading.current_thread() is not threading.main_thread():
-            raise sqlite3.OperationalError("not on a worker")
-        return sqlite3.connect(":memory:", check_same_thread=False)
-
-    engine = engines(creator=creator, min_size=2, pool_timeout=SOON)
-    engine.raw_connection().close()
-    until(lambda: len(set(tries)) > 1)
-    held = [engine.raw_connection() for _ in range(3)]
-    for connection in held:
-        connection.close()
-    with pytest.raises(pooling.PoolTimeout):
-        engines(creator=creator, min_size=2).pool.pooling.warm_up(0.1)  # type: ignore[attr-defined]  # a FairPool
-
-
-def test_suspend_clear_and_resize_work_on_what_sqlalchemy_uses(engines: Engines) -> None:
-    engine = engines(pool_size=2, max_overflow=0, pool_timeout=0.1)
-    pool = below(engine)
-    with engine.connect():
-        pool.clear()
-    until(lambda: pool.stats().closed == {"stale": 1})
-    pool.suspend()
-    with pytest.raises(exc.TimeoutError) as raised:
-        engine.connect()
-    assert raised.value.stage == "suspended"  # type: ignore[attr-defined]  # a PoolTimeout
-    pool.resume()
-    pool.resize(max_size=3)
-    held = [engine.connect() for _ in range(3)]
-    for connection in held:
-        connection.close()
-    assert counts(engine) == (2, 2, 0, 0)
-
-
-def test_an_engine_that_is_forgotten_takes_its_pool_along_and_closes_its_connections(tmp_path: Path) -> None:
-    opened: list[Any] = []
-
-    class Tracked(sqlite3.Connection):
-        closed = False
-
-        def close(self) -> None:
-            self.closed = True
-            super().close()
-
-    def creator() -> sqlite3.Connection:
-        opened.append(sqlite3.connect(":memory:", check_same_thread=False, factory=Tracked))
-        return opened[-1]  # type: ignore[no-any-return]  # a connection
-
-    engine: Any = sqlalchemy.create_engine("sqlite://", creator=creator, poolclass=FairPool)
-    held = [engine.connect() for _ in range(3)]
-    for connection in held:
-        connection.close()
-    del engine, held, connection
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gc.collect()
-    until(lambda: all(one.closed for one in opened))
-    assert len(opened) == 3
-
-
-def test_an_async_engine_is_refused() -> None:
-    with pytest.raises(exc.ArgumentError, match="asyncio"):
-        sqlalchemy.create_engine("postgresql+psycopg_async://", poolclass=FairPool)
-
-
-def test_many_threads_share_few_connections_and_none_is_lost(engines: Engines) -> None:
-    engine = engines(pool_size=2, max_overflow=2, pool_timeout=SOON)
-    failures: list[BaseException] = []
-    most = 0
-
-    def work(seed: int) -> None:
-        nonlocal most
-        try:
-            for number in range(40):
-                connection = engine.connect()
-                most = max(most, below(engine).stats().size)
-                if (number + seed) % 7 == 0:
-                    connection.invalidate()
-                elif (number + seed) % 11 == 0:
-                    connection.detach()
-                connection.close()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SOON)
-    assert failures == []
-    assert most <= 4
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a FairPool
-    until(lambda: below(engine).stats().size <= 2)
-    for connection in [engine.connect() for _ in range(2)]:
-        connection.close()
-    assert balance(engine)
-
-
-def test_other_pools_of_sqlalchemy_are_as_they_were() -> None:
-    engine = sqlalchemy.create_engine("sqlite://", poolclass=NullPool)
-    engine.connect().close()

@@ -18,10 +18,8 @@ from sqlalchemy import event, exc, text
 
 from pooling.integrations.sqlalchemy import FairPool
 from tests.core.helpers import run_python
+from tests.integrations.sqlalchemy_engines import SOON, Engines, below, engines_on, until
 from tests.servers import Postgres
-
-SOON = 30.0  # seconds
-Engines = Callable[..., sqlalchemy.Engine]
 
 
 def sqlalchemys(url: str) -> str:
@@ -31,29 +29,14 @@ def sqlalchemys(url: str) -> str:
 @pytest.fixture
 def engines(postgres: Postgres) -> Iterator[Engines]:
     """engines("name", pool_size=1, …): an engine whose sessions are called so."""
-    made: list[sqlalchemy.Engine] = []
-
-    def make(name: str, **options: Any) -> sqlalchemy.Engine:
-        arguments = {"application_name": name, "connect_timeout": 10, **options.pop("connect_args", {})}
-        url = options.pop("url", postgres.url)
-        engine = sqlalchemy.create_engine(sqlalchemys(url), poolclass=FairPool, connect_args=arguments, **options)
-        made.append(engine)
-        return engine
-
-    yield make
-    for engine in made:
-        engine.dispose()
-        below(engine).close()
+    with engines_on(sqlalchemys(postgres.url)) as make:
+        yield lambda name, **options: make(connect_args={"application_name": name, "connect_timeout": 10}, **options)
 
 
 @pytest.fixture
 def admin(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         yield connection
-
-
-def below(engine: sqlalchemy.Engine) -> Any:
-    return engine.pool.pooling  # type: ignore[attr-defined]  # a FairPool
 
 
 def sessions(admin: psycopg.Connection[Any], name: str) -> set[int]:
@@ -77,13 +60,6 @@ def fill(engine: sqlalchemy.Engine, count: int) -> set[int]:
 def kill(admin: psycopg.Connection[Any], pids: set[int]) -> None:
     for number in pids:
         admin.execute("SELECT pg_terminate_backend(%s, 10000)", (number,))
-
-
-def until(state: Callable[[], Any]) -> None:
-    end = time.monotonic() + SOON
-    while not state():
-        assert time.monotonic() < end, "the state did not come"
-        time.sleep(0.005)
 
 
 def test_the_numbers_are_the_servers(engines: Engines, admin: psycopg.Connection[Any]) -> None:
@@ -183,7 +159,7 @@ def test_a_transaction_that_was_left_open_is_rolled_back(engines: Engines, admin
 
 
 def test_a_server_that_is_not_there_is_the_drivers_error_at_once(engines: Engines) -> None:
-    engine = engines("fair-away", url="postgresql://postgres@127.0.0.1:1/postgres", pool_size=1, max_overflow=0)
+    engine = engines("fair-away", url="postgresql+psycopg://postgres@127.0.0.1:1/postgres", pool_size=1, max_overflow=0)
     for _ in range(3):
         started = time.monotonic()
         with pytest.raises(exc.OperationalError):
@@ -194,7 +170,7 @@ def test_a_server_that_is_not_there_is_the_drivers_error_at_once(engines: Engine
 
 def test_everybody_is_served_while_the_server_restarts(own_server: Callable[..., Any], engines: Engines) -> None:
     server = own_server("postgres")
-    engine = engines("fair-restart", url=server.url, pool_size=4, max_overflow=0, pool_timeout=SOON)
+    engine = engines("fair-restart", url=sqlalchemys(server.url), pool_size=4, max_overflow=0, pool_timeout=SOON)
     done, stop, lost = [0], threading.Event(), threading.Event()
     bad: list[BaseException] = []
 
