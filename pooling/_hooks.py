@@ -63,7 +63,7 @@ class Hooks(Generic[T]):
         thread; raises nothing."""
         try:
             if error is not None and self._factory.is_broken(error):
-                return Fate.BROKEN
+                return Fate.DEMOTED if self._factory.is_demoted(_connection(entry), error) else Fate.BROKEN
             if error is not None and self._distrusts(error):
                 return Fate.DISCARDED
             return Fate.CLEAN if self._is_clean(entry) else Fate.DIRTY

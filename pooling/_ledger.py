@@ -47,6 +47,7 @@ class Fate(Enum):
     CLEAN = "clean"
     DIRTY = "dirty"
     BROKEN = "broken"
+    DEMOTED = "demoted"  # it is well, but leads to a server that is no longer the one to use
     DISCARDED = "discarded"
     DETACHED = "detached"
 
@@ -105,7 +106,9 @@ class Ledger(Moves[T]):
         """A lease ended in a way that the plain path does not cover."""
         entry = token.entry
         self._emit("release", entry, duration=self.now - entry.since, reason=fate.value)
-        if fate is Fate.BROKEN:
+        if fate is Fate.DEMOTED and entry.epoch >= self.roster.cleared:
+            self.clear()  # the first to say so speaks for all: a check would pass, and prove nothing
+        if fate in (Fate.BROKEN, Fate.DEMOTED):
             self.found_broken(token, error)
             entry.thread = 0
             return

@@ -108,6 +108,14 @@ class Factory(Generic[T]):
         """Whether an error that a user saw means that the connection is of no more use. *Caller.*"""
         return False
 
+    def is_demoted(self, connection: T, error: BaseException) -> bool:
+        """Whether an error for which :meth:`is_broken` was true says that this server is no longer the one to use: a
+        primary that has become read-only or was replaced. *Caller.*
+
+        Every connection of today is retired then, whereas after any other break those that pass a check stay.
+        """
+        return False
+
     def is_permanent(self, error: BaseException) -> bool:
         """Whether a failed connect will fail again however often it is tried. *Worker.*"""
         return False

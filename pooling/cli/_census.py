@@ -156,8 +156,8 @@ class CountedFactory(Factory[Any]):
         self._faults = faults
         # Asked on every acquire and release, or about errors only: nothing to add to them.
         for name in (
-            "abandon", "begin", "commit", "interrupt", "is_alive", "is_broken", "is_permanent", "is_retryable",
-            "rollback",
+            "abandon", "begin", "commit", "interrupt", "is_alive", "is_broken", "is_demoted", "is_permanent",
+            "is_retryable", "rollback",
         ):  # fmt: skip  # a table, not a story
             setattr(self, name, getattr(inner, name))
 

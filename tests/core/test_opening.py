@@ -257,7 +257,7 @@ def test_no_callback_runs_under_the_lock(clock: ManualClock) -> None:
     class Looks(FakeFactory):
         def __getattribute__(self, name: str) -> Any:
             if name in {"connect", "close", "check", "reset", "is_alive", "is_clean", "view", "interrupt", "is_broken",
-                        "is_permanent"}:  # fmt: skip
+                        "is_demoted", "is_permanent"}:  # fmt: skip
                 look(name)
             return super().__getattribute__(name)
 

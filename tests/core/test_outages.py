@@ -461,6 +461,50 @@ def test_a_second_broken_one_of_the_same_age_raises_no_new_suspicion(
         lease.release()
 
 
+class Demoted(FakeBroken):
+    pass
+
+
+class Replicated(FakeFactory):
+    def is_demoted(self, connection: FakeConnection, error: BaseException) -> bool:
+        return isinstance(error, Demoted)
+
+
+def test_one_that_says_its_server_was_demoted_has_all_of_that_day_replaced_unchecked(
+    clock: ManualClock, make: Make
+) -> None:
+    factory = Replicated(clock)
+    pool = make(factory=factory, max_size=10, check_after=1000)
+    old = idle(pool, 8)
+    held = [pool.acquire() for _ in range(3)]
+    for lease in held[:2]:  # two of them meet it, and the second says nothing new
+        with pytest.raises(Demoted), lease:
+            raise Demoted
+        clock.advance(0)
+    with pool.acquire() as connection:
+        assert connection not in old
+    held[2].release()
+    clock.advance(1)
+    assert [connection.checks for connection in old] == [0] * 8
+    assert pool.stats().closed == {"broken": 2, "stale": 6}
+    assert pool.stats().idle == 1
+    # A new one that says so ends the next day.
+    idle(pool, 4)
+    with pytest.raises(Demoted), pool.acquire():
+        raise Demoted
+    clock.advance(1)
+    assert pool.stats().closed == {"broken": 3, "stale": 9}
+    assert pool.stats().size == 0
+
+
+def test_any_other_break_leaves_those_that_pass_a_check(clock: ManualClock, make: Make) -> None:
+    pool = make(factory=Replicated(clock), max_size=10, check_after=1000)
+    idle(pool, 8)
+    break_one(pool)
+    clock.advance(1)
+    assert (pool.stats().closed, pool.stats().idle) == ({"broken": 1}, 7)
+
+
 def test_a_check_of_suspects_that_takes_long_gets_a_connect_beside_it(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:

@@ -115,7 +115,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), fate=st.sampled_from(Fate))
     def release_in_another_way(self, which: int, fate: Fate) -> None:
         token = self.leases.pop(which % len(self.leases))
-        self.settle(self.ledger.release, token, fate, OSError() if fate is Fate.BROKEN else None)
+        self.settle(self.ledger.release, token, fate, OSError() if fate in (Fate.BROKEN, Fate.DEMOTED) else None)
 
     @precondition(lambda self: self.leases)
     @rule(which=st.integers(0, 9))
