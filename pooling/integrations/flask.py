@@ -15,13 +15,13 @@ except ImportError as error:
     raise ImportError("this needs Flask: pip install 'pooling[flask]'", name="flask") from error
 
 from pooling._clock import DEFAULT, Timeout
-from pooling.backends import create_pool
 from pooling.config import seconds
 from pooling.errors import PoolError
 from pooling.integrations._leases import SOLE, Leases, as_pools
 from pooling.integrations._leases import Pools as ByName
 from pooling.integrations.wsgi import NO_CONNECTION, Body
 from pooling.lease import Lease
+from pooling.manager import PoolManager
 from pooling.pool import Pool
 
 __all__ = ["Pools"]
@@ -51,7 +51,8 @@ class Pools:
     The pools are those of the application's configuration, or ``pools``, a Pool or a mapping of names to pools. Keys:
 
     - ``POOLING_URL``, ``POOLING_OPTIONS``: the pool called ``"default"``, and a dict of its options;
-    - ``POOLING_POOLS``: a dict of further pools by name: a URL, or a dict of options with a ``"url"`` in it;
+    - ``POOLING_POOLS``: a dict of further pools by name, as :meth:`pooling.PoolManager.from_dict` takes it: a URL, or a
+      dict of options with a ``"url"`` in it;
     - ``POOLING_TIMEOUT``: seconds an acquire may take, by default the pool's;
     - ``POOLING_TRANSACTION``: whether each lease is one transaction, or the names of the pools for which that is so. It
       commits before the answer goes out if its status is below 400, or at the end of a context without a request if
@@ -66,14 +67,14 @@ class Pools:
             self.init_app(app)
 
     def init_app(self, app: flask.Flask) -> None:
-        """Read the configuration and make the pools, which open nothing yet. Raises TypeError, ValueError and
-        ImportError for what is wrong with it, RuntimeError for an application that has such an extension already."""
+        """Read the configuration; a pool is made when it is first asked for. Raises TypeError and ValueError for what
+        is wrong with it, RuntimeError for an application that has such an extension already."""
         if _EXTENSION in app.extensions:
             raise RuntimeError("this application has its pools already: init_app() was called twice")
         state = _State.of(app.config, self._given)
         app.extensions[_EXTENSION] = state
-        if self._given is None:  # they are this application's own, and end with it, or with the interpreter
-            weakref.finalize(app, _close, dict(state.pools))
+        if isinstance(state.pools, PoolManager) and self._given is None:
+            weakref.finalize(app, state.pools.close, 1.0)  # they are the application's own
         app.after_request(_answered)
         app.teardown_appcontext(_ended)
         if state.retry_after is not None:
@@ -109,8 +110,14 @@ class Pools:
         return _state(app).pools
 
     def close(self, app: flask.Flask | None = None) -> None:
-        """Close the pools of that application, or of the current one; for the end of a test."""
-        _close(_state(app).pools)
+        """Close the pools of that application, or of the current one; for the end of a test. Waits a second for each at
+        most."""
+        pools = _state(app).pools
+        if isinstance(pools, PoolManager):
+            pools.close(1.0)
+            return
+        for pool in pools.values():
+            pool.close(1.0)
 
 
 @dataclass(frozen=True)
@@ -144,20 +151,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _made(config: Mapping[str, Any]) -> ByName:
-    wanted = dict(config["POOLING_POOLS"] or {})
+def _made(config: Mapping[str, Any]) -> PoolManager:
+    described = dict(config["POOLING_POOLS"] or {})
     if config["POOLING_URL"] is not None:
-        wanted[SOLE] = {**(config["POOLING_OPTIONS"] or {}), "url": config["POOLING_URL"]}
-    if not wanted:
+        described[SOLE] = {**(config["POOLING_OPTIONS"] or {}), "url": config["POOLING_URL"]}
+    if not described:
         raise ValueError("no pool is configured: set POOLING_URL, or POOLING_POOLS, or give the extension its pools")
-    return {name: _pool(name, settings) for name, settings in wanted.items()}
-
-
-def _pool(name: str, settings: Any) -> Pool[Any]:
-    options = {"url": settings} if isinstance(settings, str) else dict(settings)
-    if "url" not in options:
-        raise ValueError(f"POOLING_POOLS[{name!r}] has no 'url'")
-    return create_pool(**{"name": name, **options})
+    return PoolManager.from_dict(described)
 
 
 def _transactional(wanted: Any, pools: ByName) -> frozenset[str]:
@@ -169,11 +169,6 @@ def _transactional(wanted: Any, pools: ByName) -> frozenset[str]:
     if unknown := sorted(map(str, names - frozenset(pools))):
         raise ValueError(f"POOLING_TRANSACTION names {unknown[0]!r}, which is no pool (known: {', '.join(pools)})")
     return names
-
-
-def _close(pools: ByName) -> None:
-    for pool in pools.values():
-        pool.close(timeout=1.0)
 
 
 class _ContextLeases(Leases):
