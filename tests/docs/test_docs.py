@@ -6,10 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import pooling
+from pooling.integrations.page import serve
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, expected_output, links, program
 from tests.servers import Postgres
 
@@ -22,6 +25,9 @@ def name(page: Path) -> str:
 
 PROGRAMS = [page for page in PAGES if program(page)]
 COMMANDS = [(page, line) for page in PAGES for line in commands(page)]
+# What makes a command short enough for a test.
+BRIEFLY = {"stress": "--duration 0.5", "page": "--duration 0.5 --port 0", "top": "--once", "check": "--times 1"}
+SHOWN_PAGE = "http://127.0.0.1:8080/"  # where the pages say that a live page is
 
 
 def environment(text: str, request: pytest.FixtureRequest) -> dict[str, str]:
@@ -41,6 +47,13 @@ def environment(text: str, request: pytest.FixtureRequest) -> dict[str, str]:
     if "REDIS_URL" in text:
         variables["REDIS_URL"] = request.getfixturevalue("redis_server").url
     return variables
+
+
+@pytest.fixture
+def live_page() -> Iterator[str]:
+    """The address of a live page about a pool."""
+    with pooling.create_pool("sqlite://") as pool, serve(pool, port=0) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("page", PROGRAMS, ids=name)
@@ -121,8 +134,10 @@ def test_a_command_line_that_a_page_shows_runs(
     page: Path, line: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     short = re.sub(r" --duration \S+", "", line).replace("python", f'"{sys.executable}"', 1)
+    if SHOWN_PAGE in line:
+        short = short.replace(SHOWN_PAGE, request.getfixturevalue("live_page"))
     done = subprocess.run(
-        ["bash", "-euc", f"{short} --duration 0.5"],
+        ["bash", "-euc", f"{short} {BRIEFLY[line.split()[3]]}"],
         cwd=tmp_path, env=environment(line, request), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip  # one argument list
     assert done.returncode == 0, done.stdout + done.stderr
