@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import sys
@@ -16,6 +17,7 @@ import pytest
 from pooling import Pool
 from pooling.cli import check
 from pooling.testing import FakeFactory
+from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
 Main = Callable[..., tuple[int, str, str]]
@@ -243,3 +245,22 @@ def test_rich_is_not_needed(main: Main, monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_thread_is_left(main: Main) -> None:
     main("check", "sqlite://", "--times", "1")
     assert not [thread for thread in threading.enumerate() if thread.name == "pooling-check"]
+
+
+# -- the reference ----------------------------------------------------------------------------------------------
+
+
+def test_the_reference_lists_options_lines_and_fields_as_they_are(main: Main) -> None:
+    page = ROOT / "docs" / "reference" / "check.md"
+    parser = argparse.ArgumentParser(add_help=False)
+    check.configure(parser)
+    options = {
+        action.option_strings[0]: "" if action.nargs == 0 else str(int(action.default))
+        for action in parser._actions
+        if action.option_strings
+    }
+    assert {bare(row[0]): bare(row[1]) for row in table(page, "option")} == options
+    told = checked(main, "sqlite://", "--times", "1")
+    assert [bare(row[0]) for row in table(page, "line")] == ["target", "driver", "server", "TLS", *ALL]
+    named = {name for row in table(page, "field") for name in bare(row[0]).replace("`", "").split(", ")}
+    assert named | {"schema", "version"} == set(told)

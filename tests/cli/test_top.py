@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -23,9 +24,11 @@ import pytest
 from rich.console import Console
 
 from pooling import Pool
+from pooling.cli import top
 from pooling.cli._frame import frame, plain, sparks
 from pooling.integrations.page import PageServer, serve
 from pooling.testing import FakeFactory
+from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
 Main = Callable[..., tuple[int, str, str]]
@@ -255,6 +258,13 @@ def test_bad_arguments_are_told_in_one_line_with_exit_code_2(argv: list[str], to
     assert told in err
     assert "geheim" not in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_options_are_those_that_the_page_about_it_lists() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    top.configure(parser)
+    listed = [bare(row[0]) for row in table(ROOT / "docs" / "how-to" / "watch-a-pool.md", "option")]
+    assert listed == [action.option_strings[0] for action in parser._actions if action.option_strings]
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------

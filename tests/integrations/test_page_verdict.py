@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pooling import Pool
+from pooling.integrations.page import _document
 from pooling.integrations.page._history import MARKS, WINDOW
+from pooling.integrations.page._verdict import Condition
 from pooling.integrations.page._words import span
 from pooling.testing import FakeBroken, FakeFactory, ManualClock
 from tests.core.conftest import Make, clock, factory, make
+from tests.docs.pages import ROOT, table
 from tests.integrations.page_client import Looking
 
 __all__ = ["clock", "factory", "make"]  # fixtures
+GUIDE = ROOT / "docs" / "how-to" / "watch-a-pool.md"
 
 
 def hold(clock: ManualClock, pool: Pool[Any], seconds: float) -> None:
@@ -166,6 +171,11 @@ def test_suspects_are_told(clock: ManualClock, factory: FakeFactory, make: Make)
     looking.passes(1)
     assert looking.sees()["verdict"]["text"].startswith("suspect for 0 ms: a connection broke, ")
     assert "1 connection broke" in [event["text"] for event in looking.sees()["events"]]
+
+
+def test_every_condition_is_explained_in_the_documentation() -> None:
+    listed = [re.findall(r"`([^`]+)`", row[0]) for row in table(GUIDE, "verdict")]
+    assert {name for names in listed for name in names} == {each.value for each in Condition}
 
 
 # -- what stands out ------------------------------------------------------------------------------------------
@@ -353,6 +363,14 @@ def test_settings_are_told_and_resized_ones_as_they_are_now(clock: ManualClock, 
     settings = Looking(clock, pool).sees()["settings"]
     assert (settings["max_size"], settings["timeout"], settings["reset"]) == ("5", "7.0", "transaction")
     assert settings["on_connect"].endswith("prepare")
+
+
+def test_every_field_of_the_document_is_described(clock: ManualClock, make: Make) -> None:
+    told = Looking(clock, make()).document()
+    described = set(re.findall(r"\w+", _document.__doc__ or ""))
+    fields = {*told, *told["pools"][0], *told["pools"][0]["now"], *told["pools"][0]["totals"]}
+    fields |= {*told["pools"][0]["wait"], *told["pools"][0]["verdict"]}
+    assert fields <= described, fields - described
 
 
 @pytest.mark.parametrize(

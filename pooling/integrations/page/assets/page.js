@@ -32,7 +32,7 @@ class View {
   constructor(name) {
     this.rows = [];
     this.name = name;
-    this.verdict = el("p", { role: "status" });
+    this.verdict = el("p");
     this.findings = el("ul");
     this.banner = el("section", { class: "verdict" }, this.verdict, this.findings);
     this.tiles = {};
