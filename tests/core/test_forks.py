@@ -593,6 +593,8 @@ def test_forking_a_quiet_pool_warns_of_nothing() -> None:
     run_python(
         script(
             """
+            import pooling._runtime
+            pooling._runtime.AT_FORK = 10.0  # on a busy machine a thread may need more than 50 ms to end
             pool = Pool(factory, max_size=2, keepalive=60)
             for _ in range(20):
                 pool.acquire(timeout=5).release()

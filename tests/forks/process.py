@@ -1,8 +1,8 @@
 """A process that forks while it has pools on every backend, and does what it is told, a line at a time.
 
 ``use``: its sessions. ``fork HOW``: a child that uses the pools and waits; its sessions. ``end ENDING``: that child's
-end. ``traffic``: threads that use the pools without a pause, until ``quiet``, which tells how often they did. Each line
-is answered by one line of JSON.
+end. ``traffic``: threads that use the pools all the time, until ``quiet``, which tells how often they did.
+``patience``: from now on a fork waits longer for the pools' threads to end. Each line is answered by one of JSON.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pooling import _runtime
 from tests.forks.pools import VARIABLE, Pools
 
 FORKING = multiprocessing.get_context("fork")
@@ -33,13 +35,12 @@ ENDINGS: dict[str, Callable[[Pools], object]] = {
 
 
 class Traffic:
-    """Two threads for each pool, which use it without a pause."""
+    """A thread for each pool, which uses it again and again."""
 
     def __init__(self, pools: Pools) -> None:
         self._ends = threading.Event()
         self._counts: list[int] = []
-        uses = [use for use in pools.uses() for _ in range(2)]
-        self._threads = [threading.Thread(target=self._run, args=(use,)) for use in uses]
+        self._threads = [threading.Thread(target=self._run, args=(use,)) for use in pools.uses()]
         for thread in self._threads:
             thread.start()
 
@@ -48,6 +49,7 @@ class Traffic:
         while not self._ends.is_set():
             use()
             count += 1
+            time.sleep(0.001)  # without it the child would hardly come to anything
         self._counts.append(count)
 
     def end(self) -> list[int]:
@@ -125,6 +127,8 @@ def main() -> None:
         if what == "use":
             pools.answer()
             answer = pools.use()
+        elif what == "patience":
+            _runtime.AT_FORK = 10.0
         elif what == "traffic":
             traffic = Traffic(pools)
         elif what == "quiet":

@@ -118,13 +118,13 @@ def test_a_fork_in_the_middle_of_traffic_harms_nobody(parent: Parent, census: Ce
     """Other threads may be anywhere at that moment, inside the pools' locks too, and the child has none of them."""
     mine = parent.ask("use")
     parent.ask("traffic")
-    for _ in range(10):
+    for _ in range(6):
         first, second = parent.ask("fork os.fork")
         assert not shared(mine, first)
         assert not shared(mine, second)
         assert parent.ask("end os._exit") == 0, parent.said
     counts = parent.ask("quiet")
-    assert len(counts) == 2 * len(mine), parent.said
+    assert len(counts) == len(mine), parent.said
     assert min(counts) > 0
     parent.ask("use")
     assert parent.end() == 0, parent.said
@@ -136,6 +136,7 @@ def test_forking_pools_that_are_quiet_warns_of_nothing(backends: dict[str, Adapt
     del backends["mongodb"]  # PyMongo has threads of its own
     parent = Parent(backends, tmp_path / "parent.log", "-W", "always::DeprecationWarning")
     try:
+        parent.ask("patience")  # on a busy machine a thread may need more than 50 ms to end
         for _ in range(10):
             parent.ask("use")
             parent.ask("fork os.fork")
