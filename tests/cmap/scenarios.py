@@ -124,13 +124,13 @@ SCENARIOS = (
         "pool-checkout-maxConnecting-is-enforced",
         "in other words",
         """connects take 0.8; 1: acquire a; wait 0.4; 2: acquire b; 3: acquire c; wait 1.2; 1 has one; 2 has one;
-        3 has one; 4: acquire d; 5: acquire e; 6: acquire f; 7: acquire g; 8: acquire h; wait 4; never connecting 3;
-        4 has one; 8 has one""",
+        3 has one; 4: acquire d; 5: acquire e; 6: acquire f; 7: acquire g; 8: acquire h; 9: acquire i; 10: acquire j;
+        wait 4; never connecting 3; 4 has one; 10 has one""",
         options={"max_connecting": 2},
         watch="connecting connected",
-        happens="""connecting; connected; connecting; connecting; connected; connected;
-        connecting; connected; connecting; connecting; connected; connected; connecting; connecting; connected; connected
-        """,
+        happens="""connecting; connected; connecting; connecting; connected; connected; connecting; connected;
+        connecting; connecting; connected; connected; connecting; connecting; connected; connected; connecting;
+        connecting; connected; connected""",
     ),
     Scenario(
         "pool-checkout-maxConnecting-timeout",
