@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Classes of SQLSTATE, where a driver tells one. ISO 9075: connection exceptions; PostgreSQL's: interventions of the
 # operator.
 _LOST = ("08", "57P")
+_READ_ONLY = "25006"  # a primary that was demoted under us
 _ROLLED_BACK = ("40001", "40P01", "55P03")  # serialization failure; PostgreSQL's deadlock, and lock not available
 _REFUSED = ("28", "3D", "42")  # who, which database, what is not understood
 _CODE = 5  # letters
@@ -166,8 +167,11 @@ class DbapiFactory(Factory[Held]):
         if not self._is_one_of(error, "Error"):
             return isinstance(error, OSError) and _passed_through(error, self._module)
         if state := _sqlstate(error):
-            return state.startswith(_LOST)
+            return state.startswith(_LOST) or state == _READ_ONLY
         return self._is_one_of(error, "OperationalError", "InterfaceError")
+
+    def is_demoted(self, held: Held, error: BaseException) -> bool:
+        return self._is_one_of(error, "Error") and _sqlstate(error) == _READ_ONLY
 
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, (TypeError, ValueError, _Unsafe)):

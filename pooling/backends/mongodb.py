@@ -169,6 +169,9 @@ class MongoFactory(Factory[Permit]):
         # A timeout of an operation's own costs its socket, which PyMongo closes: that says nothing of the others.
         return isinstance(error, errors.AutoReconnect) and not isinstance(error, errors.NetworkTimeout)
 
+    def is_demoted(self, permit: Permit, error: BaseException) -> bool:
+        return isinstance(error, errors.NotPrimaryError)
+
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, errors.ConfigurationError):
             cause = error.__cause__  # a name server that does not answer may do so later

@@ -37,7 +37,8 @@ _LOST = {
     1152, 1158, 1159, 1160, 1161, 1184,  # aborted, network errors of the server
     1927, 3169, 4031,  # killed; killed; idle for longer than wait_timeout
 }  # fmt: skip  # a list with its meanings
-_READ_ONLY = {1792, 1836}  # a primary that was demoted under us; 1290 says so too, and other things
+_READ_ONLY_TRANSACTION = 1792  # of the user's own
+_READ_ONLY = {_READ_ONLY_TRANSACTION, 1836}  # a primary that was demoted under us; 1290 says so too, and other things
 _OPTION_PREVENTS = 1290
 _DEADLOCK = 1213
 # Undone, or never begun. A lock that is not to be had undoes the statement alone; the end of the lease undoes the rest.
@@ -162,6 +163,9 @@ class MysqlFactory(Factory[Connection]):
         if not isinstance(error, pymysql.MySQLError):
             return False
         return _code(error) in _LOST or _refuses_writes(error) or "Packet sequence number wrong" in str(error)
+
+    def is_demoted(self, connection: Connection, error: BaseException) -> bool:
+        return _refuses_writes(error) and _code(error) != _READ_ONLY_TRANSACTION
 
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, pymysql.MySQLError):

@@ -34,6 +34,7 @@ Connection = psycopg.Connection[Any]
 _FATAL = ("FATAL", "PANIC")  # severities after which a session is over
 _LOST = ("08", "57P")  # connection exceptions, interventions of the operator
 _READ_ONLY = "25006"  # a primary that was demoted under us
+_SAYS_READ_ONLY = (b"in_hot_standby", b"default_transaction_read_only")
 # Undone, or refused: serialization failure, deadlock, lock not available.
 _NOTHING_DONE = {"40001", "40P01", "55P03", _READ_ONLY}
 _CLIENT_SIDE = (errors.PipelineAborted, errors.CancellationTimeout, errors.ConnectionTimeout)
@@ -191,6 +192,13 @@ class PostgresFactory(Factory[Connection]):
             or error.sqlstate.startswith(_LOST)
             or error.sqlstate == _READ_ONLY
         )
+
+    def is_demoted(self, connection: Connection, error: BaseException) -> bool:
+        if not isinstance(error, psycopg.Error) or error.sqlstate != _READ_ONLY:
+            return False
+        # From version 14 on a server says by itself whether it is read-only. If not, the user's own transaction was.
+        told = [] if connection.closed else [connection.pgconn.parameter_status(name) for name in _SAYS_READ_ONLY]
+        return not told or None in told or b"on" in told
 
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, (psycopg.ProgrammingError, TypeError, ValueError)):

@@ -28,24 +28,35 @@ _SERVERS = {"mysql": "mariadb", "https": "http"}
 Mine = Callable[[str], Remote]
 
 
+class Servers:
+    """Private servers by the backend's name, each started by the first test that asks for it."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, Server] = {}
+
+    def __getitem__(self, name: str) -> Server:
+        if name not in self._servers:
+            kind = KINDS[_SERVERS.get(name, name)]
+            self._servers[name] = kind(external=False, tls=name == "https").start()
+        return self._servers[name]
+
+    def close(self) -> None:
+        for server in self._servers.values():
+            server.close()
+
+
 @pytest.fixture(scope="session")
-def own_servers() -> Iterator[dict[str, Server]]:
-    """By the backend's name, each started by the first test that asks for it."""
-    servers: dict[str, Server] = {}
-    yield servers
-    for server in servers.values():
-        server.close()
+def own_servers() -> Iterator[Servers]:
+    with contextlib.closing(Servers()) as servers:
+        yield servers
 
 
 @pytest.fixture
-def mine(own_servers: dict[str, Server], tmp_path: Path) -> Iterator[Mine]:
+def mine(own_servers: Servers, tmp_path: Path) -> Iterator[Mine]:
     """mine("redis"): an adapter on a private server. At the end the server runs again and has none of its sessions."""
     with contextlib.ExitStack() as running:
 
         def start(name: str) -> Remote:
-            if name not in own_servers:
-                kind = KINDS[_SERVERS.get(name, name)]
-                own_servers[name] = kind(external=False, tls=name == "https").start()
             adapter = running.enter_context(ADAPTERS[name](own_servers[name], tmp_path))
             running.callback(revive, adapter.server)
             return adapter

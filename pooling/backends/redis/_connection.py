@@ -15,6 +15,7 @@ from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004  # redis-py's names
 
 from pooling.backends import _sockets
+from pooling.backends.redis._errors import is_demoted
 
 Command = tuple[Any, ...]
 
@@ -116,8 +117,10 @@ class Tracked(AbstractConnection):
     def read_response(self, disable_decoding: bool = False, **kwargs: Any) -> Any:
         try:
             response = super().read_response(disable_decoding, **kwargs)
-        except ResponseError:
+        except ResponseError as error:
             self._answered(kwargs)
+            if is_demoted(error):  # it is of no use any more, and so are the others: see Factory.is_demoted
+                self.fault = copy.copy(error)
             raise
         except (ConnectionError, TimeoutError) as error:
             self._lost(error)

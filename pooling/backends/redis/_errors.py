@@ -52,6 +52,10 @@ def is_broken(error: BaseException) -> bool:
     return isinstance(error, lost) and not isinstance(error, _REFUSALS)
 
 
+def is_demoted(error: BaseException) -> bool:
+    return isinstance(error, _WRONG_SERVER)
+
+
 def is_permanent(error: BaseException) -> bool:
     if isinstance(error, exceptions.BusyLoadingError):
         return False

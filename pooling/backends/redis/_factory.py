@@ -115,6 +115,9 @@ class RedisFactory(Factory[Any]):
     def is_broken(self, error: BaseException) -> bool:
         return _errors.is_broken(error)
 
+    def is_demoted(self, connection: Any, error: BaseException) -> bool:
+        return _errors.is_demoted(error)
+
     def is_permanent(self, error: BaseException) -> bool:
         return _errors.is_permanent(error)
 

@@ -222,6 +222,9 @@ class ShellFactory(Factory[Session]):
     def is_broken(self, error: BaseException) -> bool:
         return _errors.is_broken(error) or isinstance(error, OSError)
 
+    def is_demoted(self, connection: Any, error: BaseException) -> bool:
+        return _errors.is_demoted(error)
+
     def is_permanent(self, error: BaseException) -> bool:
         return _errors.is_permanent(error)
 
