@@ -358,8 +358,23 @@ def test_the_thread_ends_with_the_page(pool: Pool[Any]) -> None:
     page = Page(pool)
     page.start()
     assert eyes() == before + 1
+    here = page._watch._here()
+    wait_until(lambda: here.tick > 1)  # it has looked by itself, and may have kept what it looked at
     del page
     wait_until(lambda: gc.collect() is not None and eyes() == before)
+
+
+def test_where_its_thread_cannot_run_each_request_is_a_look(pool: Pool[Any], show: Show) -> None:
+    """As under uWSGI without threads."""
+    page = show(pool)
+    call(page)
+    page._watch._here().ending.put(None)
+    wait_until(lambda: not page._watch._here().thread.is_alive())  # type: ignore[union-attr]
+    for number in (2, 3):
+        page._watch._here().looked_at -= 10.0
+        rows = call(page, "/pools.json").json["pools"][0]["history"]["rows"]
+        assert [row[0] for row in rows] == list(range(1, number + 1))
+    assert call(page, "/pools.json").json["tick"] == 3
 
 
 def test_a_forked_child_looks_with_its_own_eyes_at_its_own_pools() -> None:

@@ -173,8 +173,7 @@ def test_an_order_is_given_from_the_page(page: Browser, load: Load) -> None:
     assert load.pool.stats().state == "up"
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1200])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("width", "dark"), [(320, True), (390, False), (768, True), (1200, False)])
 def test_it_fits_every_width_in_light_and_in_dark(
     width: int, dark: bool, browser: Browser, load: Load, tmp_path: Path
 ) -> None:

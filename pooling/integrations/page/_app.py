@@ -112,6 +112,7 @@ class Page:
         since = asked.get("since", ["0"])[0]
         run = asked.get("run", [""])[0]
         known = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
+        self._watch.catch_up()
         return document(self._watch, actions=self._desk.is_open, run=run, since=known)
 
     def _act(self, environ: WSGIEnvironment) -> _Answer:

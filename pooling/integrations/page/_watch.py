@@ -7,10 +7,12 @@ pools with a past of their own. It holds the watch weakly between two looks, and
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from typing import Any
 from pooling.integrations.page._history import EVERY, History
 from pooling.pool import Pool
 
+LATE = 3 * EVERY  # seconds without a look after which whoever asks looks for himself
 _log = logging.getLogger("pooling.page")
 
 
@@ -30,6 +33,7 @@ class _Here:
         self.run = secrets.token_hex(4)
         self.histories: weakref.WeakKeyDictionary[Pool[Any], History] = weakref.WeakKeyDictionary()
         self.tick = 0
+        self.looked_at = -math.inf
         # Its put() is written in C and may be called by the garbage collector, wherever that strikes.
         self.ending: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
@@ -70,6 +74,7 @@ class Watch:
         here = self._here()
         with here.lock:
             here.tick += 1
+            here.looked_at = time.monotonic()
         for pool in self.pools().values():
             try:
                 stats = pool.stats()
@@ -78,6 +83,11 @@ class Watch:
                 continue
             with here.lock:
                 _history(here, pool).add(here.tick, stats)
+
+    def catch_up(self) -> None:
+        """Look now, where the thread is late by far: some servers let no thread run but their own."""
+        if not self._ended and time.monotonic() - self._here().looked_at > LATE:
+            self.tick()
 
     @contextmanager
     def history(self, pool: Pool[Any]) -> Iterator[History]:
