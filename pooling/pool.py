@@ -454,7 +454,7 @@ class Pool(Generic[T]):
             elif isinstance(item, Outlet):
                 item.flow(self._runtime.submit)
             elif isinstance(item, Notice):
-                self._log.warning("%s", item)
+                self._log.warning("%s", str(item))  # now: a handler may format later, when its threads are gone
             elif work:
                 self._submit(item)
             else:
