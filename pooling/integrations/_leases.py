@@ -37,7 +37,7 @@ class Leases:
     def __init__(self, pools: Pools, timeout: Timeout = DEFAULT, *, begin: Container[str] = ()) -> None:
         self._pools = pools
         self._timeout = timeout
-        self._begin = begin  # the pools whose leases start with a transaction, which settle() ends
+        self._begin = begin  # the pools whose leases start with a transaction, which _settle() ends
         self._held: dict[str, Lease[Any]] = {}
         self._begun: dict[str, Lease[Any]] = {}  # those with a transaction of ours
         self._over = False
@@ -83,24 +83,24 @@ class Leases:
         """Give the connections back now, for instance before slow work that needs none. A later use takes new ones."""
         self._give_back(None)
 
-    def settle(self, *, commit: bool) -> None:
+    def _settle(self, *, commit: bool) -> None:
         """End the transactions that were begun, in the order of their beginning. Raises what a commit raises; those
         after it are rolled back then."""
         for name in list(self._begun):
             try:
                 self._finish(name, commit=commit)
             except BaseException:
-                self.settle(commit=False)
+                self._settle(commit=False)
                 raise
 
-    def end(self, error: BaseException | None = None) -> None:
+    def _end(self, error: BaseException | None = None) -> None:
         """The request is over, by ``error`` if it failed: nothing more is taken, everything goes back. May be called
         again."""
         self._over = True  # before the look at what is held: see _take()
         self._give_back(error)
 
     @property
-    def any(self) -> bool:
+    def _any(self) -> bool:
         """Whether a lease is held."""
         return bool(self._held)
 
@@ -155,7 +155,7 @@ class Leases:
 
     def _give_back(self, error: BaseException | None) -> None:
         if self._begun:
-            self.settle(commit=False)
+            self._settle(commit=False)
         while self._held:
             try:
                 _, lease = self._held.popitem()

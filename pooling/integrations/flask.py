@@ -202,11 +202,11 @@ def _answered(response: flask.Response) -> flask.Response:
     """The view has returned, or an error handler in its place; nothing has been sent yet."""
     leases: _ContextLeases | None = flask.g.get(_LEASES)
     if leases is not None:
-        leases.settle(commit=response.status_code < 400)  # where a commit fails, this answer becomes a 500
+        leases._settle(commit=response.status_code < 400)  # where a commit fails, this answer becomes a 500
         if response.status_code >= 400 and not response.direct_passthrough:
             response.make_sequence()  # Flask's own error pages look like streams
         # A body that is made while it is sent may still read from the connection; a file does not.
-        if leases.any and response.is_streamed and not response.direct_passthrough:
+        if leases._any and response.is_streamed and not response.direct_passthrough:
             leases.streaming = True
             response.response = _Stream(response.response, leases)  # type: ignore[arg-type]  # bytes, whatever it holds
     return response
@@ -231,9 +231,9 @@ def _ended(error: BaseException | None) -> None:
         return
     flask.g.pop(_LEASES)
     try:
-        leases.settle(commit=error is None)
+        leases._settle(commit=error is None)
     finally:
-        leases.end(error)
+        leases._end(error)
 
 
 def _unavailable(error: Exception) -> flask.Response:

@@ -74,12 +74,12 @@ class Middleware:
         try:
             result = self._application(environ, refusal or start_response)
         except BaseException as error:
-            leases.end(error)  # there is no response, so nobody will close it
+            leases._end(error)  # there is no response, so nobody will close it
             if refusal is None or not isinstance(error, NO_CONNECTION):
                 raise
             return refusal.send(error)
-        if isinstance(result, (list, tuple)) and not leases.any:
-            leases.end()
+        if isinstance(result, (list, tuple)) and not leases._any:
+            leases._end()
             return result  # complete, and nothing was taken
         if _is_file(result, environ) and _closing(result, leases):
             return result
@@ -143,7 +143,7 @@ class Body:
             raise
         finally:
             failure, self._error = self._error, None
-            self._leases.end(failure)
+            self._leases._end(failure)
 
 
 class _SizedBody(Body):
@@ -201,7 +201,7 @@ def _closing(result: Any, leases: Leases) -> bool:
             if own is not None:
                 own()
         finally:
-            leases.end()
+            leases._end()
 
     try:
         result.close = close

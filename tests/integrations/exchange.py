@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -48,6 +48,16 @@ class Exchange:
         finally:
             self.close()
         return b"".join(self.sent)
+
+
+def answering(body: Callable[[Any], Iterable[bytes]]) -> Any:
+    """An application that starts its answer and returns body(leases)."""
+
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response(*OK)
+        return body(environ["pooling"])
+
+    return application
 
 
 def eventually(true: Callable[[], bool], timeout: float = 10.0) -> None:

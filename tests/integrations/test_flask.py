@@ -15,6 +15,7 @@ import pytest
 import pooling
 from pooling.integrations.flask import Pools
 from pooling.testing import FakeBroken, FakeFactory
+from tests.docs.pages import ROOT, bare, table
 from tests.integrations.exchange import Exchange, eventually
 
 
@@ -455,3 +456,14 @@ def test_a_second_extension_is_refused() -> None:
         Pools(app, pool)
         with pytest.raises(RuntimeError, match="has its pools already"):
             Pools(app, pool)
+
+
+def test_the_page_lists_every_member_and_every_key() -> None:
+    page = ROOT / "docs" / "how-to" / "use-flask.md"
+    listed = [bare(row[0]).partition("(")[0] for row in table(page, "member of `Pools`")]
+    assert sorted([*listed, "init_app"]) == sorted(name for name in vars(Pools) if not name.startswith("_"))
+    app = flask.Flask("keys")
+    with pooling.create_pool("sqlite://") as pool:
+        Pools(app, pool)
+    keys = [bare(row[0]) for row in table(page, "key")]
+    assert sorted(keys) == sorted(key for key in app.config if key.startswith("POOLING_"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.util import FileWrapper
 
@@ -15,7 +16,8 @@ import pooling
 from pooling.integrations import wsgi
 from pooling.integrations.wsgi import Middleware
 from pooling.testing import FakeBroken, FakeFactory
-from tests.integrations.exchange import OK, Exchange, eventually
+from tests.docs.pages import ROOT, bare, table
+from tests.integrations.exchange import OK, Exchange, answering, eventually
 
 
 @pytest.fixture
@@ -32,16 +34,6 @@ def pool(factory: FakeFactory) -> Iterator[pooling.Pool[Any]]:
         stats = pool.stats()
         assert (stats.leased, stats.released) == (0, stats.acquired)
         assert stats.closed.get("dropped", 0) == 0, "a lease was lost and found"
-
-
-def answering(body: Callable[[Any], Iterable[bytes]]) -> Any:
-    """An application that starts its answer and returns body(leases)."""
-
-    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
-        start_response(*OK)
-        return body(environ["pooling"])
-
-    return application
 
 
 def test_nothing_is_taken_by_a_request_that_asks_for_nothing(pool: Any, factory: FakeFactory) -> None:
@@ -266,7 +258,7 @@ def test_a_request_that_ends_while_it_waits_for_a_connection_does_not_keep_it(po
     thread = threading.Thread(target=wait)
     thread.start()
     eventually(lambda: pool.stats().waiting == 1)
-    leases.end()
+    leases._end()
     for lease in held:
         lease.release()
     thread.join(10)
@@ -290,7 +282,7 @@ def test_threads_of_one_request_share_its_lease(pool: Any) -> None:
         thread.join(10)
     assert seen[0] is seen[1]
     assert pool.stats().leased == 1
-    leases.end()
+    leases._end()
 
 
 def test_concurrent_requests_never_share(pool: Any) -> None:
@@ -340,53 +332,9 @@ def test_several_pools_are_asked_by_name(pool: Any) -> None:
 def test_the_only_pool_needs_no_name_and_of_several_the_default_is_meant(pool: Any) -> None:
     leases = wsgi.Leases({"main": pool})
     assert leases.connection() is leases.connection("main")
-    leases.end()
+    leases._end()
     with pytest.raises(LookupError, match=r"no pool is called 'default' \(known: one, two\)"):
         wsgi.Leases({"one": pool, "two": pool}).connection()
-
-
-# -- transactions ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bank(tmp_path: Any) -> Iterator[pooling.Pool[Any]]:
-    with pooling.create_pool(f"sqlite:///{tmp_path}/bank.db", max_size=2) as pool:
-        with pool.transaction() as connection:
-            connection.execute("CREATE TABLE entry (amount INTEGER)")
-        yield pool
-
-
-def entries(pool: Any) -> int:
-    with pool.acquire() as connection:
-        return int(connection.execute("SELECT count(*) FROM entry").fetchone()[0])
-
-
-def test_a_lease_never_commits(bank: Any) -> None:
-    def body(leases: wsgi.Leases) -> list[bytes]:
-        leases.connection().execute("INSERT INTO entry VALUES (1)")
-        return [b"x"]
-
-    Exchange(Middleware(answering(body), bank)).run()
-    assert entries(bank) == 0
-
-
-def test_a_transaction_commits_on_the_requests_own_lease(bank: Any) -> None:
-    def body(leases: wsgi.Leases) -> list[bytes]:
-        with leases.transaction() as connection:
-            assert connection is leases.connection()
-            connection.execute("INSERT INTO entry VALUES (1)")
-            with pytest.raises(pooling.PoolError, match="open already"), leases.transaction():
-                pass
-        assert entries(bank) == 1
-        with pytest.raises(RuntimeError, match="no"), leases.transaction() as connection:
-            connection.execute("INSERT INTO entry VALUES (2)")
-            raise RuntimeError("no")
-        with leases.transaction() as connection:
-            connection.execute("INSERT INTO entry VALUES (3)")
-        return [b"x"]
-
-    assert Exchange(Middleware(answering(body), bank)).run() == b"x"
-    assert entries(bank) == 2
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -456,6 +404,27 @@ def test_the_length_of_a_body_stays_known(pool: Any) -> None:
     exchange = Exchange(Middleware(answering(lambda leases: iter([])), pool), strict=False)
     assert not hasattr(exchange.result, "__len__")
     exchange.close()
+
+
+def test_a_manager_is_a_mapping_of_pools_too(tmp_path: Path) -> None:
+    with pooling.PoolManager() as manager:
+        for name in ("main", "audit", "unused"):
+            manager.add(name, f"sqlite:///{tmp_path}/{name}.db")
+
+        def body(leases: wsgi.Leases) -> list[bytes]:
+            assert leases.connection("main") is not leases.connection("audit")
+            with pytest.raises(LookupError, match=r"no pool is called 'mian', did you mean 'main'\?"):
+                leases.connection("mian")
+            return [b"%d" % manager["main"].stats().leased]
+
+        assert Exchange(Middleware(answering(body), manager)).run() == b"1"
+        assert manager["main"].stats().leased == 0
+
+
+def test_the_page_lists_every_member_of_what_a_request_has() -> None:
+    page = ROOT / "docs" / "how-to" / "use-wsgi.md"
+    listed = [bare(row[0]).partition("(")[0] for row in table(page, 'member of `environ["pooling"]`')]
+    assert sorted(listed) == sorted(name for name in vars(wsgi.Leases) if not name.startswith("_"))
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------
