@@ -225,6 +225,7 @@ class Pooled(BaseDatabaseWrapper):
             super().close_if_unusable_or_obsolete()
 
     def close_if_health_check_failed(self) -> None:
+        self._leave_to_parent()  # this comes before every cursor and every transaction
         if self.connection is None or not self.health_check_enabled or self.health_check_done:
             return
         self._unfit = True  # a close within this call means that the check has failed
@@ -234,10 +235,6 @@ class Pooled(BaseDatabaseWrapper):
             self._unfit = False
 
     # -- forks ----------------------------------------------------------------------------------------
-
-    def ensure_connection(self) -> None:
-        self._leave_to_parent()
-        super().ensure_connection()
 
     def validate_thread_sharing(self) -> None:
         self._leave_to_parent()  # commit, rollback and close ask this before they do anything
