@@ -13,6 +13,8 @@ from pooling.config import seconds
 
 _log = logging.getLogger("pooling")
 _running: set[Periodic] = set()  # what was started lives until it is stopped, whoever else keeps it
+_held: list[threading.Lock] = []  # while the process forks
+AT_FORK = 0.05  # seconds that a fork waits for a call under way, at most
 
 
 class Periodic:
@@ -91,7 +93,19 @@ class Periodic:
         self._begin()
 
 
+def _before_fork() -> None:
+    """A call that is being made may hold a lock of somebody else's, which would stay locked in the child."""
+    acting = [periodic._acting for periodic in tuple(_running)]
+    _held.extend(lock for lock in acting if lock.acquire(timeout=AT_FORK))
+
+
+def _in_parent() -> None:
+    while _held:
+        _held.pop().release()
+
+
 def _in_child() -> None:
+    _held.clear()
     for periodic in tuple(_running):
         try:
             periodic._begin_anew()
@@ -100,4 +114,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

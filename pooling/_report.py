@@ -49,6 +49,7 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         timeouts=tally.timeouts,
         errors=sum(tally.errors.values()),
         errors_by=dict(tally.errors),
+        max_idle=None if ledger.max_idle == math.inf else int(ledger.max_idle),
         leaks=tally.leaks,
         events_lost=sum(outlet.lost for outlet in tally.outlets),
         wait=tally.waits.snapshot(zeros=acquired - waits.count),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pooling.stats import PoolStats
+from pooling.stats import Interval, PoolStats
 
 CLOSED = "closed"
 
@@ -106,3 +108,37 @@ def _distinct(snapshots: Iterable[PoolStats]) -> Iterator[PoolStats]:
         names[stats.name] += 1
         number = names[stats.name]
         yield stats if number == 1 else replace(stats, name=f"{stats.name}#{number}")
+
+
+class Changes:
+    """What each pool has done since it was asked last; one that was not asked before, ever since it was made.
+
+    In a forked child everything is new: its pools begin from nothing. Not for several threads at once.
+    """
+
+    def __init__(self, sources: Sources, at: float) -> None:
+        self._sources = sources
+        self._begin({}, at)
+
+    def begin(self, at: float) -> None:
+        """What has been done so far is of no interest."""
+        self._begin({stats.name: stats for stats in self._sources.all()}, at)
+
+    def take(self, at: float, began: float = -math.inf) -> list[tuple[PoolStats, Interval]]:
+        """Each pool as it is and what it has done. ``at`` is the time, ``began`` when this process began to watch, by
+        the pools' clock."""
+        if self._pid != os.getpid():
+            self._begin({}, max(self._at, began))
+        snapshots = self._sources.all()
+        changes = [(stats, self._since(stats)) for stats in snapshots]
+        self._begin({stats.name: stats for stats in snapshots}, at)
+        return changes
+
+    def _begin(self, before: dict[str, PoolStats], at: float) -> None:
+        self._before, self._at, self._pid = before, at, os.getpid()
+
+    def _since(self, stats: PoolStats) -> Interval:
+        before = self._before.get(stats.name)
+        if before is None or before.acquired > stats.acquired:  # a new pool, perhaps of the same name
+            return Interval.of(stats, stats.at - self._at)
+        return stats - before

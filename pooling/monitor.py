@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pooling._periodic import Periodic
 from pooling._runtime import THREADS, Runtime
-from pooling._sources import CLOSED, Sources
+from pooling._sources import CLOSED, Changes, Sources
 from pooling.stats import Histogram, Interval, PoolStats
 
 if TYPE_CHECKING:
@@ -120,15 +120,13 @@ class PoolMonitor:
         self._style = style
         self._runtime: Runtime = runtime or THREADS
         self._periodic = Periodic(self._tick, interval, runtime)
-        self._pid = 0
-        self._at = 0.0
-        self._before: dict[str, PoolStats] = {}
-        self._begin()
+        self._changes = Changes(self._sources, self._runtime.now())
+        self._changes.begin(self._runtime.now())
 
     def start(self) -> Self:
         """Report from now on, the first time after one interval. Returns the monitor. Does nothing to one that runs."""
         if not self._periodic.running:
-            self._begin()
+            self._changes.begin(self._runtime.now())
             self._periodic.start()
         return self
 
@@ -140,13 +138,9 @@ class PoolMonitor:
 
     def report(self) -> list[Report]:
         """A report on each pool for the time since the last one, which ends here. Nothing is logged."""
-        if self._pid != os.getpid():  # what the parent had counted says nothing of a child's pools
-            self._pid, self._at, self._before = os.getpid(), self._periodic.began, {}
-        now, time = self._runtime.now(), datetime.now(timezone.utc)
-        snapshots = self._sources.all()
-        reports = [Report(stats, self._since(stats), time, self._pid) for stats in snapshots]
-        self._at, self._before = now, {stats.name: stats for stats in snapshots}
-        return reports
+        time, pid = datetime.now(timezone.utc), os.getpid()
+        changes = self._changes.take(self._runtime.now(), self._periodic.began)
+        return [Report(stats, interval, time, pid) for stats, interval in changes]
 
     @property
     def running(self) -> bool:
@@ -158,17 +152,6 @@ class PoolMonitor:
 
     def __exit__(self, *details: object) -> None:
         self.stop()
-
-    def _begin(self) -> None:
-        """What has been counted so far is of no interest."""
-        self._pid, self._at = os.getpid(), self._runtime.now()
-        self._before = {stats.name: stats for stats in self._sources.all()}
-
-    def _since(self, stats: PoolStats) -> Interval:
-        before = self._before.get(stats.name)
-        if before is None or before.acquired > stats.acquired:  # a new pool, perhaps of the same name
-            return Interval.of(stats, stats.at - self._at)
-        return stats - before
 
     def _tick(self) -> bool:
         """Log the reports; False where no pool is left to report on."""

@@ -16,6 +16,8 @@ from struct import pack, unpack
 from typing import Any, NamedTuple
 
 _TOP_BITS = slice(3, None, 4) if sys.byteorder == "little" else slice(0, None, 4)
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""The upper bounds, in seconds, of the coarse buckets that exporters make of a histogram unless told otherwise."""
 # A recorder's samples are folded once so many have gathered: the bound on memory between two folds.
 FOLD_AT = 4096
 
@@ -153,6 +155,7 @@ class PoolStats:
     last_error_age: float | None = None
     errors_by: Mapping[str, int] = field(default_factory=dict)
     """The errors by what raised: connect, check, reset, close, use."""
+    max_idle: int | None = None
 
     def __sub__(self, earlier: PoolStats) -> Interval:
         """What happened since an earlier snapshot. Raises ValueError for one of another pool or a later moment."""

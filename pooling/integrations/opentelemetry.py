@@ -1,0 +1,229 @@
+"""Pools as OpenTelemetry metrics, by the semantic conventions for database clients, and spans for what takes time.
+
+``PoolMetrics(pool)`` counts, ``trace(pool)`` makes spans. Both need no more than the API; what becomes of it is up to
+the SDK that an application configures.
+"""
+
+from __future__ import annotations
+
+import threading  # never "from threading import": gevent replaces what the module holds
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+try:
+    from opentelemetry import metrics
+    from opentelemetry import trace as tracing
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, TracerProvider
+except ImportError as error:
+    raise ImportError(
+        "this needs the OpenTelemetry API: pip install 'pooling[opentelemetry]'", name="opentelemetry"
+    ) from error
+
+import pooling
+from pooling._secrets import hide
+from pooling._sources import CLOSED, Changes, Sources
+from pooling.pool import Pool
+from pooling.stats import BUCKETS, Histogram, PoolStats
+
+POOL = "db.client.connection.pool.name"
+STATE = "db.client.connection.state"
+FRESH = 0.1  # seconds: the numbers of one collection are from one moment
+Value = Callable[[PoolStats], Iterable[tuple[Mapping[str, str], float | None]]]
+
+
+def _plain(read: Callable[[PoolStats], float | None]) -> Value:
+    return lambda stats: [({}, read(stats))]
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+# name → instrument, unit, description, values. Beside the conventions' names, ours begin with "pooling.".
+OBSERVED: dict[str, tuple[str, str, str, Value]] = {
+    "db.client.connection.count": (
+        "up_down_counter", "{connection}", "Connections that are idle or used.",
+        lambda stats: [({STATE: "idle"}, stats.idle), ({STATE: "used"}, stats.leased)],
+    ),
+    "db.client.connection.idle.max": (
+        "up_down_counter", "{connection}", "Idle connections there may be.",
+        _plain(lambda stats: _least(stats.max_idle, stats.max_size)),
+    ),
+    "db.client.connection.idle.min": (
+        "up_down_counter", "{connection}", "Connections kept open.", _plain(lambda stats: stats.min_size)
+    ),
+    "db.client.connection.max": (
+        "up_down_counter", "{connection}", "Connections there may be.", _plain(lambda stats: stats.max_size)
+    ),
+    "db.client.connection.pending_requests": (
+        "up_down_counter", "{request}", "Callers waiting for a connection.", _plain(lambda stats: stats.waiting)
+    ),
+    "db.client.connection.timeouts": (
+        "counter", "{timeout}", "Acquires that timed out.", _plain(lambda stats: stats.timeouts)
+    ),
+    "pooling.connection.created": (
+        "counter", "{connection}", "Connections opened.", _plain(lambda stats: stats.opened)
+    ),
+    "pooling.connection.closed": (
+        "counter", "{connection}", "Connections closed, by reason.",
+        lambda stats: [({"pooling.reason": reason}, count) for reason, count in stats.closed.items()],
+    ),
+    "pooling.connection.errors": (
+        "counter", "{error}", "Connects, checks, resets and closes that failed, uses that ended broken.",
+        lambda stats: [({"pooling.stage": stage}, count) for stage, count in stats.errors_by.items()],
+    ),
+    "pooling.leaks": (
+        "counter", "{lease}", "Leases held for too long, or dropped without a release.",
+        _plain(lambda stats: stats.leaks),
+    ),
+    "pooling.oldest_wait": (
+        "gauge", "s", "How long the head of the queue has waited.", _plain(lambda stats: stats.oldest_wait)
+    ),
+    "pooling.up": ("gauge", "1", "0 while connecting fails, else 1.", _plain(lambda stats: stats.state != "down")),
+}  # fmt: skip  # a table
+# name → field of the stats, description
+TIMED = {
+    "db.client.connection.create_time": ("connect", "The time it took to open a connection."),
+    "db.client.connection.wait_time": ("wait", "The time from the call of acquire to the lease."),
+    "db.client.connection.use_time": ("use", "The time from the lease to its end."),
+}
+
+
+class PoolMetrics:
+    """Exports pools as metrics, from now on: ``PoolMetrics(pool)``.
+
+    ``pools``: Pools, PoolManagers, mappings or iterables of pools, functions that return one of these; held weakly. A
+    pool that is closed is not exported any more. ``attributes`` are added to every measurement, such as
+    ``{"db.system.name": "postgresql"}``; ``buckets`` are the histograms' bounds in seconds, for the SDK to heed.
+    ``meter_provider``: by default the global one.
+
+    Nothing is counted here: whenever the SDK collects, it is told what has happened since. The histograms are told each
+    duration then, as the pool's own fine buckets have it: within 6 %, with exact counts and sums.
+
+    Raises TypeError for arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        *pools: Any,
+        meter_provider: MeterProvider | None = None,
+        attributes: Mapping[str, str | int | float | bool] | None = None,
+        buckets: Sequence[float] = BUCKETS,
+    ) -> None:
+        self._sources = Sources(*pools)
+        self._attributes = dict(attributes or {})
+        self._lock = threading.Lock()
+        self._taken_at = float("-inf")
+        self._snapshots: list[PoolStats] = []
+        self._changes = Changes(self._sources, 0.0)
+        self._changes.begin(0.0)
+        meter = metrics.get_meter("pooling", pooling.__version__, meter_provider)
+        self._histograms = [
+            (field, meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=list(buckets)))
+            for name, (field, text) in TIMED.items()
+        ]
+        for name, (kind, unit, text, value) in OBSERVED.items():
+            create = getattr(meter, f"create_observable_{kind}")
+            create(name, callbacks=[self._observation(value)], unit=unit, description=text)
+
+    def add(self, pool: Any) -> None:
+        """Export one more."""
+        self._sources.add(pool)
+
+    def _observation(self, value: Value) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> list[Observation]:
+            return [
+                Observation(number, {**self._attributes, POOL: stats.name, **labels})
+                for stats in self._fresh()
+                for labels, number in value(stats)
+                if number is not None
+            ]
+
+        return observe
+
+    def _fresh(self) -> list[PoolStats]:
+        """Snapshots of now. With new ones, the histograms are told what has happened."""
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._taken_at + FRESH:
+                changes = self._changes.take(now)
+                self._taken_at = now
+                self._snapshots = [stats for stats, _ in changes if stats.state != CLOSED]
+                for stats, interval in changes:
+                    for field, instrument in self._histograms:
+                        _record(instrument, getattr(interval, field), {**self._attributes, POOL: stats.name})
+            return self._snapshots
+
+
+def trace(
+    pool: Pool[Any], *, tracer_provider: TracerProvider | None = None, least: float = 0.001
+) -> Callable[[], None]:
+    """Make spans of what takes time: ``pooling.wait``, in the trace of whoever waits for a connection, and
+    ``pooling.connect`` for each connect, on a worker and so without a parent. Waits shorter than ``least`` seconds are
+    left out. Returns a function that ends it.
+
+    What failed has an error's type, and its text without secrets.
+    """
+    spans = _Spans(tracing.get_tracer("pooling", pooling.__version__, tracer_provider), pool)
+    kinds: Any = type(pool), type(pool._factory)  # called in the place of what their objects are given here
+    owner, made = weakref.ref(pool), weakref.ref(pool._factory)  # which is no reason to keep them
+
+    def wait(waiter: Any, transition: Any, *args: Any) -> None:
+        # "watch" is for the end of a pool, not for a connection.
+        wanted = getattr(transition, "__name__", "") != "watch"
+        with spans.timed("pooling.wait", SpanKind.INTERNAL, least) if wanted else nullcontext():
+            kinds[0]._wait(owner(), waiter, transition, *args)
+
+    def connect(timeout: float) -> Any:
+        with spans.timed("pooling.connect", SpanKind.CLIENT, 0.0):
+            return kinds[1].connect(made(), timeout)
+
+    def stop() -> None:
+        for holder, name in ((owner(), "_wait"), (made(), "connect")):
+            vars(holder or stop).pop(name, None)
+
+    pool._wait = wait  # type: ignore[method-assign]
+    pool._factory.connect = connect  # type: ignore[method-assign]
+    return stop
+
+
+class _Spans:
+    def __init__(self, tracer: Tracer, pool: Pool[Any]) -> None:
+        self._tracer = tracer
+        self._attributes = {POOL: pool.name}
+        self._secrets = weakref.WeakMethod(pool._factory.secrets)
+
+    @contextmanager
+    def timed(self, name: str, kind: SpanKind, least: float) -> Iterator[None]:
+        """A span for the block, if it fails or takes so many seconds."""
+        began = time.time_ns()
+        try:
+            yield
+        except BaseException as error:
+            self._make(name, kind, began, error)
+            raise
+        if time.time_ns() - began >= least * 1e9:
+            self._make(name, kind, began, None)
+
+    def _make(self, name: str, kind: SpanKind, began: int, error: BaseException | None) -> None:
+        span = self._tracer.start_span(name, kind=kind, attributes=self._attributes, start_time=began)
+        if error is not None:
+            secrets = self._secrets()
+            text = hide(str(error), secrets() if secrets else ())
+            span.set_attribute("error.type", type(error).__qualname__)
+            span.set_status(Status(StatusCode.ERROR, text.partition("\n")[0]))
+        span.end()
+
+
+def _record(instrument: metrics.Histogram, histogram: Histogram, attributes: Mapping[str, Any]) -> None:
+    """Tell an instrument each value of a histogram: the middle of its bucket, moved so that the sum is right."""
+    middles = [(sum(Histogram.bounds(bucket)) / 2, count) for bucket, count in histogram.counts]
+    total = sum(middle * count for middle, count in middles)
+    factor = histogram.sum / total if total > 0 else 1.0
+    for middle, count in middles:
+        for _ in range(count):
+            instrument.record(middle * factor, attributes)
