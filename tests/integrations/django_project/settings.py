@@ -12,6 +12,7 @@ INSTALLED_APPS = ["tests.integrations.django_project"]
 ROOT_URLCONF = "tests.integrations.django_project.urls"
 SECRET_KEY = "of no use"
 ALLOWED_HOSTS = ["*"]
+STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
