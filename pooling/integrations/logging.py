@@ -1,0 +1,62 @@
+"""The events of a pool as lines of a log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pooling._outage import describe
+from pooling._secrets import hide
+from pooling.events import PoolEvent
+from pooling.pool import Pool
+
+LEVELS: Mapping[str, int] = {
+    "connect": logging.INFO, "close": logging.INFO, "clear": logging.INFO, "resize": logging.INFO,
+    "state": logging.INFO, "wait": logging.DEBUG, "acquire": logging.DEBUG, "release": logging.DEBUG,
+    "error": logging.WARNING, "timeout": logging.WARNING, "leak": logging.WARNING,
+}  # fmt: skip  # a table
+TROUBLE = {"down", "suspect", "broken", "hung", "dropped", "reset"}
+"""Reasons for which a ``state`` or ``close`` is a warning."""
+
+
+def log_events(
+    pool: Pool[Any], logger: logging.Logger | str = "pooling.events", levels: Mapping[str, int] | None = None
+) -> Callable[[], None]:
+    """Have every event of a pool logged, on a worker thread. Returns a function that ends it.
+
+    ``levels``: the level of each kind of event that is not to have its default (:data:`LEVELS`); 0 leaves it out. Each
+    record has the event as its attribute ``event``. Like any listener it makes every acquire and release take the
+    pool's lock.
+
+    Raises ValueError for a kind of event that does not exist.
+    """
+    chosen = {**LEVELS, **(levels or {})}
+    if unknown := chosen.keys() - LEVELS.keys():
+        raise ValueError(f"there are no events of the kind {min(unknown)!r} (kinds: {', '.join(sorted(LEVELS))})")
+    log = logging.getLogger(logger) if isinstance(logger, str) else logger
+    secrets = pool._factory.secrets
+
+    def listener(event: PoolEvent) -> None:
+        level = chosen[event.kind]
+        if level and event.kind in ("state", "close") and event.reason in TROUBLE:
+            level = max(level, logging.WARNING)
+        if level and log.isEnabledFor(level):
+            # An error that has ended a lease is its user's own, with whatever that one put into it.
+            text = _in_words(event)
+            log.log(level, "%s", hide(text, secrets()) if event.error else text, extra={"event": event})
+
+    return pool.subscribe(listener)
+
+
+def _in_words(event: PoolEvent) -> str:
+    parts = [f"pool {event.pool!r}: {event.kind}"]
+    if event.reason is not None:
+        parts.append(f"({event.reason})")
+    if event.connection_id is not None:
+        parts.append(f"connection {event.connection_id}")
+    if event.duration is not None:
+        parts.append(f"after {event.duration:.3g} s")
+    if event.holder is not None:
+        parts.append(f"held by {event.holder}")
+    return " ".join(parts) + (f": {describe(event.error)}" if event.error is not None else "")
