@@ -1,8 +1,7 @@
 """Somebody who waits for a connection, and the queue of them.
 
-A waiter blocks on a bell, a condition variable that belongs to its thread and is used again for its next
-wait. It has a lock of its own, never the pool's: an interrupted ``Condition.wait`` may return without its lock,
-and the pool's lock must not depend on that.
+A waiter blocks on a bell, a semaphore that belongs to its thread and is used again for its next wait. It has
+nothing to do with the pool's lock, so that an interrupted wait can leave that neither held nor let go.
 """
 
 from __future__ import annotations
@@ -35,24 +34,31 @@ class Turn(Enum):
 
 
 class Bell:
-    """A condition variable and its raw lock, which is only ever used by ``with``: entering a Condition itself runs
-    Python code, and an exception that strikes there would leave the lock held."""
+    """A binary semaphore: a lock that :meth:`wait` takes and :meth:`ring` lets go of, whoever holds it.
 
-    __slots__ = ("condition", "lock")
+    Not a condition variable: a wait that an exception ends on its way out leaves that one's lock held or not held, and
+    whoever leaves the ``with`` around it with a RuntimeError in place of the exception. Here nobody holds anything.
+    """
+
+    __slots__ = ("_gate",)
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.condition = threading.Condition(self.lock)
+        self._gate = threading.Lock()
+        self._gate.acquire()
 
     def ring(self) -> None:
-        with self.lock:
-            self.condition.notify()
+        """Let the next wait, or the one under way, end. Rung twice is rung once."""
+        if self._gate.locked():
+            try:
+                self._gate.release()
+            except RuntimeError:  # somebody else has just rung
+                pass
 
     def wait(self, seconds: float, waiter: Waiter[Any]) -> None:
-        """Block until it rings, the time is over, or the waiter's turn has come before."""
-        with self.lock:
-            if waiter.turn is Turn.WAITING:
-                self.condition.wait(seconds)
+        """Block until it rings, the time is over, or the waiter's turn has come before. It may also end early: by a
+        ring that was meant for the wait before."""
+        if waiter.turn is Turn.WAITING:
+            self._gate.acquire(timeout=seconds)
 
 
 class Waiter(Generic[T]):
@@ -98,8 +104,8 @@ class Waiter(Generic[T]):
     def wait(self, seconds: float) -> None:
         """Block until the turn has come or the time is over, on the waiter's own thread.
 
-        No wake-up is lost: the turn is looked at under the bell's lock, and ring() takes the same lock
-        after the turn was written.
+        No wake-up is lost: the turn is written before the bell rings, and a bell that has rung before the wait ends it
+        at once.
         """
         self.bell.wait(seconds, self)
 

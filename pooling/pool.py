@@ -450,7 +450,7 @@ class Pool(Generic[T]):
             except IndexError:
                 break
             if isinstance(item, Waiter):
-                self._wake(item)
+                item.wake()
             elif isinstance(item, Outlet):
                 item.flow(self._runtime.submit)
             elif isinstance(item, Notice):
@@ -463,17 +463,6 @@ class Pool(Generic[T]):
         self._runtime.alarm(ledger.alarm)
         if ledger.inbox:
             self._tell()
-
-    def _wake(self, waiter: Waiter[T]) -> None:
-        if waiter.thread == self._ident() and waiter.bell.lock.locked():
-            # A signal handler or destructor of this very thread, struck while it went to sleep or woke up: the thread
-            # holds its bell's lock itself, so somebody else has to ring.
-            try:
-                self._runtime.submit(waiter.wake)
-            except RuntimeError:
-                pass  # no thread can be started: the waiter's slice ends soon
-        else:
-            waiter.wake()
 
     def _submit(self, job: Job) -> None:
         if self._inline:

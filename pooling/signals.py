@@ -16,6 +16,9 @@ from pooling.config import seconds
 
 _log = logging.getLogger("pooling")
 
+AGAIN = 0.1  # seconds
+AGAIN = 0.05  # seconds until a signal is sent again that the main thread has not noticed
+ECHO = 1.0  # seconds after its effect in which the same signal counts as that one
 DRAIN = 20.0  # seconds: what waits for a process to end (a container's runtime, say) usually gives it 30 or less
 
 
@@ -29,6 +32,7 @@ class _Stage(Enum):
     WAITING = "waiting for a signal"
     DRAINING = "draining"
     DRAINED = "drained"
+    OVER = "the signal has had its effect"
 
 
 def drain_on_signals(
@@ -65,7 +69,12 @@ def drain_on_signals(
 
 class _Handlers:
     """The handlers of one target. A handler runs on the main thread between any two of its instructions, perhaps while
-    that thread holds a lock: it takes none, and waits for nothing."""
+    that thread holds a lock: it takes none, and waits for nothing.
+
+    When the drain is over the signal is sent again, to the main thread, until its handler has run: a signal that arrives
+    just before the main thread begins to wait for something does not wake it. So one too many may be sent, and
+    that one is no second signal: for a moment after the effect it is ignored.
+    """
 
     def __init__(
         self, target: Drainable, timeout: float, stop: Callable[[], object] | None, before: dict[int, Any]
@@ -75,18 +84,25 @@ class _Handlers:
         self._stop = stop
         self._before = before
         self._stage = _Stage.WAITING
+        self._number = 0  # the signal that came first
+        self._over_at = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self._stage is _Stage.WAITING:
-            self._stage = _Stage.DRAINING
+        stage, first = self._stage, number == self._number
+        if stage is _Stage.WAITING:
+            self._stage, self._number = _Stage.DRAINING, number
             try:
                 # Not a threading.Thread, whose start() takes locks; and not one that waits from the beginning, which
                 # no forked child would have.
-                _thread.start_new_thread(self._drain, (number,))
+                _thread.start_new_thread(self._drain, ())
             except RuntimeError:  # a limit is reached
-                self._pass_on(number, frame)
-        elif self._stage is _Stage.DRAINED or number == signal.SIGINT:
-            self._pass_on(number, frame)
+                self._finish(frame)
+        elif first and (stage is _Stage.DRAINED or (stage is _Stage.DRAINING and number == signal.SIGINT)):
+            self._finish(frame)
+        elif number == signal.SIGINT or (
+            stage is _Stage.OVER and not (first and time.monotonic() < self._over_at + ECHO)
+        ):
+            self._take_effect(number, frame)
 
     def restore(self) -> None:
         """Put the former handlers back, where ours are still in place."""
@@ -94,36 +110,43 @@ class _Handlers:
             if signal.getsignal(number) == self.handle:
                 signal.signal(number, handler)
 
-    def _drain(self, number: int) -> None:
+    def _drain(self) -> None:
         """On a thread of its own."""
         until = time.monotonic() + self._timeout
         try:
             if self._stop is not None:
                 self._stop()
         except BaseException:
-            _log.exception("what was to be stopped on %s raised", _name(number))
+            _log.exception("what was to be stopped on %s raised", _name(self._number))
         try:
             if not self._target.drain(max(0.0, until - time.monotonic())):
-                _log.warning("after %s not all leases came back within %g s", _name(number), self._timeout)
+                _log.warning("after %s not all leases came back within %g s", _name(self._number), self._timeout)
         except BaseException:
-            _log.exception("draining on %s failed", _name(number))
-        self._stage = _Stage.DRAINED
-        _raise_on_main_thread(number)
+            _log.exception("draining on %s failed", _name(self._number))
+        if self._stage is _Stage.DRAINING:
+            self._stage = _Stage.DRAINED
+        while self._stage is _Stage.DRAINED:
+            _send_to_main_thread(self._number)
+            time.sleep(AGAIN)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _finish(self, frame: FrameType | None) -> None:
+        self._stage, self._over_at = _Stage.OVER, time.monotonic()
+        self._take_effect(self._number, frame)
+
+    def _take_effect(self, number: int, frame: FrameType | None) -> None:
         """What would have happened without us."""
-        self.restore()
         handler = self._before[number]
         if callable(handler):
             handler(number, frame)
         else:
+            self.restore()
             signal.raise_signal(number)
 
 
-def _raise_on_main_thread(number: int) -> None:
+def _send_to_main_thread(number: int) -> None:
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, number)  # wakes it from whatever it waits for, so that the handler runs at once
+        signal.pthread_kill(main, number)
     else:
         _thread.interrupt_main(signal.Signals(number))
 

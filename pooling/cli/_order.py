@@ -25,6 +25,7 @@ from collections import deque
 from operator import attrgetter
 from types import FrameType
 
+from pooling._waiter import Bell
 from pooling.cli._verdict import Invariant, Verdict
 
 REMEMBERED = 20_000  # services looked back on
@@ -135,7 +136,10 @@ def _frames() -> dict[int, FrameType]:
 
 
 def _is_blocked(frame: FrameType | None) -> bool:
-    """Whether a thread stands in Condition.wait(), other than by Thread.start(), which waits on an Event."""
+    """Whether a thread waits in a queue: at its bell in our pools, in other ones in Condition.wait(), unless that is
+    Thread.start(), which waits on an Event."""
+    if frame is not None and frame.f_code is Bell.wait.__code__:
+        return True
     if frame is None or frame.f_code is not threading.Condition.wait.__code__:
         return False
     below = frame.f_back

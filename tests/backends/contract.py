@@ -239,7 +239,9 @@ class Contract:
 
     def test_a_lost_lease_costs_its_connection_and_the_slot_comes_back(self, backend: Adapter) -> None:
         pool = backend.pool(max_size=1)
-        first = backend.session(pool.acquire().connection)
+        lease = pool.acquire()
+        first = backend.session(lease.connection)
+        del lease
         assert session_of(backend, pool) != first
         assert pool.stats().closed == {"dropped": 1}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -233,6 +234,25 @@ def test_a_bell_does_not_wait_for_a_turn_that_has_come() -> None:
     waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
     waiter.turn = Turn.SERVED
     waiter.wait(1000)
+
+
+def test_a_bell_that_was_rung_twice_ends_one_wait() -> None:
+    bell = Threads().bell()
+    waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
+    bell.ring()
+    bell.ring()
+    waiter.wait(1000)
+    assert bell._gate.locked()
+
+
+def test_of_two_that_ring_at_once_one_is_too_late() -> None:
+    bell = Threads().bell()
+    gate, bell._gate = bell._gate, Mock()
+    bell._gate.locked.return_value = True
+    bell._gate.release.side_effect = gate.release
+    bell.ring()
+    bell.ring()
+    assert not gate.locked()
 
 
 def test_a_refresh_whose_claim_was_lost_to_an_interrupt_waits_in_the_queue(clock: ManualClock, make: Make) -> None:

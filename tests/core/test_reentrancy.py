@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pooling import Pool, PoolError
+from pooling._waiter import Bell
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, run_python
@@ -232,39 +233,20 @@ def test_signals_that_release_while_the_pool_works_lose_nothing() -> None:
     assert said == "ok\n"
 
 
-def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it() -> None:
-    """The handler strikes inside Condition.wait, while the thread holds the lock of its own bell, and what it releases
-    goes to that thread's waiter."""
+def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler strikes as the thread goes to sleep, and what it releases goes to that thread's waiter."""
     pool: Any = Pool(FakeFactory(), max_size=1, timeout=10.0)
     aside = [pool.acquire()]
-    waiter: Any = threading.Condition
-    wait = waiter.wait
+    wait = Bell.wait
 
-    def struck(self: Any, timeout: float | None = None) -> bool:
+    def struck(self: Bell, seconds: float, waiter: Any) -> None:
         if aside:
             aside.pop().release()
-        return wait(self, timeout)
+        wait(self, seconds, waiter)
 
-    waiter.wait = struck
-    try:
-        with pool.acquire():
-            pass
-    finally:
-        waiter.wait = wait
+    monkeypatch.setattr(Bell, "wait", struck)
+    with pool.acquire():
+        pass
     assert pool.stats().wait.max < 5
     pool.close()
 
-
-def test_where_nobody_can_ring_a_waiter_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same strike where no thread can be started: the wait ends with its slice."""
-    pool: Any = Pool(FakeFactory(), max_size=1)
-    waiter = pool._waiter(1.0)
-
-    def refuse(job: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(pool._runtime, "submit", refuse)
-    with waiter.bell.lock:
-        pool._wake(waiter)
-    monkeypatch.undo()
-    pool.close()

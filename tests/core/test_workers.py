@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from pooling import Pool, _runtime, _workers
-from pooling._clock import Deadline
 from pooling._reaper import Reaper
 from pooling._runtime import THREADS, Threads
-from pooling._waiter import Bell, Waiter
 from pooling._workers import Workers
 from pooling.testing import FakeFactory
 
@@ -374,20 +372,3 @@ def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(_runtime._renewing, os.getpid(), Beaten())  # type: ignore[misc]
     runtime.renew()
     assert runtime._reaper is reaper
-
-
-@pytest.mark.parametrize("threads", [True, False])
-def test_a_wake_up_that_strikes_its_own_sleeping_thread_does_not_wait_for_itself(
-    monkeypatch: pytest.MonkeyPatch, threads: bool
-) -> None:
-    """A destructor or signal handler serves the very thread that it has interrupted on its way to sleep."""
-
-    def refuse(job: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with Pool(FakeFactory(), runtime=Threads()) as pool:
-        waiter: Waiter[Any] = Waiter(Bell(), Deadline(0.0, None), 0.0, threading.get_ident())
-        with monkeypatch.context() as patch, waiter.bell.lock:
-            if not threads:
-                patch.setattr(pool._runtime, "submit", refuse)
-            pool._wake(waiter)
