@@ -6,6 +6,8 @@ import http.client
 import itertools
 import os
 import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,3 +195,49 @@ def test_under_lasting_load_nothing_is_lost(start: Start, name: str, postgres: P
         load(serving, clients=32, rounds=21)
     at_rest(serving, 2 if name in FORKING else 1)
     assert postgres.session_count(marked) <= 10
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith(("gunicorn", "uwsgi"))])
+def test_workers_that_are_killed_under_load_leave_nothing_behind(start: Start, name: str, postgres: Postgres) -> None:
+    serving, marked = start(name)
+    over = threading.Event()
+    answered: Counter[str] = Counter()
+
+    def client(number: int) -> None:
+        while not over.is_set():
+            kind = ["/ask", "/stream?rows=3", "/file"][number % 3]
+            try:
+                status, body = serving.get(kind, timeout=60)
+            except (OSError, http.client.HTTPException):
+                continue  # its worker was killed
+            assert status in {200, 503}
+            if status == 200 and len(body) != {"/stream?rows=3": 3 * 65536, "/file": len(CONTENT)}.get(kind, len(body)):
+                continue  # the same, in the midst of the answer
+            answered[kind] += 1
+
+    def killer(_: int) -> None:
+        try:
+            for _ in range(12):
+                time.sleep(0.5)
+                try:
+                    os.kill(serving.stats()["pid"], signal.SIGKILL)
+                except (OSError, http.client.HTTPException):
+                    continue  # it was gone already
+        finally:
+            over.set()
+
+    in_threads(17, lambda number: client(number) if number else killer(number))
+    assert len(answered) == 3, answered
+    eventually(lambda: answers_again(serving), timeout=60)
+    at_rest(serving, 2 if name in FORKING else 1)
+    # What the killed ones had is gone: no more than two workers with both of their pools full.
+    eventually(lambda: postgres.session_count(marked) <= 10, timeout=30)
+
+
+def answers_again(serving: Serving) -> bool:
+    try:
+        return serving.get("/ask")[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
