@@ -23,7 +23,7 @@ from django.db.backends.signals import connection_created
 from django.db.utils import InterfaceError
 
 import pooling
-from pooling.integrations.django import close_all
+from pooling.integrations.django import close_all, pools
 from tests.backends.contract import in_threads
 from tests.integrations.django_project.setting_up import ALIASES, make_tables, set_up
 from tests.integrations.exchange import eventually
@@ -108,6 +108,7 @@ def test_nothing_is_opened_before_the_first_query(alias: str) -> None:
     assert pool(alias).stats().opened == 0
     list(items(alias).all())
     assert (pool(alias).stats().leased, pool(alias).stats().opened) == (1, 1)
+    assert pools()[alias] is pool(alias)
 
 
 def test_closing_a_connection_gives_it_back_and_the_next_use_has_it_again(alias: str) -> None:

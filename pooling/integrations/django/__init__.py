@@ -11,6 +11,6 @@ try:
 except ImportError as error:
     raise ImportError("the Django backends need Django: pip install 'pooling[django]'") from error
 
-from pooling.integrations.django._pools import close_all
+from pooling.integrations.django._pools import close_all, pools
 
-__all__ = ["close_all"]
+__all__ = ["close_all", "pools"]

@@ -45,6 +45,11 @@ def is_current(alias: str, pool: Pool[Any]) -> bool:
     return known is not None and known.pool is pool
 
 
+def pools() -> dict[str, Pool[Any]]:
+    """The pools that this process has now, by alias: those of the databases that it has used. Any thread may call it."""
+    return {alias: known.pool for alias, known in _known.copy().items()}
+
+
 def close(alias: str, timeout: float | None = 5.0) -> None:
     """Close the pool of an alias, if it has one; the next use builds another."""
     with lock():
