@@ -120,6 +120,8 @@ class Threads:
 
     def resume(self) -> None:
         """Go on after a park(): with the reaper now if anything is going to be due, with workers as jobs come."""
+        if self._pid != os.getpid():
+            return  # as in park_for_fork()
         try:
             self._reaper.resume()
         except RuntimeError:
@@ -128,6 +130,8 @@ class Threads:
     def park_for_fork(self) -> None:
         """A fork beside other threads is warned of from Python 3.12 on, and rightly so: ours have ended when it
         happens, unless they are at work."""
+        if self._pid != os.getpid():
+            return  # a child that has used no pool yet: the threads and their locks are its parent's
         if COUNTED and self._resumes_late is None and self._reaper.watches():
             self._resumes_late = once_back(self.resume)
         self.park(AT_FORK)

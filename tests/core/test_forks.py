@@ -684,6 +684,46 @@ def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without
 
 
 @COUNTS
+def test_a_child_that_forks_before_it_uses_a_pool_leaves_its_parents_threads_and_locks_alone(counts: bool) -> None:
+    run_python(
+        f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
+        + script(
+            """
+            pool = Pool(factory, max_size=2, keepalive=60)
+            pool.acquire().release()
+            locked, done = threading.Event(), threading.Event()
+            threads = pooling._runtime.THREADS
+
+            def hold():
+                with threads._reaper._starting:
+                    locked.set()
+                    done.wait()
+
+            def child():
+                threads._pid = pid
+                in_child(lambda: None)
+                assert threading.active_count() == 1
+                assert factory.abandoned == []
+                in_child(lambda: pool.acquire(timeout=5).release())
+                pool.acquire(timeout=5).release()
+
+            holder = threading.Thread(target=hold)
+            holder.start()
+            locked.wait()
+            # The hook must not wait for the holder: what is meant is one that comes between the hook and the fork.
+            pid, threads._pid = threads._pid, 0
+            in_child(child)
+            threads._pid = pid
+            done.set()
+            holder.join()
+            pool.close()
+            """
+        ),
+        options=LENIENT,
+    )
+
+
+@COUNTS
 def test_a_worker_that_hangs_does_not_hold_a_fork_up_for_long(counts: bool) -> None:
     run_python(
         f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
