@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from pooling._entry import Entry, Stage, Token
 from pooling._moves import Moves, Phase
 from pooling._notice import Notice
-from pooling._outage import MOMENT
+from pooling._outage import LONGEST_GAP, MOMENT
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
@@ -402,27 +402,29 @@ class Ledger(Moves[T]):
         room = self.max_size - len(self.roster.entries)
         if not self.started or self.phase in (Phase.SUSPENDED, Phase.CLOSED) or room <= 0:
             return
-        waiting, opening = len(self.queue), self._live(Stage.CONNECTING)
-        shortage = self.min_size - self.roster.kept()
+        waiting, shortage = len(self.queue), self.min_size - self.roster.kept()
         if self.outage:
-            goal = self._probe(opening, asked=waiting > 0 or shortage > 0)
+            goal = self._probe(asked=waiting > 0 or shortage > 0)
         else:
-            coming = self._coming() if waiting else 0
+            coming, opening = self._coming() if waiting else 0, self._live(Stage.CONNECTING)
             goal = self._slow_start.goal(waiting=waiting, coming=coming, opening=opening, shortage=shortage)
         # Late jobs may all have to be written off; beyond max_size of those nothing is opened.
         bearable = self.max_size - len(self.roster.hung) - self.roster.late(self.now)
         for _ in range(int(max(0, min(goal, room, bearable)))):
             self._open()
 
-    def _probe(self, opening: int, *, asked: bool) -> int:
+    def _probe(self, *, asked: bool) -> int:
         """While the server is down: one try after the other, at the back-off's pace, as long as it is asked for."""
-        if opening or not (asked or self.outage.asked):
+        if not (asked or self.outage.asked):
             return 0
-        if self.roster.live(Stage.CONNECTING, self.now - MOMENT):  # it is about to come back: none beside it
-            self._alarm(self.now + MOMENT)
-            return 0
-        if self.now < self.outage.next_try:
-            self._alarm(self.outage.next_try)
+        # A connect that began before the outage may take longer than a try. It is waited for no longer than for one:
+        # what it met may be a packet that was lost, and the server long back.
+        under_way = (
+            entry.began + min(entry.allowance, LONGEST_GAP) + MOMENT for entry in self.roster.at[Stage.CONNECTING]
+        )
+        when = max((self.outage.next_try, *under_way))
+        if self.now < when:
+            self._alarm(when)
             return 0
         self.outage.asked = self._slow_start.demand = False
         return 1

@@ -330,6 +330,28 @@ def test_tries_that_use_their_two_seconds_up_follow_each_other_without_a_pause_a
     assert len(gaps) > 10
 
 
+def test_a_connect_that_began_before_the_outage_and_hangs_does_not_keep_the_pool_from_trying(
+    clock: ManualClock, make: Make
+) -> None:
+    """It has all of connect_timeout, which is more than a try may take while the server is down."""
+
+    class OneIsLost(FakeFactory):
+        def connect(self, timeout: float) -> FakeConnection:
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 1:
+                clock.sleep(timeout - 1.0)
+                raise TimeoutError
+            if self.calls == 2:
+                raise OSError
+            return super().connect(timeout)
+
+    pool = make(factory=OneIsLost(clock), min_size=2, connect_timeout=10.0)
+    took, lease = timed(clock, pool.acquire, 9)
+    assert took == pytest.approx(2.25)
+    lease.release()
+    clock.advance(10)  # the lost one comes back as well
+
+
 def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     numbers: list[int] = []
 
