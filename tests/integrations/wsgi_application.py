@@ -57,9 +57,12 @@ def ask(environ: Any, sleep: str = "0", pool: str = "default") -> Iterable[bytes
 
 
 def stream(environ: Any, rows: str = "5", fail: str = "") -> Iterator[bytes]:
-    connection = wsgi.connection(environ)
+    return _rows(wsgi.connection(environ), int(rows), fail)  # taken by the application, used by its body
+
+
+def _rows(connection: Any, rows: int, fail: str) -> Iterator[bytes]:
     with using(connection.info.backend_pid):
-        for row in range(int(rows)):
+        for row in range(rows):
             connection.execute("SELECT %s::int", [row])
             yield ROW
         if fail:
