@@ -71,9 +71,9 @@ class _Handlers:
     """The handlers of one target. A handler runs on the main thread between any two of its instructions, perhaps while
     that thread holds a lock: it takes none, and waits for nothing.
 
-    When the drain is over the signal is sent again, to the main thread, until its handler has run: a signal that arrives
-    just before the main thread begins to wait for something does not wake it. So one too many may be sent, and
-    that one is no second signal: for a moment after the effect it is ignored.
+    When the drain is over the signal is sent again, to the main thread, until its handler has run: a signal that
+    arrives just before the main thread begins to wait for something does not wake it. So one too many may be sent,
+    and that one is no second signal: for a moment after the effect it is ignored.
     """
 
     def __init__(

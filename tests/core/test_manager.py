@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -304,6 +305,25 @@ def test_drain_says_whether_all_leases_came_back(held: str) -> None:
     lease.release()
     manager.close()
     assert [factory.open for factory in factories.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("end", ["drain", "close"])
+def test_the_time_is_for_all_of_them_together(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    with ManualClock() as clock:
+        monkeypatch.setattr("pooling.manager.time", SimpleNamespace(monotonic=clock.now))
+        manager, factories, leases = PoolManager(), [FakeFactory(clock) for _ in range(3)], []
+        for number, factory in enumerate(factories):
+            manager.add(str(number), Pool(factory, runtime=clock))
+            leases.append(manager[str(number)].acquire())
+        if end == "close":  # which does not wait for leases, but for what is being closed
+            for factory in factories:
+                factory.gates["close"].slow(100.0)
+            for lease in leases:
+                lease.release()
+        assert not getattr(manager, end)(timeout=2.0)
+        assert clock.now() == pytest.approx(1002.0)
+        for lease in leases if end == "drain" else ():
+            lease.release()
 
 
 def test_a_time_that_makes_no_sense_closes_nothing(manager: PoolManager) -> None:

@@ -92,7 +92,7 @@ def test_a_loop_raises_what_is_not_to_be_tried_again(make: Make) -> None:
             with attempt:
                 raise RolledBack({1: "first", 2: "second", 3: "third"}[attempt.number])
     with pytest.raises(KeyboardInterrupt):
-        for attempt in Retrying(pool):
+        for attempt in Retrying(pool, on=lambda error: True):
             with attempt:
                 raise KeyboardInterrupt
     assert pool.stats().leased == 0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pooling
-from pooling import Pool, PoolManager
+from pooling import Pool, PoolManager, signals
 from pooling.signals import drain_on_signals
 from pooling.testing import FakeFactory
 from tests.core.helpers import ROOT, run_python
@@ -26,19 +26,17 @@ LENIENT = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 
 class Effects:
-    """What signals of this process have caused, once they were through: (name, thread)."""
+    """What signals of this process have caused, once they were through: (name, on the main thread). The handler takes
+    no lock: the main thread may hold it."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, bool]] = []
-        self.came = threading.Event()
 
     def handler(self, number: int, frame: Any) -> None:
         self.seen.append((signal.Signals(number).name, threading.current_thread() is threading.main_thread()))
-        self.came.set()
 
-    def wait(self, seconds: float = 10.0) -> None:
-        assert self.came.wait(seconds)
-        self.came.clear()
+    def wait(self, count: int = 1) -> None:
+        until(lambda: len(self.seen) >= count)
 
 
 @pytest.fixture
@@ -126,9 +124,53 @@ def test_further_signals_change_nothing_but_a_second_interrupt_has_its_effect_at
         assert effects.seen == []
         signal.raise_signal(signal.SIGINT)
         assert effects.seen == [("SIGINT", True)]
-    effects.came.clear()
-    effects.wait()  # what the first one would have done is still to come
+    effects.wait(2)  # what the first one would have done is still to come
     assert effects.seen == [("SIGINT", True), ("SIGTERM", True)]
+
+
+def test_a_second_interrupt_is_not_followed_by_the_effect_of_the_first(effects: Effects, manager: PoolManager) -> None:
+    drain_on_signals(manager, timeout=20.0)
+    with manager["a"].acquire():
+        signal.raise_signal(signal.SIGINT)
+        until(lambda: states(manager) == {"draining"})
+        signal.raise_signal(signal.SIGINT)
+        assert effects.seen == [("SIGINT", True)]
+    until(lambda: states(manager) == {"closed"})
+    time.sleep(0.2)
+    assert effects.seen == [("SIGINT", True)]
+
+
+def test_afterwards_a_signal_has_its_effect_every_time(
+    effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain_on_signals(manager)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    signal.raise_signal(signal.SIGTERM)  # at once: it may be the echo of the first
+    signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(signals, "ECHO", 0.0)
+    signal.raise_signal(signal.SIGTERM)
+    assert [name for name, _ in effects.seen] == ["SIGTERM", "SIGINT", "SIGTERM"]
+
+
+def test_a_signal_that_the_main_thread_does_not_notice_is_sent_again(
+    effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it arrives between the last look for signals and the beginning of a wait."""
+    sent: list[int] = []
+    kill = signal.pthread_kill
+
+    def lost_at_first(thread: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) > 2:
+            kill(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", lost_at_first)
+    drain_on_signals(manager)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert len(sent) >= 3
+    assert effects.seen == [("SIGTERM", True)]
 
 
 def test_what_takes_in_new_work_is_stopped_first_and_its_time_counts(effects: Effects, manager: PoolManager) -> None:
