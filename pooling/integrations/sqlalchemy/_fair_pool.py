@@ -13,6 +13,7 @@ from sqlalchemy import exc
 from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
+from pooling._entry import Token
 from pooling.config import Check, Nested
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
 from pooling.factory import _inherited
@@ -104,14 +105,15 @@ class FairPool(QueuePool):
 
     def _do_get(self) -> Any:
         lease = self._acquire()
+        record: Any = None
         try:
-            record: Any = self.records.pop(_place(lease), None)
+            record = self.records.pop(_place(lease), None)
             if record is None:
                 record = self._create_connection()
                 self.pooling.filled(lease, vars(record).pop(_TOOK, 0.0))
             vars(record)[_LEASE] = lease
         except BaseException as error:
-            self.pooling.vacate(lease, "dropped", error)
+            self._give_up(lease, record, error)
             raise
         _place(lease).lend(record)
         return record
@@ -131,12 +133,26 @@ class FairPool(QueuePool):
             try:
                 record.close()
             finally:
-                pooling.vacate(lease, "surplus")
+                self._give_up(lease, record, None, "surplus")
             return
-        self.records[place] = record
-        place.keep(record.dbapi_connection, self._dialect)
+        self._keep(place, record)
         place.clean = True
         lease.release()
+
+    def _give_up(self, lease: Lease[Place], record: Any, error: BaseException | None, reason: str = "dropped") -> None:
+        """End a lease and its place: at once where nothing is open, else when a worker has closed it."""
+        place = _place(lease)
+        record = self.records.get(place) if record is None else record
+        if record is not None and record.dbapi_connection is not None:
+            self._keep(place, record)
+            lease.discard()
+        else:
+            self.records.pop(place, None)
+            self.pooling.vacate(lease, reason, error)
+
+    def _keep(self, place: Place, record: Any) -> None:
+        self.records[place] = record
+        place.keep(record.dbapi_connection, self._dialect)
 
     def _should_wrap_creator(self, creator: Any) -> Any:
         invoke = super()._should_wrap_creator(creator)
@@ -177,13 +193,12 @@ class FairPool(QueuePool):
         """Close the idle connections. What is in use comes back to this pool, which stays usable."""
         tokens = self.pooling.fetch_idle()
         while tokens:
-            token = tokens.pop(0)
-            record = self.records.pop(token.entry.connection, None)  # type: ignore[arg-type]  # an idle one has a place
-            try:
-                if record is not None:
-                    record.close()
-            finally:
-                self.pooling.forget(token, "stale")
+            record = self.records.get(_holds(tokens[-1]))
+            if record is not None:
+                record.close()
+            # Where that was interrupted, what is left goes with its tokens, and the pool closes it.
+            self.records.pop(_holds(tokens[-1]), None)
+            self.pooling.forget(tokens.pop(), "stale")
         self.logger.info("Pool disposed. %s", self.status())
 
     # -- numbers ----------------------------------------------------------------------------------------
@@ -224,24 +239,27 @@ class FairPool(QueuePool):
 
     def equip(self, lease: Lease[Place]) -> None:
         """Connect the place of a lease that was acquired from the pool underneath."""
-        place = _place(lease)
-        record: Any = self.records.get(place)
-        if record is None:
-            record = self.records[place] = self._create_connection()
-        else:
-            record.get_connection()
-        if _TOOK in vars(record):  # it was opened here and now
-            self.pooling.filled(lease, vars(record).pop(_TOOK))
-        place.keep(record.dbapi_connection, self._dialect)
-        place.clean = False
+        record: Any = None
+        try:
+            record = self.records.get(_place(lease))
+            if record is None:
+                record = self._create_connection()
+            else:
+                record.get_connection()
+            if _TOOK in vars(record):  # it was opened here and now
+                self.pooling.filled(lease, vars(record).pop(_TOOK))
+            self._keep(_place(lease), record)
+        except BaseException as error:
+            self._give_up(lease, record, error)
+            raise
+        _place(lease).clean = False
         lease._entry.view = record.dbapi_connection
 
     def fill(self, place: Place) -> None:
         """Connect a place of ``min_size``, on a worker."""
         record: Any = self._create_connection()
         vars(record).pop(_TOOK, None)
-        self.records[place] = record
-        place.keep(record.dbapi_connection, self._dialect)
+        self._keep(place, record)
 
     def reset(self, connection: Any) -> None:
         """What ``reset_on_return`` says."""
@@ -279,12 +297,11 @@ class _Queue:
     def queue(self, kept: Iterable[Any]) -> None:
         kept = list(kept)
         for token in self.pooling.fetch_idle():
-            record = self.records.get(token.entry.connection)  # type: ignore[arg-type]  # an idle one has a place
+            record = self.records.get(_holds(token))
             if any(record is one for one in kept):
-                self.pooling._tell(self.pooling._ledger._put, token)
+                self.pooling.bring_back(token)
             else:
-                self.records.pop(token.entry.connection, None)  # type: ignore[arg-type]  # same
-                self.pooling.forget(token, "stale")
+                self.pooling.doom(token, "stale")
 
     def qsize(self) -> int:
         places, lent = self.pooling.counts()
@@ -300,6 +317,12 @@ class _Queue:
 def _place(lease: Lease[Place]) -> Place:
     place = lease._entry.connection
     assert place is not None  # a lease has one
+    return place
+
+
+def _holds(token: Token[Place]) -> Place:
+    place = token.entry.connection
+    assert place is not None  # an idle one has one
     return place
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -55,6 +56,7 @@ class PlaceLedger(Ledger[Place]):
     def vacate(self, token: Token[Place], reason: str, error: BaseException | None = None) -> None:
         """A place is given up; its connection was closed before, or there has never been one."""
         entry = token.entry
+        _place(entry).connection = None  # the agenda may remember the entry for a while
         if error is not None:
             entry.stage = Stage.OPEN if _place(entry).live else Stage.CONNECTING  # what went wrong
             self._fault(entry, error)
@@ -81,11 +83,7 @@ class PlacePool(Pool[Place]):
     def acquire(self, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[Place]:
         lease = super().acquire(timeout, priority)
         _label(lease, sys._getframe(1))
-        try:
-            self._equip(lease)
-        except BaseException as error:
-            self.vacate(lease, "dropped", error)
-            raise
+        self._equip(lease)
         return lease
 
     def take(self, timeout: float | None) -> Lease[Place]:
@@ -127,7 +125,7 @@ class PlacePool(Pool[Place]):
         return 0 < size <= len(self._idle) and not self._ledger.queue and not self._lock._is_owned()
 
     def fetch_idle(self) -> list[Token[Place]]:
-        """Take all idle places out; each has to be given up by :meth:`forget`."""
+        """Take all idle places out: for :meth:`forget`, :meth:`doom` or :meth:`bring_back`."""
         taken: list[Token[Place]] = []
 
         def take() -> None:
@@ -140,7 +138,16 @@ class PlacePool(Pool[Place]):
         return taken
 
     def forget(self, token: Token[Place], reason: str) -> None:
+        """Give an idle place up whose connection was closed."""
         self._tell(self._ledger.vacate, token, reason)
+
+    def doom(self, token: Token[Place], reason: str) -> None:
+        """Give an idle place up; a worker closes its connection."""
+        self._tell(self._roster.doom, token, reason)
+
+    def bring_back(self, token: Token[Place]) -> None:
+        """Make a place idle again."""
+        self._tell(partial(self._ledger._put, used=True), token)
 
     def counts(self) -> tuple[int, int]:
         """How many places there are, and how many of them are lent."""
