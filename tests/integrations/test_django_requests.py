@@ -12,6 +12,7 @@ import pytest
 from django.core.cache import caches
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import OperationalError, connections
+from django.db.backends.signals import connection_created
 
 from pooling.integrations.django import cache, close_all
 from tests.backends.contract import in_threads
@@ -142,6 +143,22 @@ def test_the_connection_lasts_until_the_response_is_closed(items: Any) -> None:
     assert connection.pooling.stats().leased == 0
     Exchange(handler, PATH_INFO="/nothing", strict=False).run()  # closes nothing twice
     assert connection.pooling.stats().released == connection.pooling.stats().acquired
+
+
+def test_where_django_asks_for_itself_its_own_line_is_shown(items: Any) -> None:
+    connection: Any = connections["postgresql"]
+    met: list[str] = []
+
+    def note(**details: Any) -> None:
+        met.append(connection.pooling.holders()[0].where)
+
+    connection_created.connect(note)
+    try:
+        Exchange(WSGIHandler(), PATH_INFO="/by-django", strict=False).run()
+    finally:
+        connection_created.disconnect(note)
+    assert len(met) == 1
+    assert "generic/list.py" in met[0]
 
 
 # -- the Redis cache ----------------------------------------------------------------------------------

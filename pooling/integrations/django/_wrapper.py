@@ -11,6 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -27,7 +28,9 @@ from pooling.pool import Pool
 
 # What a connection is opened and set up by. The password is left out: it may change, and is asked for at every connect.
 _IDENTITY = ("NAME", "USER", "HOST", "PORT", "AUTOCOMMIT", "TIME_ZONE")
-_OUTSIDE = ("django.", "pooling.integrations.django.")
+_EVERYBODYS = ("django.db.", "django.utils.", "pooling.integrations.django.")
+_DJANGO = ("django.", "pooling.integrations.django.", "asgiref.")
+_HANDLERS = "django.core.handlers."
 
 
 class Pooled(BaseDatabaseWrapper):
@@ -256,10 +259,22 @@ def _copied(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(lease: Lease[Any]) -> None:
-    """Note whose code has asked: else every holder would be shown at the same line of this package."""
-    frame = first = sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OUTSIDE):
+    """Note whose code has asked: else every holder would be shown at the same line of this package.
+
+    That is the nearest frame outside Django; where Django asks for itself, as its sessions do, the nearest one outside
+    of what all queries go through.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    own = None
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(_DJANGO):
+            break
+        if own is None and not name.startswith(_EVERYBODYS):
+            own = frame
+        if name.startswith(_HANDLERS):  # the request begins here: what is further out is the server
+            frame = own
+            break
         frame = frame.f_back
-    if frame.f_back is None:
-        frame = first
-    lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+    if frame is not None:
+        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti

@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
+from django.views.generic import ListView
 
 from tests.integrations.django_project.models import Item
 
@@ -92,4 +93,6 @@ urlpatterns = [
     path("stream", stream),
     path("count", count),
     path("stats", stats),
+    # A view of Django's own, which finds nothing.
+    path("by-django", ListView.as_view(queryset=Item.objects.using("postgresql").filter(name="-"), allow_empty=False)),
 ]
