@@ -69,7 +69,7 @@ def _pool(pool: dict[str, Any], room: int) -> Iterable[RenderableType]:
     for finding in pool["findings"]:
         yield Text.assemble(("  • ", STYLES.get(finding["level"], "")), plain(finding["text"]))
     error = pool["last_error"]
-    if error is not None:
+    if error is not None and verdict["condition"] != "down":  # else it is among the findings
         yield Text(f"  last connect error, {span(error['age'])} ago: {plain(error['text'])}", style="bright_black")
     for event in pool["events"][:EVENTS]:
         age = max(0.0, event["age"] - event["lasted"])

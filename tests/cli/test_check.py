@@ -108,7 +108,7 @@ def test_a_backend_of_somebody_else_s_is_checked_by_what_its_factory_has(
 
 
 def test_one_connection_is_opened_and_closed_again(main: Main, own_server: Callable[..., Any]) -> None:
-    server = own_server("postgres")
+    server = own_server("redis")
     before = server.session_count()
     checked(main, server.url)
     server.wait_for_sessions(before, timeout=20)

@@ -135,6 +135,8 @@ def test_a_server_that_is_away_is_named_with_its_error(clock: ManualClock, facto
     assert told["verdict"]["level"] == "bad"
     assert told["verdict"]["text"] == "down for 3 s: cannot connect, 0/4 in use, 1 waiting, oldest 4 s"
     assert "ConnectionRefusedError: nobody there" in told["last_error"]["text"]
+    assert told["findings"][0]["text"].startswith("last connect error, ")
+    assert told["findings"][0]["text"].endswith(" ago: ConnectionRefusedError: nobody there")
     assert [event["kind"] for event in told["events"]] == ["connects", "state"]
     assert told["events"][0]["text"].endswith(" connects failed")
     assert told["events"][1]["text"] == "the server cannot be reached: ConnectionRefusedError: nobody there"

@@ -52,6 +52,7 @@ def slow(holder: Holder, config: Config, use: Histogram) -> str:
 def findings(scene: Scene) -> list[Finding]:
     """What stands out, the worst first."""
     found = [
+        *_unreachable(scene),
         *_slow_holders(scene),
         *_same_place(scene),
         *_nested(scene),
@@ -59,6 +60,13 @@ def findings(scene: Scene) -> list[Finding]:
         *_slow_connects(scene),
     ]
     return sorted(found, key=lambda finding: finding.level is not Level.BAD)
+
+
+def _unreachable(scene: Scene) -> list[Finding]:
+    stats = scene.stats
+    if scene.condition is not Condition.DOWN or stats.last_error is None:
+        return []
+    return [Finding(Level.BAD, f"last connect error, {span(stats.last_error_age or 0.0)} ago: {stats.last_error}")]
 
 
 def _slow_holders(scene: Scene) -> list[Finding]:

@@ -93,8 +93,7 @@ export class Timeline {
       }
       parts.push(area(run, (i) => x(run[i].age), (i) => w(run[i].waiting), () => bottom, "wait"));
       if (run.some((row) => row.limit !== null)) {
-        const line = run.filter((row) => row.limit !== null).map((row) => `${x(row.age).toFixed(1)},${y(row.limit).toFixed(1)}`);
-        parts.push(svg("polyline", { class: "limit", points: line.join(" ") }));
+        parts.push(svg("polyline", { class: "limit", points: steps(run.filter((row) => row.limit !== null), (row) => x(row.age), (row) => y(row.limit)) }));
       }
     }
     for (const event of this.events) if (event.lasted === 0 && event.age < shown) {
@@ -168,9 +167,10 @@ export class Bars {
       parts.push(bar);
     }
     if (bins.length) for (const [name, value] of [["p50", p50], ["p99", p99]]) if (value > 0) {
-      const close = name === "p50" && Math.abs(x(p50) - x(p99)) < 36 && p99 > p50;
+      const close = p50 > 0 && Math.abs(x(p50) - x(p99)) < 30;
+      const anchor = !close ? "middle" : name === "p50" ? "end" : "start";
       parts.push(svg("line", { class: "point", x1: x(value), x2: x(value), y1: top - 4, y2: bottom }));
-      parts.push(label(inside(x(value), left, right, 14), top - 8, name, close ? "end" : "middle"));
+      parts.push(label(inside(x(value), left, right, 14), top - 8, name, anchor));
     }
     if (this.timeout) {
       const at = x(this.timeout);
@@ -206,6 +206,11 @@ function runs(rows) {
     found[found.length - 1].push(row);
   });
   return found;
+}
+
+// A line in steps.
+function steps(rows, x, y) {
+  return rows.map((row, i) => `${i ? `${x(row).toFixed(1)},${y(rows[i - 1]).toFixed(1)} ` : ""}${x(row).toFixed(1)},${y(row).toFixed(1)}`).join(" ");
 }
 
 // Between two lines, in steps: a number holds until the next one is known.

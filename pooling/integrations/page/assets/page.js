@@ -27,6 +27,7 @@ function fill(node, children) {
 const whole = (number) => number.toLocaleString("en-GB");
 const ago = (age) => (age < 1 ? "just now" : `${span(Math.floor(age))} ago`);
 const TOTALS = { acquired: "acquired", opened: "opened", timeouts: "timeouts", leaks: "leaks", events_lost: "events lost" };
+const FAILED = { connect: "failed connects", check: "failed checks", reset: "failed resets", close: "failed closes", use: "broken in use" };
 
 class View {
   constructor(name) {
@@ -96,8 +97,10 @@ class View {
     const at_once = pool.wait.count ? ` · ${percent(pool.wait.at_once / pool.wait.count)} at once` : "";
     say(this.waitNote, summary(pool.wait, "acquires", pool.window) + at_once);
     say(this.useNote, summary(pool.use, "holds", pool.window));
-    fill(this.holders, pool.holders.map((holder) => person(holder)));
-    fill(this.waiters, pool.waiters.map((waiter) => person(waiter)));
+    for (const [body, listed] of [[this.holders, pool.holders], [this.waiters, pool.waiters]]) {
+      fill(body, listed.map((each) => person(each)));
+      body.closest(".scroll").hidden = !listed.length;
+    }
     say(this.holdersNote, more(pool.holders, pool.more_holders, "Nobody."));
     say(this.waitersNote, more(pool.waiters, pool.more_waiters, "Nobody."));
     fill(this.events, pool.events.length
@@ -106,7 +109,7 @@ class View {
     say(this.error, pool.last_error ? `${ago(pool.last_error.age)}: ${pool.last_error.text}` : "None was seen.");
     const reasons = Object.entries(pool.closed).sort((one, other) => other[1] - one[1]);
     fill(this.closed, pairs(reasons.length ? reasons.map(([reason, count]) => [reason, whole(count)]) : [["none", "0"]]));
-    const failed = Object.entries(pool.errors).map(([what, count]) => [`errors of ${what}`, whole(count)]);
+    const failed = Object.entries(pool.errors).map(([what, count]) => [FAILED[what] ?? what, whole(count)]);
     fill(this.totals, pairs([...Object.entries(TOTALS).map(([key, title]) => [title, whole(pool.totals[key])]), ...failed]));
     fill(this.settings, Object.entries(pool.settings).map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
     if (answer.actions && this.orders.hidden) this.offer(now);
