@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from pooling.config import Config
-from pooling.errors import ConnectError
+from pooling.errors import ConnectError, in_words
 
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
 GRACE = 1.0  # seconds for which a permanent error is put up with while other connections are open
@@ -82,9 +82,9 @@ class Outage:
     def explain(self, name: str, now: float) -> ConnectError:
         """An error for one waiter; each gets its own, so that no traceback is shared."""
         pause = self.next_try - now
-        trying = "the next try is under way" if pause <= 0 else f"the next try is in {pause:.2g} s"
+        trying = "the next try is under way" if pause <= 0 else f"the next try is in {in_words(pause)}"
         error = ConnectError(
-            f"pool {name!r} cannot connect: {describe(self.error)} (failing for {now - self.since:.2g} s, "
+            f"pool {name!r} cannot connect: {describe(self.error)} (failing for {in_words(now - self.since)}, "
             f"{self.failures} {'try' if self.failures == 1 else 'tries'}; {trying})"
         )
         error.__cause__ = self.error

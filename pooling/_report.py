@@ -11,7 +11,7 @@ from pooling._ledger import Ledger
 from pooling._moves import Phase
 from pooling._outage import describe
 from pooling._waiter import Waiter
-from pooling.errors import PoolTimeout
+from pooling.errors import PoolTimeout, in_words
 from pooling.stats import PoolStats, Waiting
 
 
@@ -100,17 +100,17 @@ def timed_out(then: Moment, waiter: Waiter[Any]) -> PoolTimeout:
     numbers = (
         f"{stats.leased} in use, {stats.idle} idle, {stats.connecting} connecting, {stats.busy} busy, "
         f"{stats.closing} closing of at most {stats.max_size or 'any number'}; {stats.waiting} others waiting"
-    ) + (f", the longest for {stats.oldest_wait:.3g} s" if stats.waiting else "")
+    ) + (f", the longest for {in_words(stats.oldest_wait)}" if stats.waiting else "")
     waited = stats.at - waiter.deadline.started
-    lines = [f"no connection from pool {stats.name!r} within {waited:.3g} s ({_WHY[then.stage]}): {numbers}"]
+    lines = [f"no connection from pool {stats.name!r} within {in_words(waited)} ({_WHY[then.stage]}): {numbers}"]
     longest = heapq.nsmallest(3, then.holds, key=lambda hold: hold.since)
     lines += [f"  held by {holder}" for holder in named(longest, stats.at, names)]
     if stats.leaks:
         lines.append(f"  leases that leaked so far: {stats.leaks}")
     if stats.hung:
         lines.append(f"  calls of the driver that never came back: {stats.hung}")
-    if stats.last_error:
-        lines.append(f"  last connect error, {stats.last_error_age:.3g} s ago: {stats.last_error}")
+    if stats.last_error and stats.last_error_age is not None:
+        lines.append(f"  last connect error, {in_words(stats.last_error_age)} ago: {stats.last_error}")
     error = PoolTimeout(
         "\n".join(lines), stage=then.stage, stats=stats, holders=lambda: named(then.holds, stats.at, names)
     )

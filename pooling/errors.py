@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from pooling.stats import PoolStats
 
 
+def in_words(seconds: float) -> str:
+    """A duration for readers: ``0.25 s``, ``12.3 s``, ``7200 s``."""
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+
+
 class Holder(NamedTuple):
     """Who holds a lease: the thread's name, for how many seconds, and where it was acquired.
 
@@ -20,7 +25,7 @@ class Holder(NamedTuple):
     where: str
 
     def __str__(self) -> str:
-        return f"{self.thread} for {self.age:.3g} s, acquired at {self.where}"
+        return f"{self.thread} for {in_words(self.age)}, acquired at {self.where}"
 
 
 class PoolError(Exception):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pooling._periodic import Periodic
 from pooling._runtime import THREADS, Runtime
 from pooling._sources import CLOSED, Changes, Sources
+from pooling.errors import in_words
 from pooling.stats import Histogram, Interval, PoolStats
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ class Report:
     def __str__(self) -> str:
         now, done = self.stats, self.interval
         counts = [
-            f"{done.acquired} acquired ({done.rate(done.acquired):.3g}/s)",
+            f"{done.acquired} acquired ({_rate(done.rate(done.acquired))})",
             f"{done.released} released",
             f"{done.timeouts} timeouts",
             f"{done.errors} errors",
-            f"{done.leaks} leaks in {done.seconds:.3g} s",
+            f"{done.leaks} leaks in {in_words(done.seconds)}",
         ]
         now_in_use = f"now {now.leased} of {now.max_size or 'any number'} in use, {now.idle} idle"
-        waiting = f"{now.waiting} waiting" + (f", the longest for {now.oldest_wait:.3g} s" if now.waiting else "")
+        waiting = f"{now.waiting} waiting" + (f", the longest for {in_words(now.oldest_wait)}" if now.waiting else "")
         parts = [
             ", ".join(counts),
             f"waits: {_in_words(done.wait)}",
@@ -183,4 +184,8 @@ def _in_words(histogram: Histogram) -> str:
 
 
 def _short(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    return in_words(seconds) if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def _rate(number: float) -> str:
+    return f"{number:.3g}/s" if number < 999.5 else f"{number:.0f}/s"

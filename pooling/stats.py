@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, fields
 from struct import pack, unpack
 from typing import Any, NamedTuple
 
+from pooling.errors import in_words
+
 _TOP_BITS = slice(3, None, 4) if sys.byteorder == "little" else slice(0, None, 4)
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds, in seconds, of the coarse buckets that exporters make of a histogram unless told otherwise."""
@@ -51,6 +53,8 @@ class Histogram:
         for bucket, count in self.buckets:
             seen += count
             if seen >= rank:
+                if bucket == 0:  # those that took no time: its middle would be a strange number
+                    return 0.0
                 low, high = self.bounds(bucket)
                 return min((low + high) / 2, self.max)
         return self.max
@@ -221,4 +225,4 @@ class Waiting(NamedTuple):
     where: str
 
     def __str__(self) -> str:
-        return f"{self.thread} for {self.age:.3g} s, at {self.where}"
+        return f"{self.thread} for {in_words(self.age)}, at {self.where}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from pooling._outage import describe
 from pooling._secrets import hide
+from pooling.errors import in_words
 from pooling.events import PoolEvent
 from pooling.pool import Pool
 
@@ -56,7 +57,7 @@ def _in_words(event: PoolEvent) -> str:
     if event.connection_id is not None:
         parts.append(f"connection {event.connection_id}")
     if event.duration is not None:
-        parts.append(f"after {event.duration:.3g} s")
+        parts.append(f"after {in_words(event.duration)}")
     if event.holder is not None:
         parts.append(f"held by {event.holder}")
     return " ".join(parts) + (f": {describe(event.error)}" if event.error is not None else "")

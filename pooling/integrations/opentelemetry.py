@@ -98,7 +98,8 @@ class PoolMetrics:
 
     ``pools``: Pools, PoolManagers, mappings or iterables of pools, functions that return one of these; held weakly. A
     pool that is closed is not exported any more. ``attributes`` are added to every measurement, such as
-    ``{"db.system.name": "postgresql"}``; ``buckets`` are the histograms' bounds in seconds, for the SDK to heed.
+    ``{"db.system.name": "postgresql"}``; ``buckets`` are the histograms' bounds in seconds, for the SDK to heed, and
+    ``histograms=False`` leaves those out.
     ``meter_provider``: by default the global one.
 
     Nothing is counted here: whenever the SDK collects, it is told what has happened since. The histograms are told each
@@ -113,6 +114,7 @@ class PoolMetrics:
         meter_provider: MeterProvider | None = None,
         attributes: Mapping[str, str | int | float | bool] | None = None,
         buckets: Sequence[float] = BUCKETS,
+        histograms: bool = True,
     ) -> None:
         self._sources = Sources(*pools)
         self._attributes = dict(attributes or {})
@@ -124,7 +126,7 @@ class PoolMetrics:
         meter = metrics.get_meter("pooling", pooling.__version__, meter_provider)
         self._histograms = [
             (field, meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=list(buckets)))
-            for name, (field, text) in TIMED.items()
+            for name, (field, text) in (TIMED if histograms else {}).items()
         ]
         for name, (kind, unit, text, value) in OBSERVED.items():
             create = getattr(meter, f"create_observable_{kind}")

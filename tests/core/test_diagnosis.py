@@ -131,7 +131,22 @@ def test_a_refusal_says_for_how_long_and_when_next(clock: ManualClock, factory: 
         "pool 'shop' cannot connect: OSError: no route (failing for 3 s, 4 tries; the next try is under way)"
     )
     clock.advance(0.25)
-    assert str(outcome(pool.acquire, 30)).endswith("(failing for 3.2 s, 5 tries; the next try is in 0.5 s)")
+    assert str(outcome(pool.acquire, 30)).endswith("(failing for 3.25 s, 5 tries; the next try is in 0.5 s)")
+
+
+def test_long_times_are_written_out(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """7200 s, not 7.2e+03 s: leaks and outages last."""
+    pool = make(max_size=2, timeout=None, fail_after=7200, backoff=lambda failures: 60.0)
+    lease = pool.acquire()
+    clock.advance(7200)
+    assert "MainThread for 7200 s, acquired at " in str(pool.holders()[0])
+    factory.gates["connect"].error(OSError("down"))
+    error = timeout_of(pool, 3599.6)
+    assert str(error).startswith(f"no connection from pool {pool.name!r} within 3600 s ")
+    assert "held by MainThread for 10800 s, " in str(error)
+    refused = outcome(pool.acquire, 9000)
+    assert "(failing for 7200 s, " in str(refused)
+    lease.release()
 
 
 def test_a_slow_holder_is_seen_wherever_one_looks(

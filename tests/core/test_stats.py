@@ -133,6 +133,16 @@ def test_percentiles_are_within_5_percent(spread: float) -> None:
         assert histogram.percentile(p) == pytest.approx(exact, rel=0.05)
 
 
+def test_what_took_no_time_took_none(make: Make) -> None:
+    pool = make()
+    for _ in range(3):
+        pool.acquire().release()
+    assert [pool.stats().wait.percentile(p) for p in (0, 50, 100)] == [0.0, 0.0, 0.0]
+    recorder = Recorder()
+    recorder.samples += [0.5, 2.0]
+    assert recorder.snapshot(zeros=4).percentile(50) == 0.0
+
+
 def test_a_histogram_refuses_what_is_no_percentile() -> None:
     for p in (-1, 101, float("nan")):
         with pytest.raises(ValueError, match=r"^a percentile lies between 0 and 100, not "):

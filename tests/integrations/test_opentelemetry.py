@@ -193,6 +193,15 @@ def test_without_a_cap_there_is_none_to_tell(clock: ManualClock, reading: Readin
     pool.close()
 
 
+def test_the_histograms_can_be_left_out(clock: ManualClock, reading: Reading) -> None:
+    pool = Pool(FakeFactory(clock), name="shop", runtime=clock)
+    PoolMetrics(pool, meter_provider=reading.provider, histograms=False)
+    pool.acquire().release()
+    assert not set(TIMED) & set(reading.values())
+    assert reading.values()["pooling.connection.created"] == 1
+    pool.close()
+
+
 def test_pools_come_and_go(clock: ManualClock, reading: Reading) -> None:
     pools: Any = [Pool(FakeFactory(clock), name=name, runtime=clock) for name in "ab"]
     exported = PoolMetrics(meter_provider=reading.provider)
