@@ -327,6 +327,4 @@ def _refuse_lazy(fn: object) -> None:
 
 
 def _note(error: Exception, text: str) -> None:
-    add = getattr(error, "add_note", None)  # from Python 3.11 on
-    if add is not None:
-        add(f"pooling: {text}")
+    getattr(error, "add_note", str)(f"pooling: {text}")  # Python 3.10 has no notes

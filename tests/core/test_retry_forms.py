@@ -33,6 +33,10 @@ def test_a_policy_runs_any_number_of_functions(make: Make) -> None:
         assert work.calls == 2
 
 
+def test_a_policy_shows_its_pool(make: Make) -> None:
+    assert repr(Retrying(make(name="orders"), retries=2)).startswith("<Retrying on <Pool 'orders' running: ")
+
+
 def test_a_decorated_function_is_called_without_the_connection(make: Make) -> None:
     work = Work(*conflicts(2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -40,8 +41,19 @@ class Effects:
 
 
 @pytest.fixture
-def effects() -> Iterator[Effects]:
-    """The handlers of before: for the time of a test they note what happens."""
+def effects(monkeypatch: pytest.MonkeyPatch) -> Iterator[Effects]:
+    """The handlers of before: for the time of a test they note what happens. Whoever measures the coverage sees the
+    thread that drains, which is none of threading's."""
+    start = _thread.start_new_thread
+
+    def traced(function: Callable[..., object], args: tuple[Any, ...]) -> int:
+        def run() -> None:
+            sys.settrace(threading.gettrace())
+            function(*args)
+
+        return start(run, ())
+
+    monkeypatch.setattr("_thread.start_new_thread", traced)
     effects = Effects()
     before = {number: signal.signal(number, effects.handler) for number in (signal.SIGTERM, signal.SIGINT)}
     yield effects
@@ -260,6 +272,25 @@ def test_what_is_ignored_stays_ignored(effects: Effects, manager: PoolManager) -
     signal.raise_signal(signal.SIGINT)
     assert states(manager) == {"up"}
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_the_default_action_is_the_systems(effects: Effects, manager: PoolManager) -> None:
+    """That of SIGURG: to do nothing."""
+    drain_on_signals(manager, signals=[signal.SIGURG])
+    signal.raise_signal(signal.SIGURG)
+    until(lambda: states(manager) == {"closed"})
+    until(lambda: signal.getsignal(signal.SIGURG) == signal.SIG_DFL)
+
+
+def test_a_system_that_cannot_signal_a_thread_has_another_way(
+    effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows."""
+    monkeypatch.delattr(signal, "pthread_kill")
+    drain_on_signals(manager)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert effects.seen == [("SIGTERM", True)]
 
 
 def test_two_of_them_are_drained_one_after_the_other(effects: Effects, manager: PoolManager) -> None:
