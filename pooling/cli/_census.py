@@ -88,6 +88,11 @@ class Census:
             card.view = view
             self._by_view[id(view)] = card
 
+    def marked(self, connection: Any, mark: Any) -> None:
+        card = self._by_connection.get(id(connection))
+        if card is not None:
+            card.mark = mark
+
     def free(self, connection: Any) -> None:
         """A worker is done with it: it goes to a user now, and could not before."""
         card = self._by_connection.get(id(connection))
@@ -109,6 +114,19 @@ class Census:
             self._by_view.pop(id(card.view), None)
             self.closed[card.fate or (AT_CLOSE if self.closing else RETIRED)] += 1
             self.left[card.mark] = time.monotonic_ns()
+
+    # -- what the server's count asks -----------------------------------------------------------------
+
+    def marks(self) -> set[Any]:
+        """The marks of all open connections."""
+        with self._lock:
+            return {card.mark for card in self._by_connection.values()}
+
+    def forget(self, before: int) -> None:
+        """Forget who has left before that time: a run may last for days."""
+        with self._lock:
+            for mark in [mark for mark, when in self.left.items() if when < before]:
+                del self.left[mark]
 
     # -- what users report ------------------------------------------------------------------------------
 
@@ -154,6 +172,7 @@ class CountedFactory(Factory[Any]):
         self._census = census
         self._work = work
         self._faults = faults
+        self._mark_again = getattr(work, "mark_again", None)  # where a reset may bring another session
         # Asked on every acquire and release, or about errors only: nothing to add to them.
         for name in (
             "abandon", "begin", "commit", "interrupt", "is_alive", "is_broken", "is_demoted", "is_permanent",
@@ -192,6 +211,8 @@ class CountedFactory(Factory[Any]):
 
     def reset(self, connection: Any, mode: ResetMode) -> None:
         self._inner.reset(connection, mode)
+        if self._mark_again is not None:
+            self._census.marked(connection, self._mark_again(connection))
         self._census.free(connection)
 
     def close(self, connection: Any) -> None:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 from pooling.cli._census import Census, CountedFactory
+from pooling.cli._chaos import Chaos
 from pooling.cli._faults import Faults
 from pooling.cli._options import StressOptions
 from pooling.cli._plan import plans
+from pooling.cli._resources import LONG_ENOUGH, Resources
 from pooling.cli._result import Progress, Result, SessionCount
 from pooling.cli._scene import AnyPool, Scene
 from pooling.cli._target import Target, open_target
@@ -36,7 +38,7 @@ def run(
     ``make_pool`` is there so that tests can put a broken pool to the same trial. Raises Mistake and Unreachable
     before anything has run; whatever happens later is part of the result.
     """
-    with open_target(options.url) as target:
+    with open_target(options.url, chaos=options.chaos) as target:
         return _Run(options, target, make_pool).through(show, interrupted)
 
 
@@ -49,7 +51,11 @@ class _Run:
         self.census = census = Census(options.max_size, verdict)
         factory = CountedFactory(target.factory, census, target.work, self.faults)
         self.pool = make_pool(factory, max_size=options.max_size, min_size=options.min_size, name="stress")
-        self.scene = Scene(self.pool, target.work, census, self.faults, verdict, options.timeout)
+        self.chaos = None if target.proxy is None else Chaos(target.proxy, options.seed)
+        self.resources = Resources()
+        self.scene = Scene(
+            self.pool, target.work, census, self.faults, verdict, options.timeout, chaos=self.chaos is not None
+        )
         self.users = [User(n, self.scene, plans(options, n)) for n in range(1, options.threads + 1)]
         self.watches = [_Watch(Invariant.ORDER, LOOK, self._look, self._watch_failed)]
         if target.sessions is not None:
@@ -58,15 +64,19 @@ class _Run:
     def through(self, show: Callable[[Progress], None] | None, interrupted: Callable[[], bool]) -> Result:
         started = time.monotonic()
         try:
-            for thread in (*self.watches, *self.users):
+            for thread in (*self.watches, *self.users, *([self.chaos] if self.chaos else [])):
                 thread.start()
             while (elapsed := time.monotonic() - started) < self.options.duration and not interrupted():
                 if show is not None:
                     show(self._progress(elapsed))
+                if self.chaos is not None:
+                    self.resources.look()
                 time.sleep(min(SHOW, self.options.duration - elapsed))
             elapsed = time.monotonic() - started
         finally:
             self.scene.stop.set()
+        if self.chaos is not None and elapsed >= LONG_ENOUGH:
+            self.resources.judge(self.verdict, self.options.max_size)
         self._finish()
         return self._result(elapsed, interrupted())
 
@@ -78,7 +88,7 @@ class _Run:
 
     def _count(self) -> None:
         if self.target.sessions is not None:
-            self.target.sessions.look(self.census, self.verdict, self.options.max_size)
+            self.target.sessions.look(self.census, self.verdict, self.options.max_size, chaos=self.chaos is not None)
 
     def _watch_failed(self, subject: Invariant, error: Exception) -> None:
         # What was not watched to its end has not been shown to hold.
@@ -90,6 +100,8 @@ class _Run:
     def _finish(self) -> None:
         """Let everybody go home, then ask for every slot, close, and count."""
         self.faults.disarm()
+        if self.chaos is not None:
+            self.chaos.end()
         patience = self.options.patience
         if stuck := self._join(patience):
             self.verdict.broke(
@@ -173,6 +185,8 @@ class _Run:
             refused=self.faults.refused,
             slowed=self.faults.slowed,
             sessions=None if sessions is None else SessionCount(*sessions.figures),
+            troubles=None if self.chaos is None else dict(self.chaos.counts),
+            resources=None if self.chaos is None else self.resources.thirds(),
             waits_watched=self.scene.order.watched,
             endings=dict(self.scene.endings),
             errors=dict(self.scene.errors),

@@ -31,6 +31,8 @@ class StressOptions:
     """Share of uses in which a fault is injected."""
     timeout: float = 30.0
     """Seconds that an acquire may take."""
+    chaos: bool = False
+    """Whether the network between the pool and the server fails now and then."""
     seed: int = 0
     patience: float = 10.0
     """Seconds that the end of the run waits for the threads, for all slots to be leased, and for close()."""

@@ -4,7 +4,7 @@ The JSON document (``"schema": "pooling-stress"``, ``"version": 1``). Times are 
 version; none is renamed, dropped, or given another meaning.
 
 - ``options``: url (never with its password: ``target`` stands for it), threads, max_size, min_size, duration, think,
-  hold, dirty, lost, faults, timeout, seed
+  hold, dirty, lost, faults, timeout, chaos, seed
 - ``target``, ``python``, ``pooling``: what was stressed, and the two versions
 - ``elapsed``, ``interrupted``
 - ``uses``, ``uses_per_second``, ``endings``: how many uses ended how (name → count)
@@ -13,6 +13,9 @@ version; none is renamed, dropped, or given another meaning.
 - ``server``: counts, peak, peak_listed (with those closed a moment ago); null where no server could be asked
 - ``fairness``: min, max, ratio of the uses per thread
 - ``errors``: kind → count
+- ``chaos``: what was done to the network (trouble → count); null without ``--chaos``
+- ``resources``: first_third and last_third of a run with ``--chaos``, each with descriptors, threads, megabytes; else
+  null
 - ``verdict``: held (bool), waits_watched, and ``invariants``: a list of name, meaning, held, count, evidence
 """
 
@@ -66,6 +69,8 @@ def document(result: Result) -> dict[str, Any]:
         "server": result.sessions and result.sessions._asdict(),
         "fairness": {"min": least, "max": most, "ratio": least / most if most else 0.0},
         "errors": dict(result.errors),
+        "chaos": None if result.troubles is None else dict(result.troubles),
+        "resources": _thirds(result),
         "verdict": _verdict(result),
     }
 
@@ -78,6 +83,13 @@ def write_json(result: Result, file: IO[str]) -> None:
 def _points(histogram: Histogram) -> dict[str, float]:
     points = {f"p{p}": histogram.percentile(p) for p in _POINTS}
     return {"count": histogram.count, "mean": histogram.mean, **points, "max": histogram.max}
+
+
+def _thirds(result: Result) -> dict[str, dict[str, float]] | None:
+    if result.resources is None:
+        return None
+    first, last = result.resources
+    return {"first_third": first._asdict(), "last_third": last._asdict()}
 
 
 def _verdict(result: Result) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def _verdict(result: Result) -> dict[str, Any]:
 
 def print_tables(result: Result, console: Console) -> None:
     """Numbers, then the verdict, whose last line names what broke."""
-    console.print(_numbers(document(result)))
+    console.print(_numbers(result, document(result)))
     console.print(_times(result))
     console.print(_invariants(result))
     broken = [each for each in result.invariants if result.verdict.count(each)]
@@ -113,7 +125,7 @@ def print_tables(result: Result, console: Console) -> None:
     console.print(line + seed, style="bold red" if broken else "bold green", highlight=False, soft_wrap=True)
 
 
-def _numbers(numbers: Mapping[str, Any]) -> Table:
+def _numbers(result: Result, numbers: Mapping[str, Any]) -> Table:
     table = _table(f"pooling stress: {numbers['target']}", "", "")
     connections, fairness, options = numbers["connections"], numbers["fairness"], numbers["options"]
     table.add_row("threads on connections", f"{options['threads']} on {options['max_size']}")
@@ -128,6 +140,11 @@ def _numbers(numbers: Mapping[str, Any]) -> Table:
     if numbers["server"] is not None:
         server = numbers["server"]
         table.add_row("sessions, by the server", f"{server['peak']} at most in {server['counts']:,} counts")
+    if result.troubles is not None:
+        table.add_row("chaos", _listed(result.troubles))
+    if result.resources is not None:
+        table.add_row("first third", str(result.resources[0]))
+        table.add_row("last third", str(result.resources[1]))
     table.add_row("errors", _listed(numbers["errors"]))
     return table
 

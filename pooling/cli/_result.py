@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pooling.cli._options import StressOptions
+from pooling.cli._resources import LONG_ENOUGH, Level
 from pooling.cli._verdict import Invariant, Verdict
 from pooling.stats import Histogram
 
@@ -42,6 +43,10 @@ class Result:
     slowed: int
     sessions: SessionCount | None
     """None where there is no server."""
+    troubles: Mapping[str, int] | None
+    """What --chaos has done to the network; None without it."""
+    resources: tuple[Level, Level] | None
+    """The medians of the first and the last third of a run with --chaos."""
     waits_watched: int
     """Waits that were checked against everybody who came later."""
     endings: Mapping[str, int]
@@ -55,7 +60,12 @@ class Result:
     @property
     def invariants(self) -> tuple[Invariant, ...]:
         """Those that applied to this run."""
-        return tuple(each for each in Invariant if self.sessions is not None or each is not Invariant.SERVER)
+        absent = set()
+        if self.sessions is None:
+            absent.add(Invariant.SERVER)
+        if self.troubles is None or self.elapsed < LONG_ENOUGH:
+            absent.add(Invariant.STEADY)
+        return tuple(each for each in Invariant if each not in absent)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,15 @@ class Scene:
     """What all users of a run share."""
 
     def __init__(
-        self, pool: AnyPool, work: Work, census: Census, faults: Faults, verdict: Verdict, timeout: float
+        self,
+        pool: AnyPool,
+        work: Work,
+        census: Census,
+        faults: Faults,
+        verdict: Verdict,
+        timeout: float,
+        *,
+        chaos: bool = False,
     ) -> None:
         self.pool = pool
         self.work = work
@@ -38,6 +46,7 @@ class Scene:
         self.order = OrderWatch(verdict)
         self.stop = threading.Event()
         self.timeout = timeout
+        self.chaos = chaos  # any connection may break at any time, and no connect has to succeed
         self.waits = Recorder()
         self.holds = Recorder()
         self.errors: Counter[str] = Counter()

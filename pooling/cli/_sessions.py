@@ -12,6 +12,8 @@ from pooling.cli._verdict import Invariant, Verdict
 # A server process or thread is listed for a moment longer than its client's close() takes; for this long that is
 # forgiven.
 LEAVING = 2.0
+# Where the network fails a server may learn of a close, or that a connect was given up, only when it is well again.
+LEAVING_IN_CHAOS = 10.0
 EVERY = 0.02  # seconds between two counts
 
 
@@ -26,6 +28,7 @@ class Sessions(ABC):
         self.peak = 0
         self.peak_listed = 0  # with those that were leaving
         self.counts = 0
+        self._strangers: dict[Any, int] = {}  # mark → nanoseconds when it was first listed
 
     @abstractmethod
     def present(self) -> list[Any]:
@@ -34,12 +37,19 @@ class Sessions(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    def look(self, census: Census, verdict: Verdict, max_size: int) -> None:
-        """Count once, while the run is on."""
+    def look(self, census: Census, verdict: Verdict, max_size: int, *, chaos: bool = False) -> None:
+        """Count once, while the run is on. In chaos a session that the factory does not know, because its connect has
+        failed halfway, is given the same time to leave."""
         present = self.present()
         # Read after the count: one that was closed in between was open then, and is left out all the same.
-        forgiven = time.monotonic_ns() - int(LEAVING * 1e9)
+        now = time.monotonic_ns()
+        forgiven = now - int((LEAVING_IN_CHAOS if chaos else LEAVING) * 1e9)
         here = [mark for mark in present if census.left.get(mark, 0) < forgiven]
+        census.forget(forgiven)
+        if chaos:
+            known = census.marks()
+            self._strangers = {mark: self._strangers.get(mark, now) for mark in here if mark not in known}
+            here = [mark for mark in here if self._strangers.get(mark, 0) < forgiven]
         self.counts += 1
         self.peak = max(self.peak, len(here))
         self.peak_listed = max(self.peak_listed, len(present))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+import select
+import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pooling import create_pool
 from pooling.cli._command import Mistake
@@ -20,6 +22,7 @@ from pooling.factory import Factory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from pooling.cli._proxy import Proxy
     from pooling.cli._sessions import Sessions
 
 FIRST_CONNECT = 10.0  # seconds
@@ -38,6 +41,8 @@ class Target:
     factory: Factory[Any]
     work: Work
     sessions: Sessions | None = None
+    proxy: Proxy | None = None
+    """What the factory's connections go through, where the network is to fail."""
     closing: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -47,20 +52,24 @@ class Target:
         self.closing.close()
 
 
-def open_target(url: str | None) -> Target:
+def open_target(url: str | None, *, chaos: bool = False) -> Target:
     """The target of a URL, None for an SQLite file of our own. One connection has been opened by then, and closed.
+    ``chaos`` puts a proxy between the factory and the server.
 
     Raises Mistake for a URL that cannot be used at all, Unreachable where nobody answers there.
     """
     with ExitStack() as closing:
+        proxy = closing.enter_context(_proxy(url)) if chaos else None
         if url is None:
             folder = closing.enter_context(
                 tempfile.TemporaryDirectory(prefix="pooling-stress-", ignore_cleanup_errors=True)
             )
-            target = _sqlite(f"sqlite:///{Path(folder).as_posix()}/stress.db")
+            file = f"sqlite:///{Path(folder).as_posix()}/stress.db"
+            target = _sqlite(file, file)
             target.name = "an SQLite file in a temporary directory"
         else:
-            target = _maker(url)(url)
+            target = _maker(url)(url, url if proxy is None else through(url, proxy.address))
+        target.proxy = proxy
         closing.callback(_close_sessions, target)
         _try(target, url)
         target.closing = closing.pop_all()
@@ -72,7 +81,51 @@ def _close_sessions(target: Target) -> None:
         target.sessions.close()
 
 
-def _maker(url: str) -> Callable[[str], Target]:
+def _proxy(url: str | None) -> Proxy:
+    """A proxy in front of the server of a URL."""
+    address = server_of(url or "sqlite:///")
+    if not hasattr(select, "epoll"):
+        raise Mistake("--chaos needs Linux, for its epoll")
+    from pooling.cli._proxy import Proxy  # only now: elsewhere it cannot even be imported
+
+    try:
+        return Proxy(socket.getaddrinfo(*address, socket.AF_INET, socket.SOCK_STREAM)[0][4][:2])  # type: ignore[arg-type]  # IPv4
+    except OSError as error:
+        raise Unreachable(f"{address[0]}:{address[1]}: {_told(error, url)}") from error
+
+
+def server_of(url: str) -> tuple[str, int]:
+    """Host and port of the one server that a URL names. Raises Mistake where it names none, or several."""
+    scheme, _, rest = url.partition("://")
+    try:
+        parts = urlsplit(f"{scheme.lower()}://{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    kind = scheme.lower().partition("+")[0]
+    if kind not in _PORTS or not host or "," in host or scheme.lower() == "mongodb+srv":
+        raise Mistake(
+            "--chaos stands between the pool and one server: give a URL with its host, like postgresql://host/db"
+        )
+    return host, port or _PORTS[kind]
+
+
+def through(url: str, address: tuple[str, int]) -> str:
+    """The URL by which the server is reached at another address. Where the driver can, the host is still the one that a
+    certificate is verified for."""
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    host, options = address[0], []
+    if parts.scheme.startswith("postgres"):
+        host, options = parts.hostname or host, [f"hostaddr={address[0]}"]
+    elif parts.scheme == "mongodb" and "directconnection=" not in parts.query.lower():
+        options = ["directConnection=true"]  # else the driver goes where the server says that it is
+    netloc = f"{user}@{host}:{address[1]}" if user else f"{host}:{address[1]}"
+    path = parts.path or ("/" if options else "")
+    return urlunsplit(parts._replace(netloc=netloc, path=path, query="&".join(filter(None, [parts.query, *options]))))
+
+
+def _maker(url: str) -> Callable[[str, str], Target]:
     scheme = url.partition("://")[0].partition("+")[0].lower()
     if scheme not in _MAKERS:
         _factory(url)  # has the better message where nobody knows the scheme
@@ -80,14 +133,14 @@ def _maker(url: str) -> Callable[[str], Target]:
     return _MAKERS[scheme]
 
 
-def _sqlite(url: str) -> Target:
-    return Target(url, _factory(url), SqliteWork())
+def _sqlite(url: str, reached: str) -> Target:
+    return Target(url, _factory(reached), SqliteWork())
 
 
-def _postgres(url: str) -> Target:
+def _postgres(url: str, reached: str) -> Target:
     # The name by which the server counts this run's sessions. Autocommit: a use that wants a transaction begins one.
     name = f"pooling-stress-{secrets.token_hex(4)}"
-    factory = _factory(url, {"application_name": name, "autocommit": True})
+    factory = _factory(reached, {"application_name": name, "autocommit": True})
     from pooling.cli._work_postgres import PostgresWork, Processes  # only now: without psycopg _factory() has said so
 
     target = Target(_redacted(url), factory, PostgresWork())
@@ -98,26 +151,26 @@ def _postgres(url: str) -> Target:
     return target
 
 
-def _mysql(url: str) -> Target:
-    factory = _factory(url, {"autocommit": True})
+def _mysql(url: str, reached: str) -> Target:
+    factory = _factory(reached, {"autocommit": True})
     from pooling.cli._work_mysql import MysqlWork, Threads  # only now, as above
 
     target = Target(_redacted(url), factory, work := MysqlWork())
     if factory.where.endswith("/"):  # type: ignore[attr-defined]  # a MysqlFactory's
         raise Mistake("the URL has to name a database: mysql://user@host/database")
     try:
-        target.sessions = Threads(factory.connect(FIRST_CONNECT), work)
+        target.sessions = Threads(_factory(url, {"autocommit": True}).connect(FIRST_CONNECT), work)
     except Exception as error:
         raise Unreachable(f"{target.name}: {_told(error, url)}") from error
     return target
 
 
-def _mongodb(url: str) -> Target:
+def _mongodb(url: str, reached: str) -> Target:
     name = f"pooling-stress-{secrets.token_hex(4)}"
     _factory(url)
     from pooling.cli._work_mongodb import MongoWork, PermitFactory, Sockets  # only now, as above
 
-    target = Target(_redacted(url), PermitFactory(url, {"appname": name}), MongoWork())
+    target = Target(_redacted(url), PermitFactory(reached, {"appname": name}), MongoWork())
     _try(target, url)  # fails at once where PyMongo's own client would go on looking
     try:
         target.sessions = Sockets(url, name)
@@ -126,16 +179,16 @@ def _mongodb(url: str) -> Target:
     return target
 
 
-def _http(url: str) -> Target:
-    factory = _factory(url)
+def _http(url: str, reached: str) -> Target:
+    factory = _factory(reached)
     from pooling.cli._work_http import HttpWork  # only now, as above
 
     return Target(url, factory, HttpWork())  # the factory refuses a URL with a password
 
 
-def _redis(url: str) -> Target:
+def _redis(url: str, reached: str) -> Target:
     name = f"pooling-stress-{secrets.token_hex(4)}"
-    factory = _factory(url, {"client_name": name})
+    factory = _factory(reached, {"client_name": name})
     from pooling.cli._work_redis import Clients, RedisWork  # only now, as above
 
     target = Target(_redacted(url), factory, RedisWork())
@@ -147,7 +200,18 @@ def _redis(url: str) -> Target:
     return target
 
 
-_MAKERS: dict[str, Callable[[str], Target]] = {
+_PORTS = {
+    "postgresql": 5432,
+    "postgres": 5432,
+    "mysql": 3306,
+    "mariadb": 3306,
+    "mongodb": 27017,
+    "redis": 6379,
+    "rediss": 6379,
+    "http": 80,
+    "https": 443,
+}
+_MAKERS: dict[str, Callable[[str, str], Target]] = {
     "sqlite": _sqlite,
     "postgresql": _postgres,
     "postgres": _postgres,

@@ -12,7 +12,7 @@ from pooling.cli._order import Attempt
 from pooling.cli._plan import Ending, Plan
 from pooling.cli._scene import Scene
 from pooling.cli._verdict import Invariant
-from pooling.errors import PoolClosed, PoolTimeout
+from pooling.errors import ConnectError, PoolClosed, PoolTimeout
 
 NAP = 0.05  # seconds: sleeps longer than this end early when the run does
 # Why a connection must never be seen again after a use.
@@ -62,6 +62,8 @@ class User(threading.Thread):
             scene.failed(error, expected=True, kind="database is busy")
         elif self._broke and isinstance(error, scene.work.errors):
             scene.failed(error, expected=True, kind=f"injected break: {type(error).__name__}")
+        elif scene.chaos and isinstance(error, (ConnectError, *scene.work.errors)):
+            scene.failed(error, expected=True, kind=f"chaos: {type(error).__name__}")
         else:
             scene.failed(error, expected=False)
 

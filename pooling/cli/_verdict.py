@@ -19,6 +19,7 @@ class Invariant(Enum):
     ACCOUNTED = "accounted"
     ERRORS = "errors"
     SERVER = "server"
+    STEADY = "steady"
 
 
 MEANING = {
@@ -29,6 +30,7 @@ MEANING = {
     Invariant.ACCOUNTED: "every slot usable at the end, every connection closed",
     Invariant.ERRORS: "no error of an unexpected kind",
     Invariant.SERVER: "the server counts no more sessions than max_size, and none after close",
+    Invariant.STEADY: "descriptors, threads and memory do not grow",
 }
 
 

@@ -27,6 +27,10 @@ class HttpWork:
         connection.stress_mark = next(self._marks)
         return _mark(connection)
 
+    def mark_again(self, connection: Any) -> Any:
+        """By what it tells itself apart after a reset: that connects anew where the server has hung up."""
+        return _mark(connection)
+
     def leftover(self, connection: Any) -> str:
         return "a connection with an unread response" if connection.unread else ""
 
@@ -40,6 +44,8 @@ class HttpWork:
         connection.request("GET", "/", headers={_ECHO: str(number)})  # and nobody reads the response
 
     def break_(self, connection: Any) -> None:
+        if connection.sock is None:
+            raise ConnectionResetError("the server has hung up after its answer")
         connection.sock.shutdown(socket.SHUT_RDWR)
 
     def is_busy(self, error: Exception) -> bool:  # noqa: ARG002  # HTTP has nothing of the kind

@@ -64,10 +64,12 @@ class Threads(Sessions):
         self._work = work
 
     def present(self) -> list[Any]:
+        known = self._work.marks.copy()
         with self._connection.cursor() as cursor:
             cursor.execute("SELECT id FROM information_schema.processlist")
             listed = {number for (number,) in cursor.fetchall()}
-        return list(listed & self._work.marks)
+        self._work.marks -= known - listed
+        return list(known & listed)
 
     def close(self) -> None:
         self._connection.close()

@@ -42,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar=unit,
             help=f"{text} (default %(default)g)",
         )
+    parser.add_argument(
+        "--chaos",
+        action="store_true",
+        help="have the network to the server fail now and then: cut, torn, delayed, frozen, refused connections",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="what the threads do is drawn from it (default: random)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE, as JSON")
 
@@ -66,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name, unit, _ in _SETTINGS
     }
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    options = StressOptions(url=arguments.url, seed=seed, **settings)
+    options = StressOptions(url=arguments.url, seed=seed, chaos=arguments.chaos, **settings)
     require_rich()
     _check_writable(arguments.json)
     try:

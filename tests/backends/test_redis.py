@@ -398,8 +398,8 @@ class TestErrors:
             backend.admin.replicaof("127.0.0.1", 1)
             with pytest.raises(ReadOnlyError), pool.acquire() as client:
                 client.set("x", 1)
-            settled(pool, busy=0)
-            assert pool.stats().closed == {"broken": 1}
+            settled(pool, size=0)
+            assert pool.stats().closed == {"broken": 1, "stale": 1}
             backend.admin.replicaof("NO", "ONE")
 
     def test_an_error_that_the_user_caught_is_seen_all_the_same(self, backend: Redis) -> None:

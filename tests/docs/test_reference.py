@@ -258,6 +258,8 @@ def test_every_option_of_the_stress_command_is_listed_with_its_default() -> None
 
 
 def default_text(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
     return f"{default:g}" if isinstance(default, (int, float)) else "none"
 
 
