@@ -21,11 +21,12 @@ _names = itertools.count(1)
 
 
 def await_end(thread: threading.Thread, until: float) -> None:
-    """Wait until a thread is gone, or for that time. Returns at once where it is this one, or a greenlet on it: that
-    would have to run here to come to its end."""
-    if thread is threading.current_thread() or thread.native_id == threading.get_native_id():
+    """Wait until a thread is gone, or for that time; not for the calling one."""
+    if thread is threading.current_thread():
         return
     thread.join(max(0.0, until - time.monotonic()))
+    if thread.native_id == threading.get_native_id():
+        return  # gevent's threads are greenlets, on the same thread of the system
     # Before 3.13 join() can come back a little before the system's own thread has ended, and os.fork counts those.
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until:
         time.sleep(_LOOK)

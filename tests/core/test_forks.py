@@ -768,6 +768,20 @@ def test_waiting_for_a_threads_end_waits_for_the_systems_own_thread_too() -> Non
     assert time.monotonic() - start < 5
 
 
+def test_a_thread_that_is_a_greenlet_is_only_joined() -> None:
+    """gevent's threads are all on one thread of the system, which never ends."""
+
+    class Greenlet(threading.Thread):
+        native_id = threading.get_native_id()  # type: ignore[assignment]
+
+    greenlet = Greenlet()
+    greenlet.start()
+    start = time.monotonic()
+    await_end(greenlet, start + 60)
+    assert not greenlet.is_alive()
+    assert time.monotonic() - start < 30
+
+
 def test_a_reaper_that_cannot_be_started_again_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
