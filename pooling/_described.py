@@ -32,16 +32,14 @@ def arguments(name: str, entry: object) -> tuple[Any, Any, dict[str, Any]]:
     given: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"url": entry}
     if ("url" in given) == ("url_env" in given):
         raise ValueError(f"pool {name!r}: give either url or url_env")
-    if "name" in given:
-        raise TypeError(f"pool {name!r}: it is called like its entry, 'name' is no option here")
     url = given.pop("url") if "url" in given else Variable(given.pop("url_env"))
     connect_args = given.pop("connect_args", None)
-    return url, connect_args, {option: _value(value) for option, value in given.items()}
+    return url, connect_args, {option: _value(option, value) for option, value in given.items()}
 
 
-def _value(value: Any) -> Any:
+def _value(option: str, value: Any) -> Any:
     """What a string in a configuration stands for: neither the environment nor TOML has a None."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or option == "name":
         return value
     if value.lower() == "none":
         return None

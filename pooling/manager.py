@@ -47,11 +47,12 @@ class PoolManager(Mapping[str, Pool[Any]]):
         self._pools: dict[str, Pool[Any]] = {}
         self._closed = False
 
-    def add(  # type: ignore[misc]  # the pool's name is no option here
-        self, name: str, url_or_pool: Source, connect_args: ConnectArgs = None, **options: Unpack[Options]
+    def add(
+        self, name: str, url_or_pool: Source, /, connect_args: ConnectArgs = None, **options: Unpack[Options]
     ) -> None:
         """Describe a pool: by its URL with the arguments of :func:`pooling.create_pool`, by its factory, or by the pool
-        itself, which is closed with the others. A pool that is made is called ``name`` in errors, logs and metrics.
+        itself, which is closed with the others. A pool that is made is called the same in errors, logs and metrics,
+        unless ``options`` has another ``name``.
 
         Raises TypeError or ValueError where it makes no sense or the name is taken, PoolClosed after :meth:`close`.
         """

@@ -49,6 +49,12 @@ def test_a_pool_may_be_a_factory_a_callable_or_a_pool(manager: PoolManager) -> N
     assert pool.name == "mine"
 
 
+def test_a_pool_may_be_called_otherwise_in_logs_and_metrics(manager: PoolManager) -> None:
+    manager.add("orders", FakeFactory(), name="shop-orders")
+    assert manager["orders"].name == "shop-orders"
+    assert list(manager.stats()) == ["orders"]
+
+
 def test_it_is_a_mapping_of_names_in_the_order_of_their_adding(manager: PoolManager) -> None:
     manager.add("b", FakeFactory())
     manager.add("a", FakeFactory())

@@ -72,11 +72,11 @@ def test_a_dict_has_urls_or_mappings() -> None:
 
 
 def test_options_may_be_strings_as_configuration_files_have_them() -> None:
-    options = {"max_size": "5", "timeout": "2.5", "max_lifetime": "none", "check": "None", "order": "fifo"}
+    options = {"name": "7", "max_size": "5", "timeout": "2.5", "max_lifetime": "none", "check": "None", "order": "fifo"}
     with PoolManager.from_dict({"a": {"url": "sqlite://", **options}}) as manager:
         config = manager["a"].config
     assert (config.max_size, config.timeout, config.max_lifetime, config.check) == (5, 2.5, None, None)
-    assert config.order == "fifo"
+    assert (config.order, config.name) == ("fifo", "7")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,6 @@ def test_options_may_be_strings_as_configuration_files_have_them() -> None:
         ({"a": {"url": "sqlite://", "url_env": "X"}}, "ValueError: pool 'a': give either url or url_env"),
         ({"a": {"url": "sqlite://", "max_sise": 3}}, "TypeError: pool 'a': unknown option 'max_sise', did you mean"),
         ({"a": {"url": "sqlite://", "max_size": "many"}}, "TypeError: pool 'a': max_size must be a whole number"),
-        ({"a": {"url": "sqlite://", "name": "b"}}, "TypeError: pool 'a': it is called like its entry"),
         ({"a": "postgresql//h"}, "ValueError: pool 'a': url must look like"),
         ({"a": None}, "TypeError: pool 'a': factory must be"),
         ("postgresql://anna:hidden@h/d", "TypeError: pools must be described by a mapping"),
