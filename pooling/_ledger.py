@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from pooling._entry import Entry, Stage, Token
 from pooling._moves import Moves, Phase
 from pooling._notice import Notice
+from pooling._roster import ENDLESS
 from pooling._outage import LONGEST_GAP, MOMENT
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
@@ -286,7 +287,8 @@ class Ledger(Moves[T]):
 
     def _heard_by(self, outlets: tuple[Outlet, ...]) -> None:
         self.tally.outlets = outlets
-        self.roster.plain_uses = 0 if outlets else self.limits.uses  # who listens is told of each release
+        # Who listens is told of each release.
+        self.roster.plain_uses = 0 if outlets else int(min(self.limits.uses, ENDLESS))
 
     # -- deciding -----------------------------------------------------------------------------------
 

@@ -67,15 +67,12 @@ class Lease(Generic[T]):
             return False
         pool, entry = self._pool, token.entry
         now, expires, roster = pool._now(), entry.expires_at, entry.roster
+        fine: object = False
         try:
-            fine = (
-                error is None
-                and now < expires
-                and entry.uses < roster.plain_uses
-                and pool._is_clean(entry.connection)
-            )
+            if error is None and now < expires and entry.uses < roster.plain_uses:
+                fine = pool._is_clean(entry.connection)
         except Exception:
-            fine = False  # judge() asks again, and logs what is wrong
+            pass  # judge() asks again, and logs what is wrong
         if fine:
             used = pool._used
             used.append(now - entry.since)

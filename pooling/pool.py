@@ -149,12 +149,11 @@ class Pool(Generic[T]):
             seconds("timeout", timeout)  # before anything is taken
         if priority is not FIRST_COME:
             offset("priority", priority)
-        stale: list[Token[T]] = []  # an exception may be kept, and this frame with it: a list can be emptied
         if self._plain[0] and self._idle:
             try:
                 token = self._take()
             except IndexError:  # another thread took the last one
-                return self._acquire_carefully(stale, timeout, priority, _frame(1))
+                return self._acquire_carefully([], timeout, priority, _frame(1))
             entry = token.entry
             now = self._now()
             if now < entry.good_until and entry.epoch == self._roster.epoch:
@@ -169,9 +168,10 @@ class Pool(Generic[T]):
                 lease._entry = entry
                 lease._token = token
                 return lease
-            stale.append(token)
-            del token
-        return self._acquire_carefully(stale, timeout, priority, _frame(1))
+            stale = [token]
+            del token  # an exception may be kept, and this frame with it: the list is emptied
+            return self._acquire_carefully(stale, timeout, priority, _frame(1))
+        return self._acquire_carefully([], timeout, priority, _frame(1))
 
     def _acquire_carefully(
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
