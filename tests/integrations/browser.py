@@ -54,8 +54,9 @@ class Browser:
         """What pages have said on the console, violations of their policy included."""
 
     def __enter__(self) -> Self:
+        program = CHROMIUM.path()
         self._profile = tempfile.TemporaryDirectory(prefix="pooling-browser-", ignore_cleanup_errors=True)
-        command = [CHROMIUM.path(), *_OPTIONS, f"--user-data-dir={self._profile.name}", "about:blank"]
+        command = [program, *_OPTIONS, f"--user-data-dir={self._profile.name}", "about:blank"]
         (theirs_in, ours_out), (ours_in, theirs_out) = _pipe(), _pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, str(theirs_in), str(theirs_out), *command],
