@@ -60,7 +60,7 @@ def answering(body: Callable[[Any], Iterable[bytes]]) -> Any:
     return application
 
 
-def eventually(true: Callable[[], bool], timeout: float = 10.0) -> None:
+def eventually(true: Callable[[], bool], timeout: float = 30.0) -> None:
     """Wait for what a worker thread or another process brings about."""
     deadline = time.monotonic() + timeout
     while not true():

@@ -164,7 +164,7 @@ def test_what_is_under_way_is_answered_before_it_ends(start: Start, postgres: Po
     assert sorted(map(str, answers)) == ["(204, b'')"] * 8 + [str(-number if number == signal.SIGTERM else 0)] or (
         answers
     )
-    postgres.wait_for_sessions(0, "notes")
+    postgres.wait_for_sessions(0, "notes", timeout=30.0)
     assert "Traceback" not in notes.log
 
 

@@ -46,7 +46,7 @@ def start(postgres: Postgres, tmp_path: Path) -> Iterator[Start]:
     yield begin
     for serving, marked in running:
         serving.close()
-        postgres.wait_for_sessions(0, marked)
+        postgres.wait_for_sessions(0, marked, timeout=30.0)
 
 
 def at_rest(serving: Serving, workers: int = 1) -> dict[int, dict[str, Any]]:
