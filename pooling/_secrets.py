@@ -21,17 +21,19 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 STARS = "***"
 SHORT = 6  # a secret of fewer letters is hidden as a word of its own only: "a" is in every text
 DEPTH = 5  # how deep arguments are looked into
+WIDTH = 1000  # how many items of each mapping or sequence: arguments have no more, caches may
 
 _NAMED = re.compile(
     r"pass(?!file|ive|ing)|pwd|secret|token|credential|private_?key|api_?key|authori[sz]ation|\bauth\b|_auth\b|cookie",
     re.IGNORECASE,
 )
-# The password may hold an "@", so the last one counts; what is all digits up to the path is a port.
-_URL = re.compile(r"""(://[^\s:/?#@"']*:)(?!\d+(?:[/?#\s"']|$))([^\s"'<>]*)(?=@)""")
-_KEY = r"""([\w-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key)[\w-]*"""
-_QUOTED = r""""(?:\\.|[^"\\])*"|'(?:\\.|''|[^'\\])*')"""
-_ASSIGNED = re.compile(rf"""{_KEY}\s*=\s*)({_QUOTED[:-1]}|[^\s,;&)}}\]]+)""", re.IGNORECASE)
-_LISTED = re.compile(rf"""{_KEY}["']?\s*[:,]\s*b?)({_QUOTED}""", re.IGNORECASE)
+# The password may hold an "@", so the last one counts; what is all digits up to the path is a port. Everything has a
+# longest length: a text may be large, and is not to be looked through once for each place where something could begin.
+_URL = re.compile(r"""(://[^\s:/?#@"']{0,200}:)(?!\d{1,5}(?:[/?#\s"']|$))([^\s"'<>]{0,2000})(?=@)""")
+_KEY = r"""((?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key)[\w-]{0,40}"""
+_QUOTED = r""""(?:\\.|[^"\\]){0,2000}"|'(?:\\.|''|[^'\\]){0,2000}'"""
+_ASSIGNED = re.compile(rf"""{_KEY}\s{{0,3}}=\s{{0,3}})({_QUOTED}|[^\s,;&)}}\]]+)""", re.IGNORECASE)
+_LISTED = re.compile(rf"""{_KEY}["']?\s{{0,3}}[:,]\s{{0,3}}b?)({_QUOTED})""", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"^(?:(?:basic|bearer|token)\s+|[^\s:]*:)(.+)$", re.IGNORECASE)  # or user:password
 # What errors of the standard library keep beside their arguments.
 _TEXTS = ("strerror", "filename", "filename2", "msg", "object", "reason", "text")
@@ -54,12 +56,13 @@ def found(value: object, name: str = "", depth: int = DEPTH) -> Iterator[str]:
         if hasattr(value, "_asdict"):  # a named tuple, such as urllib3's URL
             value = value._asdict()
         if isinstance(value, Mapping):
-            plain = {item for key, item in value.items() if isinstance(item, str) and not _NAMED.search(str(key))}
-            for key, item in value.items():
+            items = list(value.items())[:WIDTH]  # copied at once: others may change it
+            plain = {item for key, item in items if isinstance(item, str) and not _NAMED.search(str(key))}
+            for key, item in items:
                 if not (_NAMED.search(str(key)) and isinstance(item, str) and item in plain):
                     yield from found(item, f"{name} {key}", below)
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            for item in tuple(value):
+            for item in tuple(value)[:WIDTH]:
                 yield from found(item, name, below)
         else:
             for part in _parts(value):

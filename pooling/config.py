@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 Check = Literal["peek", "ping"]
@@ -83,7 +83,7 @@ class Config:
     """Seconds one connect, check, reset or close may take; longer is hung (see the life cycle page)."""
     fail_after: float | None = 5.0
     """Seconds of failing connects after which waiters fail at once; None: they wait their time out."""
-    backoff: Backoff | None = None
+    backoff: Backoff | None = field(default=None, repr=False)
     """The pause in seconds before connect attempt ``n + 1``, given ``n`` failures in a row;
     None: ``min(0.05 * n, 2.0)``, shortened by up to 10 % at random (ioredis's shape)."""
     nested: Nested | None = "warn"
@@ -97,7 +97,7 @@ class Config:
     """Seconds after which a lease that is still held is reported with its call site."""
     order: Order = "lifo"
     """Which idle connection goes out first: the one used last (lifo) or longest ago (fifo)."""
-    on_connect: Connected | None = None
+    on_connect: Connected | None = field(default=None, repr=False)  # a partial's repr would show what it is bound to
     """Called with each new connection, on a worker, before its first lease; if it raises, the connect failed."""
 
     @classmethod

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import sqlite3
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,12 +15,15 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 import pooling
 from pooling import ConnectError, Factory, Pool, PoolTimeout, create_pool
 from pooling._secrets import Concealed, attributes, conceal, found, hide
 from pooling.backends.dbapi import DbapiFactory
-from pooling.testing import FakeConnection, FakeFactory, ManualClock
+from pooling.integrations.logging import log_events
+from pooling.integrations.prometheus import PoolCollector
+from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
 
@@ -137,6 +142,15 @@ def test_an_error_without_a_secret_is_left_as_it_is() -> None:
     assert all(left is right for left, right in zip(error.args, arguments, strict=True))
 
 
+def test_long_texts_and_large_factories_take_no_time() -> None:
+    """Nothing here is worse than linear: what a driver hangs on its errors may be large."""
+    began = time.process_time()
+    for text in ("a" * 1_000_000, "password" * 3_000, "://" * 3_000, "://x:" * 3_000, "'password': '" * 3_000):
+        hide(text, [CANARY])
+    assert len(list(found({"password": "pw", "cache": list(map(str, range(1_000_000)))}))) == 1
+    assert time.process_time() - began < 10
+
+
 def test_attributes_are_those_of_slots_as_well() -> None:
     class Slotted:
         __slots__ = ("password", "unset")
@@ -216,6 +230,33 @@ def test_nothing_that_a_pool_prints_shows_a_secret(
     printed += [repr(heard), *(everything_in(event.error) for event in heard if event.error), repr(pool.config)]
     assert "closing a connection failed" in caplog.text
     assert "judging a returned connection failed" in caplog.text
+
+
+def test_no_report_page_or_metric_shows_a_secret(clock: ManualClock, make: Make, printed: list[str]) -> None:
+    """Everything beside the pool itself that speaks of it, while connects fail and after a use that has broken."""
+    from tests.integrations.page_client import Looking
+
+    factory = Chatty(clock)
+    pool = make(factory=factory, name="shop", max_size=1, fail_after=2, on_connect=partial(_fine, password=CANARY))
+    page = Looking(clock, pool)
+    log_events(pool)
+    with pooling.PoolMonitor(pool, interval=1, runtime=clock, style="json") as monitor:
+        with pytest.raises(FakeBroken), pool.acquire():
+            raise FakeBroken(f"the user's own: postgresql://bob:{quote(CANARY, safe='')}@h/d")
+        factory.break_down("connect")
+        for _ in range(4):
+            printed.append(str(outcome(pool.acquire, 1)))
+            page.passes(1)
+            printed += [json.dumps(page.document()), *map(str, monitor.report())]
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(pool))
+    printed += [generate_latest(registry).decode(), repr(pool.config), repr(pool.holders()), str(monitor.report())]
+    assert "***" in printed[0]
+    for gate in factory.gates.values():
+        gate.ok()
+
+
+def _fine(connection: Any, *, password: str) -> None: ...
 
 
 def test_a_factory_whose_secrets_raise_is_told_of_and_nothing_more(
@@ -336,6 +377,26 @@ def test_a_password_among_the_connect_arguments_is_known(
         assert isinstance(error, ConnectError)
         assert "could not connect with ***" in str(error)
         printed += [str(error), everything_in(error.__cause__ or error), repr(pool.stats())]
+
+
+@pytest.mark.parametrize("server", ["postgres", "mariadb", "redis_server"])
+def test_a_password_that_a_real_server_refuses_is_shown_by_nothing(
+    server: str, request: pytest.FixtureRequest, printed: list[str]
+) -> None:
+    """Those that trust everybody show nothing of it either."""
+    scheme, _, place = request.getfixturevalue(server).url.partition("://")
+    where = place.rpartition("@")[2]
+    for url, arguments in (
+        (f"{scheme}://bob:{quote(CANARY, safe='')}@{where}", None),
+        (f"{scheme}://{where}", {"username" if scheme == "redis" else "user": "bob", "password": CANARY}),
+    ):
+        with create_pool(url, connect_args=arguments, fail_after=0.0, timeout=20.0) as pool:
+            result = outcome(pool.acquire)
+            if isinstance(result, BaseException):
+                printed += [str(result), repr(result), everything_in(result.__cause__ or result)]
+            else:
+                result.release()
+            printed += [repr(pool), pool.name, repr(pool.stats()), repr(pool._factory)]
 
 
 class Driver(ModuleType):
