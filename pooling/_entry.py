@@ -67,7 +67,7 @@ class Entry(Generic[T]):
         self.id = number
         self.roster = roster  # where its token goes back to, also in a forked child
         self.connection: T | None = None
-        self.view: Any = None  # what a lease yields
+        self.view: T = None  # type: ignore[assignment]  # what a lease yields; set before there is one
         self.identity = 0
         self.stage = Stage.CONNECTING
         self.epoch = epoch  # everything was well with it when this epoch began
@@ -99,6 +99,10 @@ class Entry(Generic[T]):
         ref.entry = self
         self.refs = (waking, ref)
         return token
+
+    def empty(self) -> None:
+        """Let go of the connection."""
+        self.connection = self.view = None  # type: ignore[assignment]
 
     def hold(self) -> Hold:
         """Who has it, cheaply: names and lines are looked up by whoever reads it."""

@@ -134,7 +134,7 @@ class Hooks(Generic[T]):
             self._call(self._factory.interrupt, connection)  # its last user may still be using it
         error = self._call(self._factory.close, connection)
         # Only now: a job that was lost before this is done again.
-        entry.connection = entry.view = None
+        entry.empty()
         if error is not None:
             error = self._concealed(error)
             self._log.warning("closing a connection failed: %s", type(error).__name__, exc_info=error)

@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 from pooling._entry import Entry, Stage, Token
 from pooling._moves import Moves, Phase
 from pooling._notice import Notice
-from pooling._roster import ENDLESS
 from pooling._outage import LONGEST_GAP, MOMENT
+from pooling._roster import ENDLESS
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
@@ -178,7 +178,7 @@ class Ledger(Moves[T]):
         if not self._back(token):
             return
         if not self.roster.identify(entry):
-            entry.connection = entry.view = None  # it belongs to the other entry: not ours to close
+            entry.empty()  # it belongs to the other entry: not ours to close
             self._refused(entry, PoolError("the factory returned a connection that is in the pool already"), True)
             return
         took = self.now - entry.began

@@ -189,7 +189,7 @@ class Moves(Generic[T]):
             self.tally.closed[reason] += 1
             self._emit("close", entry, duration=self.now - entry.opened_at, reason=reason)
         if reason == "detached":  # the agenda may remember the entry for a while: its connection is not to live longer
-            entry.connection = entry.view = None
+            entry.empty()
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and claimant.turn is Turn.WAITING:
             self._open(claimant)

@@ -24,6 +24,9 @@ class Factory(Generic[T]):
     pool's worker threads, in an empty :class:`contextvars.Context`. Methods marked *caller* run on the
     thread that acquires or releases: they must look at flags only and never block.
 
+    ``T`` is what :meth:`connect` returns and a lease yields; where :meth:`view` makes another thing of it, let it be
+    ``Factory[Any]``.
+
     A method that raises never harms the pool: a failed connect is retried or reported, a failed check or
     reset retires the connection, a failed close is logged.
     """

@@ -34,7 +34,7 @@ class Lease(Generic[T]):
     _token: Token[T]
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> T:
         """The connection: what the ``with`` yields. Raises PoolError once the lease has ended."""
         return self.__enter__()
 
@@ -94,7 +94,7 @@ class Lease(Generic[T]):
         token = self._take("discarded")
         self._pool._end(self._entry, token, Fate.DISCARDED)
 
-    def detach(self) -> Any:
+    def detach(self) -> T:
         """Take the connection out of the pool, which forgets it and may open another: the caller closes it.
         Returns it. Raises PoolError if the lease has ended before."""
         token = self._take("detached")
@@ -102,7 +102,7 @@ class Lease(Generic[T]):
         self._pool._end(self._entry, token, Fate.DETACHED)
         return view
 
-    def refresh(self, timeout: Timeout = DEFAULT) -> Any:
+    def refresh(self, timeout: Timeout = DEFAULT) -> T:
         """Swap the connection for a new one, in the same slot, without a place in the queue. Returns it.
 
         ``timeout``: seconds, by default the pool's. Raises PoolTimeout or ConnectError, and the lease has ended then;
@@ -123,7 +123,7 @@ class Lease(Generic[T]):
             raise PoolError(f"the lease has ended already and cannot be {verb}") from None
         return token  # type: ignore[no-any-return]
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> T:
         try:
             return self._token.entry.view
         except AttributeError:
@@ -166,7 +166,7 @@ class Transaction(Generic[T]):
         self._lease = lease  # where one was acquired already
         self._entered = False
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> T:
         if self._entered:
             raise PoolError("a transaction is entered once: call pool.transaction() again")
         lease = self._lease

@@ -40,7 +40,7 @@ class Held:
         self.autocommit: Any = None
 
 
-class DbapiFactory(Factory[Held]):
+class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver's own connection
     """Connections by a driver's ``connect`` function; ``args`` and ``connect_args`` are what it is called with.
 
     ``module``: the driver's module, where it cannot be seen from ``connect``. ``check_query``: what a check executes;

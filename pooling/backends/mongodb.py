@@ -69,7 +69,7 @@ class Permit:
         self.client = shared.client
 
 
-class MongoFactory(Factory[Permit]):
+class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another thing
     """Permits to use one MongoClient, given as a MongoDB URL.
 
     ``connect_args`` goes to :class:`pymongo.MongoClient`. A callable is asked for each permit: while it answers the
@@ -218,13 +218,13 @@ class MongoFactory(Factory[Permit]):
         return f"MongoFactory({self.where})"
 
 
-def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Permit]:
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[pymongo.MongoClient[Any]]:
     """A pool for ``mongodb://user@host:port/?option=value`` or ``mongodb+srv://…``. A lease yields a MongoClient."""
     factory = MongoFactory(url, connect_args, **options)
     return Pool(factory, **{"name": factory.where, **factory.options})
 
 
-def sockets(pool: Pool[Permit]) -> Sockets:
+def sockets(pool: Pool[Any]) -> Sockets:
     """PyMongo's sockets behind a pool. Raises TypeError for a pool of something else."""
     if not isinstance(pool._factory, MongoFactory):
         raise TypeError(f"pool {pool.name!r} is not a pool of MongoDB")
@@ -232,7 +232,7 @@ def sockets(pool: Pool[Permit]) -> Sockets:
 
 
 @contextlib.contextmanager
-def transaction(pool: Pool[Permit], timeout: Timeout = DEFAULT, **options: Any) -> Iterator[ClientSession]:
+def transaction(pool: Pool[Any], timeout: Timeout = DEFAULT, **options: Any) -> Iterator[ClientSession]:
     """A lease, a session and a transaction in one ``with``: commits at its end, aborts on an exception.
 
     Yields the session; ``session.client`` is the MongoClient, and each operation has to be given ``session=session``.

@@ -37,7 +37,7 @@ def named(connection: FakeConnection, *, name: str) -> str:
 
 assert_type(named(name="x"), str)
 named("x")  # type: ignore[call-arg]
-named(pool.acquire().connection, name="x")  # type: ignore[misc]
+named(pool.acquire().connection, name="x")  # type: ignore[arg-type,misc]
 
 
 def loop() -> int:

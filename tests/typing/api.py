@@ -57,6 +57,12 @@ assert_type(create_pool("sqlite://", lambda: {"timeout": 5.0}), Pool[Any])
 
 lease = pool.acquire(timeout=1.0, priority=-5)
 assert_type(lease, Lease[Connection])
+assert_type(lease.connection, Connection)
+assert_type(lease.refresh(), Connection)
+assert_type(lease.detach(), Connection)
+with lease as mine, pool.transaction() as changed:
+    assert_type(mine, Connection)
+    assert_type(changed, Connection)
 assert_type(lease.release(), None)
 assert_type(lease.discard(), None)
 pool.acquire(None)
