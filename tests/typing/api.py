@@ -21,6 +21,7 @@ from pooling import (
     PoolStats,
     PoolTimeout,
     QueueFull,
+    Waiting,
     create_pool,
 )
 from pooling.testing import Actor, FakeConnection, FakeFactory, ManualClock
@@ -76,6 +77,8 @@ with pool as entered:
 assert_type(pool.name, str)
 assert_type(pool.stats(), PoolStats)
 assert_type(pool.holders(), tuple[Holder, ...])
+assert_type(pool.waiters(), tuple[Waiting, ...])
+assert_type(pool.config, Config)
 assert_type(pool.drain(timeout=None), bool)
 assert_type(pool.stats().wait, Histogram)
 assert_type(pool.stats().wait.percentile(99), float)
