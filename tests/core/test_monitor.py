@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, PoolMonitor, PoolStats, PoolTimeout
+from pooling import Pool, PoolManager, PoolMonitor, PoolStats, PoolTimeout
 from pooling._periodic import Periodic
 from pooling._sources import Sources
 from pooling.testing import FakeBroken, FakeFactory, ManualClock
@@ -190,6 +190,19 @@ def test_a_manager_is_watched_with_the_pools_that_it_gets_later(
     told = {report["pool"]: report for report in map(json.loads, caplog.messages)}
     assert set(told) == {"a", "b"}
     assert (told["b"]["acquired"], told["b"]["seconds"]) == (1, 10)
+
+
+def test_a_pool_manager_is_watched_without_making_its_pools(
+    clock: ManualClock, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with PoolManager() as manager:
+        manager.add("orders", make(name="orders"))
+        manager.add("later", FakeFactory())
+        watch(manager, interval=10, style="json")
+        manager["orders"].acquire().release()
+        clock.advance(10)
+        told = {report["pool"]: report["acquired"] for report in map(json.loads, caplog.messages)}
+        assert told == {"orders": 1}
 
 
 def test_pools_are_named_in_many_ways(make: Make) -> None:
