@@ -62,9 +62,11 @@ def test_sizes_that_mean_no_cap_for_sqlalchemy_mean_none_here(engines: Engines, 
 
 
 def test_a_pool_keeps_its_name_when_the_engine_is_disposed_of(engines: Engines) -> None:
-    engine = engines(name="orders")
+    engine, unnamed = engines(name="orders"), engines()
+    name = below(unnamed).name
     engine.dispose()
-    assert below(engine).name == "orders"
+    unnamed.dispose()
+    assert (below(engine).name, below(unnamed).name) == ("orders", name)
 
 
 def test_bad_options_are_refused(engines: Engines) -> None:

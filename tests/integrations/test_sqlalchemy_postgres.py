@@ -241,13 +241,15 @@ FORK = """
     pid = lambda connection: connection.execute(text("SELECT pg_backend_pid()")).scalar()
     with engine.connect() as used, engine.connect() as idle:
         sessions = {{pid(used), pid(idle)}}
+        descriptors = [each.connection.driver_connection.fileno() for each in (used, idle)]
     held = engine.connect()
     held.execute(text("CREATE TEMP TABLE parents (x int)"))
 
     def use_own(deed):
+        assert {{os.readlink(f"/proc/self/fd/{{number}}") for number in descriptors}} == {{os.devnull}}
+        exec(deed, globals())  # before the child has asked its pool for anything
         with engine.connect() as first, engine.connect() as second:
             assert not {{pid(first), pid(second)}} & sessions
-        exec(deed, globals())
         assert engine.pool.checkedout() == 0, (deed, engine.pool.status())
         engine.dispose()
 
@@ -273,7 +275,7 @@ FORK = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="it looks into Linux's /proc")
 @pytest.mark.parametrize("ending", ["os._exit", "sys.exit"])
 def test_a_forked_child_has_connections_of_its_own_and_leaves_its_parents_alone(
     postgres: Postgres, ending: str

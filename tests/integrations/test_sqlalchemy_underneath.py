@@ -101,6 +101,20 @@ def test_a_worker_that_cannot_connect_keeps_nobody_from_trying(engines: Engines)
         engines(creator=creator, min_size=2).pool.pooling.warm_up(0.1)  # type: ignore[attr-defined]  # a FairPool
 
 
+def test_a_caller_that_gets_through_is_news_to_the_workers_that_did_not(engines: Engines) -> None:
+    def creator() -> sqlite3.Connection:
+        if threading.current_thread() is not threading.main_thread():
+            raise sqlite3.OperationalError("not on a worker")
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+    engine = engines(creator=creator, min_size=1)
+    with pytest.raises(pooling.PoolTimeout, match="not on a worker"):
+        below(engine).warm_up(0.1)
+    assert below(engine).stats().state == "down"
+    engine.raw_connection().close()
+    assert below(engine).stats().state == "up"
+
+
 def test_suspend_clear_and_resize_work_on_what_sqlalchemy_uses(engines: Engines) -> None:
     engine = engines(pool_size=2, max_overflow=0, pool_timeout=0.1)
     pool = below(engine)
