@@ -69,6 +69,7 @@ def start(postgres: Postgres, redis_server: Redis) -> Iterator[Start]:
 
     yield begin
     for serving, marked in running:
+        print(serving.log)  # which pytest shows with a failure
         serving.close()
         postgres.wait_for_sessions(0, marked)
 

@@ -32,6 +32,9 @@ _EVERYBODYS = ("django.db.", "django.utils.", "pooling.integrations.django.")
 _DJANGO = ("django.", "pooling.integrations.django.", "asgiref.")
 _HANDLERS = "django.core.handlers."
 
+# What the leases of a parent hold, kept in its forked children: no destructor of it is to run there.
+_inherited: list[object] = []
+
 
 class Pooled(BaseDatabaseWrapper):
     """What the backends have in common; stands before Django's wrapper for the database."""
@@ -247,6 +250,7 @@ class Pooled(BaseDatabaseWrapper):
         """In a forked child: the lease, and a transaction on it, belong to the parent."""
         if self._lease is None or self._process == os.getpid():
             return
+        _inherited.append((self._lease, self.connection, list(self._cursors)))
         self._lease = self._fault = self.connection = None
         self._cursors.clear()
         if self.in_atomic_block:
