@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import weakref
@@ -13,6 +14,7 @@ from typing import Any
 from pooling.stats import Interval, PoolStats
 
 CLOSED = "closed"
+_log = logging.getLogger("pooling")
 
 
 class Sources:
@@ -42,7 +44,7 @@ class Sources:
         for ref in self._refs:
             for source in _flat(ref()):
                 seen.setdefault(id(source), source)
-        return list(_distinct(stats for source in seen.values() for stats in _snapshots(source.stats())))
+        return list(_distinct(stats for source in seen.values() for stats in _snapshots(source)))
 
     def gone(self) -> bool:
         """Whether nothing is left to look at: every pool was collected."""
@@ -97,9 +99,24 @@ def _flat(source: Any) -> Iterator[Any]:
         raise _refusal(source)
 
 
-def _snapshots(found: Any) -> Iterable[PoolStats]:
-    """Of a pool, or of a manager of pools."""
+def _snapshots(source: Any) -> Iterable[PoolStats]:
+    """Of a pool, or of a manager of pools. Where a manager cannot make one of its pools, its owner will be told by
+    using it: the others are there all the same."""
+    try:
+        found = source.stats()
+    except Exception:
+        if not isinstance(source, Mapping):
+            raise
+        return list(_those_that_work(source))
     return found.values() if isinstance(found, Mapping) else [found]
+
+
+def _those_that_work(manager: Mapping[str, Any]) -> Iterator[PoolStats]:
+    for name in list(manager):
+        try:
+            yield manager[name].stats()
+        except Exception:
+            _log.debug("no stats of pool %r", name, exc_info=True)
 
 
 def _distinct(snapshots: Iterable[PoolStats]) -> Iterator[PoolStats]:

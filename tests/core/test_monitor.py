@@ -192,17 +192,24 @@ def test_a_manager_is_watched_with_the_pools_that_it_gets_later(
     assert (told["b"]["acquired"], told["b"]["seconds"]) == (1, 10)
 
 
-def test_a_pool_manager_is_watched_without_making_its_pools(
+def test_a_pool_manager_is_watched_even_where_one_of_its_pools_cannot_be_made(
     clock: ManualClock, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with PoolManager() as manager:
         manager.add("orders", make(name="orders"))
+        monitor = watch(manager, interval=10, style="json")
         manager.add("later", FakeFactory())
-        watch(manager, interval=10, style="json")
         manager["orders"].acquire().release()
         clock.advance(10)
         told = {report["pool"]: report["acquired"] for report in map(json.loads, caplog.messages)}
-        assert told == {"orders": 1}
+        assert told == {"orders": 1, "later": 0}
+        manager._plans["broken"] = lambda: make(nonsense=1)
+        caplog.clear()
+        clock.advance(10)
+        assert [json.loads(message)["pool"] for message in caplog.messages] == ["orders", "later"]
+        del manager._plans["broken"]
+    clock.advance(10)
+    assert not monitor.running
 
 
 def test_pools_are_named_in_many_ways(make: Make) -> None:
