@@ -35,8 +35,10 @@ class Servers:
         self._servers: dict[str, Server] = {}
 
     def __getitem__(self, name: str) -> Server:
+        """ "redis", or "old redis": a second one."""
         if name not in self._servers:
-            kind = KINDS[_SERVERS.get(name, name)]
+            backend = name.removeprefix("old ")
+            kind = KINDS[_SERVERS.get(backend, backend)]
             self._servers[name] = kind(external=False, tls=name == "https").start()
         return self._servers[name]
 

@@ -6,7 +6,7 @@ retire them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -45,6 +45,10 @@ class Failover:
         """From now on the first one refuses to write; it says so, and keeps its connections."""
         raise NotImplementedError
 
+    def restore(self) -> None:
+        """Undo it, for the next test."""
+        raise NotImplementedError
+
     def write(self, connection: Any) -> None:
         raise NotImplementedError
 
@@ -68,13 +72,20 @@ class PostgresFailover(Failover):
             server._ask(lambda admin: admin.execute("CREATE TABLE IF NOT EXISTS written (at float)"))
 
     def demote(self) -> None:
+        self.set_read_only("on")
+
+    def restore(self) -> None:
+        self.set_read_only("off")
+
+    def set_read_only(self, value: str) -> None:
         def order(admin: Any) -> None:
-            admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            admin.execute("SET default_transaction_read_only = off")  # for this session alone
+            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
             admin.execute("SELECT pg_reload_conf()")
 
         self.old._ask(order)
-        asked = "SHOW default_transaction_read_only"
-        until(lambda: self.old._ask(lambda a: a.execute(asked).fetchone()) == ("on",), "it is demoted")
+        asked = "SELECT setting FROM pg_file_settings WHERE name = 'default_transaction_read_only' AND applied"
+        until(lambda: self.old._ask(lambda a: a.execute(asked).fetchone()) == (value,), "it is so")
 
     def write(self, connection: Any) -> None:
         connection.execute("INSERT INTO written VALUES (1)")
@@ -103,6 +114,9 @@ class MysqlFailover(Failover):
 
     def demote(self) -> None:
         self.old.order("SET GLOBAL read_only = ON")
+
+    def restore(self) -> None:
+        self.old.order("SET GLOBAL read_only = OFF")
 
     def write(self, connection: Any) -> None:
         with connection.cursor() as cursor:
@@ -135,6 +149,9 @@ class RedisFailover(Failover):
         self.new._ask(lambda admin: admin.replicaof("NO", "ONE"))
         self.old._ask(lambda admin: admin.replicaof(host, port))
 
+    def restore(self) -> None:
+        self.old._ask(lambda admin: admin.replicaof("NO", "ONE"))
+
     def write(self, connection: Any) -> None:
         connection.incr("written")
 
@@ -155,6 +172,9 @@ class MongoFailover(Failover):
         data = {"failCommands": ["insert"], "errorCode": 10107}
         self.old.ask(lambda admin: admin.admin.command({**order, "data": data}))
 
+    def restore(self) -> None:
+        self.old.ask(lambda admin: admin.admin.command({"configureFailPoint": "failCommand", "mode": "off"}))
+
     def write(self, connection: Any) -> None:
         connection.failover.written.insert_one({})
 
@@ -173,14 +193,21 @@ KINDS: dict[str, type[Failover]] = {
 }
 
 
-@pytest.fixture(params=sorted(KINDS))
-def failover(
-    request: pytest.FixtureRequest, own_server: Callable[..., Any], own_servers: Servers, proxy: Callable[..., Proxy]
-) -> Failover:
-    old, new = own_server("mariadb" if request.param == "mysql" else request.param), own_servers[request.param]
-    return KINDS[request.param](old, new, proxy(old))
+@pytest.fixture
+def failover(request: pytest.FixtureRequest, own_servers: Servers, proxy: Callable[..., Proxy]) -> Iterator[Failover]:
+    old, new = own_servers[f"old {request.param}"], own_servers[request.param]
+    between = KINDS[request.param](old, new, proxy(old))
+    yield between
+    between.restore()
 
 
+def kinds(*names: str) -> Any:
+    """Of the other kinds a pair of servers takes long to start: they are for the soak."""
+    marks = {name: [pytest.mark.soak] * (name not in {"postgres", "redis"}) for name in names}
+    return pytest.mark.parametrize("failover", [pytest.param(name, marks=marks[name]) for name in names], indirect=True)
+
+
+@kinds(*KINDS)
 def test_the_first_error_that_says_so_retires_every_connection_to_the_old_primary(failover: Failover) -> None:
     args = {"retryWrites": False} if isinstance(failover, MongoFailover) else None
     with create_pool(failover.url, connect_args=args, max_size=SIZE, check_after=0.0) as pool:
@@ -205,11 +232,9 @@ def test_the_first_error_that_says_so_retires_every_connection_to_the_old_primar
         assert pool.stats().state == "up"
 
 
-def test_a_redis_client_on_our_pool_meets_one_error(
-    own_server: Callable[..., Any], own_servers: Servers, proxy: Callable[..., Proxy]
-) -> None:
+@kinds("redis")
+def test_a_redis_client_on_our_pool_meets_one_error(failover: Failover) -> None:
     """The drop-in hears of what a server said only from the connection that heard it."""
-    failover = RedisFailover(old := own_server("redis"), own_servers["redis"], proxy(old))
     pool = BlockingConnectionPool.from_url(failover.url, max_connections=SIZE)
     with redis.Redis(connection_pool=pool) as client:
         held = [pool.get_connection() for _ in range(SIZE)]
@@ -241,11 +266,9 @@ def test_a_read_only_transaction_of_the_users_own_costs_one_connection(own_serve
         assert pool.stats().closed == {"broken": 1}
 
 
-def test_a_standby_in_the_place_of_a_primary_is_left_when_the_proxy_leads_to_the_primary(
-    own_server: Callable[..., Any], own_servers: Servers, proxy: Callable[..., Proxy]
-) -> None:
+@kinds("postgres")
+def test_a_standby_in_the_place_of_a_primary_is_left_when_the_proxy_leads_to_the_primary(failover: Failover) -> None:
     """Nothing changes on the server here: it was read-only when the connections were opened."""
-    failover = PostgresFailover(old := own_server("postgres"), own_servers["postgres"], proxy(old))
     failover.demote()
     with create_pool(failover.url, max_size=SIZE) as pool:
         fill(pool, SIZE)

@@ -136,7 +136,9 @@ SAID_BEFORE: dict[str, Callable[[Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("kind", SAID_BEFORE)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind in {"mariadb", "postgres"})) for kind in SAID_BEFORE]
+)
 def test_a_tls_handshake_that_never_ends(
     own_server: Callable[..., Any], proxy: Callable[..., Proxy], kind: str
 ) -> None:
@@ -179,7 +181,7 @@ def test_a_look_up_that_blocks_is_written_off_and_the_server_is_found_in_the_end
 def test_a_nameserver_that_never_answers(tmp_path: Path) -> None:
     """A real one, for the real resolver: libpq asks it in C, where Python's look-up cannot be replaced."""
     resolver = tmp_path / "resolv.conf"
-    resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:4\n")
+    resolver.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:3\n")
     enter = f'mount --bind {resolver} /etc/resolv.conf && ip link set lo up && exec "$@"'
     world = ["unshare", "--user", "--map-root-user", "--mount", "--net", "sh", "-c", enter, "sh"]
     if not user_namespaces_permitted():

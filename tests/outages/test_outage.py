@@ -164,7 +164,7 @@ def test_a_wrong_password_costs_ten_waiters_one_try(mine: Mine, proxy: Callable[
     ten_fail_by_one_try(backend.pool(wrong, max_size=10, fail_after=60.0), between)
 
 
-@pytest.mark.parametrize("kind", ["http", "postgres", "redis"])
+@pytest.mark.parametrize("kind", ["http", pytest.param("postgres", marks=pytest.mark.soak), "redis"])
 def test_an_untrusted_certificate_costs_ten_waiters_one_try(
     own_server: Callable[..., Any], proxy: Callable[..., Proxy], kind: str
 ) -> None:
