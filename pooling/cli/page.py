@@ -14,6 +14,7 @@ import argparse
 import math
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -67,12 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
             return FAILED
         except ValueError as error:
             raise Mistake(str(error)) from error
-        with server, Users(pool, arguments):
+        with server, Users(pool, arguments), _until_told():
             print(f"{server.url}  (Ctrl-C ends it)", flush=True)
-            try:
-                _wait(arguments.duration)
-            except KeyboardInterrupt:
-                pass
+            _wait(arguments.duration)
     return FINE
 
 
@@ -104,6 +102,21 @@ def _pool(url: str, arguments: argparse.Namespace) -> Pool[Any]:
             return create_pool(url, **options)  # a backend without a round trip of its own
     except (ValueError, TypeError, ImportError) as error:
         raise Mistake(hide(" ".join(str(error).split()), found(url))) from error
+
+
+@contextmanager
+def _until_told() -> Iterator[None]:
+    """What is inside ends at Ctrl-C, or when the process is asked to end: what was opened is closed either way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(seconds: float | None) -> None:

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,8 +36,12 @@ def running(*argv: str, **environment: str) -> Iterator[tuple[subprocess.Popen[s
         assert first.endswith("  (Ctrl-C ends it)\n"), process.communicate(timeout=30)
         yield process, first.split()[0]
     finally:
-        process.kill()
-        process.communicate(timeout=30)
+        process.terminate()  # by which it takes its folder away
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate(timeout=30)
 
 
 def look(url: str) -> Any:
@@ -56,14 +61,18 @@ def looked(url: str, wanted: Callable[[Any], object]) -> Any:
         time.sleep(0.1)
 
 
-def test_a_pool_in_use_is_shown_until_ctrl_c() -> None:
-    with running("--threads", "3", "--max-size", "2", "--hold", "5", "--think", "1") as (process, url):
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_pool_in_use_is_shown_until_it_is_told_to_end(told: signal.Signals, tmp_path: Path) -> None:
+    users = ("--threads", "3", "--max-size", "2", "--hold", "5", "--think", "1")
+    with running(*users, TMPDIR=str(tmp_path)) as (process, url):
+        assert list(tmp_path.iterdir()), "its database"
         pool = looked(url, lambda pool: pool["totals"]["acquired"] > 20)
         assert pool["name"] == "page.db"
         assert pool["now"]["max_size"] == 2
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")
+    assert not list(tmp_path.iterdir()), "it leaves nothing behind"
 
 
 def test_a_server_is_watched_as_it_goes_and_comes_back(own_server: Callable[..., Any]) -> None:
