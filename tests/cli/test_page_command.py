@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from pooling.cli import page
+from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
 Main = Callable[..., tuple[int, str, str]]
@@ -141,3 +144,14 @@ def test_an_empty_token_of_blanks_is_refused(main: Main, monkeypatch: pytest.Mon
     monkeypatch.setenv("POOLING_PAGE_TOKEN", "  ")
     code, _, err = main("page", "--port", "0", "--duration", "1")
     assert (code, err) == (2, "pooling page: token must not be empty: leave it out for a page that only reads\n")
+
+
+def test_the_documentation_lists_every_argument_with_its_default() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    page.configure(parser)
+    listed = {bare(row[0]): bare(row[1]) for row in table(ROOT / "docs" / "how-to" / "watch-a-pool.md", "argument")}
+    assert listed == {
+        action.option_strings[0]: f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+        for action in parser._actions
+        if action.option_strings
+    } | {"--duration": "none"}
