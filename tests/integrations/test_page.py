@@ -74,6 +74,7 @@ def test_every_answer_keeps_a_browser_strict(path: str, method: str, pool: Pool[
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Cache-Control"] == "no-store"
+    assert not any(name.startswith("Access-Control") for name in answer.headers), "another site may read it"
     if method == "HEAD":
         assert answer.body == b""
 
