@@ -33,14 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run({"rounds": rounds, "quick": options.quick})
     _measure(run, options.only or list(FAMILIES), Settings(rounds, options.quick, _say))
     rows = run.rows
-    print(table.render(rows, judge(rows)))
+    verdicts = judge(rows)
+    print(table.render(rows, verdicts))
     for name, package in peers.missing().items():
         print(f"missing: {name} (pip install {package})")
     if options.json:
         options.json.write_text(json.dumps(run.data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.html:
         options.html.write_text(run.page(), encoding="utf-8")
-    return 1 if run.failed else 0
+    broken = [verdict for verdict in verdicts if verdict.bar.stage == "now" and not verdict.met]
+    return 1 if run.failed or (options.strict and broken) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, help="how often everything is measured (default 5, quick 1)")
     parser.add_argument("--quick", action="store_true", help="short samples: whether it runs, not how fast")
+    parser.add_argument("--strict", action="store_true", help='exit with 1 where a bar of "now" is not met')
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots there")
     return parser

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bars import Bar, judge
+from benchmarks import bars
+from benchmarks.__main__ import main
+from benchmarks.bars import BARS, Bar, judge
 from benchmarks.contended import SLACK, Outcome
 from benchmarks.peers import ALL, missing
 from benchmarks.rows import OURS, Row, in_turn, percentile, ratio, row
 
+BUDGETED = next(bar.limit for bar in BARS if bar.figure == "ratio to the floor" and bar.stage == "now")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -60,7 +63,7 @@ def test_the_table_has_a_block_for_each_figure_and_a_line_for_each_row(run: tupl
 
 def test_bars_stand_beside_the_figures_they_are_for(run: tuple[str, dict[str, Any]]) -> None:
     table, data = run
-    assert "now ≤ 5" in table
+    assert f"now ≤ {BUDGETED:g}" in table
     assert {data["rows"][one["row"]]["peer"] for one in data["verdicts"]} == {OURS}
 
 
@@ -123,3 +126,14 @@ def test_a_bar_judges_ours_alone_and_only_where_it_is_for() -> None:
     bar = Bar("s *", "f", "≥", 1.0, "goal", at=4.0)
     assert [bar.fits(Row("s 1", OURS, "f", "", 1.0, 0.0, at)) for at in (None, 3.0, 4.0)] == [False, False, True]
     assert bar.met(Row("s 1", OURS, "f", "", 1.0, 0.0, 4.0))
+
+
+def test_with_strict_a_bar_of_now_that_is_not_met_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--quick", "--only", "uncontended"]
+    monkeypatch.setattr(bars, "BARS", (Bar("uncontended", "ratio to the floor", "≤", 0.001, "now"),))
+    assert main([*arguments, "--strict"]) == 1
+    assert main(arguments) == 0
+    monkeypatch.setattr(bars, "BARS", (Bar("uncontended", "ratio to the floor", "≤", 0.001, "goal"),))
+    assert main([*arguments, "--strict"]) == 0
