@@ -46,7 +46,7 @@ def is_current(alias: str, pool: Pool[Any]) -> bool:
 
 
 def pools() -> dict[str, Pool[Any]]:
-    """The pools that this process has now, by alias: those of the databases that it has used. Any thread may call it."""
+    """The pools that this process has now, by alias: of the databases that it has used. Any thread may call it."""
     return {alias: known.pool for alias, known in _known.copy().items()}
 
 

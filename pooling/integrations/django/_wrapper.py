@@ -14,9 +14,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 
+import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
+from django.db.utils import ProgrammingError
 from django.utils.functional import cached_property
 
 from pooling.errors import PoolClosed, PoolError
@@ -137,6 +139,12 @@ class Pooled(BaseDatabaseWrapper):
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pooling", None)
         return params
+
+    def connect(self) -> None:
+        if self.in_atomic_block and self.closed_in_transaction and django.VERSION < (5, 1):
+            # As Django says it from 5.1 on: what follows would not be in the transaction.
+            raise ProgrammingError("Cannot open a new connection in an atomic block.")
+        super().connect()
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """A connection from the pool, within its ``timeout``. Raises an error that is both Django's OperationalError

@@ -34,8 +34,9 @@ class DatabaseWrapper(Pooled, base.DatabaseWrapper):
         return SqliteFactory(str(self.settings_dict["NAME"]), arguments, wal=False)
 
     def set_up(self, connection: Any) -> None:
-        self.get_connection_params()  # which takes the init_command apart
+        self.get_connection_params()  # which takes the init_command apart, from Django 5.1 on
         register_functions(connection)
-        for statement in ("PRAGMA foreign_keys = ON", "PRAGMA legacy_alter_table = OFF", *self.init_commands):
+        own = getattr(self, "init_commands", ())
+        for statement in ("PRAGMA foreign_keys = ON", "PRAGMA legacy_alter_table = OFF", *own):
             connection.execute(statement.strip())
         connection.isolation_level = None if self.settings_dict["AUTOCOMMIT"] else ""
