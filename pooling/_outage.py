@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
+from pooling._secrets import hide
 from pooling.config import Config
 from pooling.errors import ConnectError, in_words
 
@@ -97,6 +98,7 @@ class Outage:
 
 
 def describe(error: BaseException | None) -> str:
-    """An error's type and text in one line."""
-    text = " ".join(str(error).split())
+    """An error's type and text in one line, without what reads like a password: not every error was concealed, some
+    are a user's own."""
+    text = " ".join(hide(str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import sqlite3
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -133,6 +134,27 @@ def test_an_error_is_cleaned_with_all_that_hangs_on_it() -> None:
     assert str(cleaned.__cause__) == "Stubborn: again ***"
     assert_hidden(everything_in(cleaned), str(inner))
     assert error.filename == "/run/***"
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_what_an_error_came_from_is_cleaned_however_it_is_linked(link: str) -> None:
+    error = OSError("no luck")
+    setattr(error, link, ValueError(CANARY))
+    setattr(getattr(error, link), link, KeyError(CANARY))
+    shown = error.__suppress_context__
+    assert conceal(error, [CANARY]) is error
+    assert_hidden(everything_in(error))
+    assert isinstance(getattr(getattr(error, link), link), KeyError)
+    assert error.__suppress_context__ is shown
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups and notes came with Python 3.11")
+def test_groups_and_notes_are_cleaned_as_well() -> None:
+    error = ValueError("no luck")
+    error.add_note(f"with {CANARY}")  # type: ignore[attr-defined,unused-ignore]
+    group = ExceptionGroup("two", [error, OSError(CANARY)])  # type: ignore[name-defined,unused-ignore]  # noqa: F821
+    assert conceal(group, [CANARY]) is group
+    assert_hidden("".join(traceback.format_exception(group)), *map(repr, group.exceptions))
 
 
 def test_an_error_without_a_secret_is_left_as_it_is() -> None:
