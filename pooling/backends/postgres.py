@@ -23,7 +23,7 @@ except ImportError as error:
     raise ImportError("PostgreSQL needs psycopg 3: pip install 'pooling[postgres]'") from error
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGconn
+    from psycopg.pq.abc import PGconn, PGresult
     from typing_extensions import Unpack
 
     from pooling.config import Options
@@ -86,11 +86,7 @@ class PostgresFactory(Factory[Connection]):
         until = time.monotonic() + timeout
         pgconn = connection.pgconn
         pgconn.send_query(b"")
-        while pgconn.flush() or pgconn.is_busy():
-            if not _sockets.wait_readable(pgconn.socket, until - time.monotonic()):
-                raise psycopg.OperationalError(f"no answer within {timeout:g} s")
-            pgconn.consume_input()
-        while (result := pgconn.get_result()) is not None:
+        while (result := _next_result(pgconn, until)) is not None:
             if result.status != ExecStatus.EMPTY_QUERY:
                 raise psycopg.OperationalError("the connection answered a check with an error")
 
@@ -283,6 +279,17 @@ class _Connection(psycopg.Connection[Any]):
 
 def _known(connection: Connection) -> _Connection:
     return connection  # type: ignore[return-value]  # connect() makes no others
+
+
+def _next_result(pgconn: PGconn, until: float) -> PGresult | None:
+    """What the server has answered; None at the end of it. Raises where it has not come until then."""
+    # Before each one, the None as well: with the end of an answer still on its way get_result() would wait for it,
+    # for ever, and with the interpreter's own lock held.
+    while pgconn.flush() or pgconn.is_busy():
+        if not _sockets.wait_readable(pgconn.socket, until - time.monotonic()):
+            raise psycopg.OperationalError("no answer in time")
+        pgconn.consume_input()
+    return pgconn.get_result()
 
 
 def _heed(reference: weakref.ref[_Connection], notice: errors.Diagnostic) -> None:

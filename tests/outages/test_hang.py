@@ -237,3 +237,37 @@ def test_closes_that_block_are_written_off_and_hold_nobody_up(deaf: socket.socke
     pool.acquire(5.0).release()
     held.discard()
     pool.close()
+
+
+# -- an answer that never ends -----------------------------------------------------------------------------
+
+CHECKS_HALF_AN_ANSWER = """
+import sys, time
+import psycopg
+from pooling.backends.postgres import PostgresFactory
+from tests.proxy import Proxy
+
+host, port, url = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+with Proxy((host, port)) as between:
+    factory = PostgresFactory(url.replace(f":{port}/", f":{between.port}/") + "?sslmode=disable")
+    connection = factory.connect(10.0)
+    factory.check(connection, 10.0)
+    between.links()[0].flows[1].silent_after = 5  # the empty answer, without the word that the server is ready
+    before = time.monotonic()
+    try:
+        factory.check(connection, 0.3)
+    except psycopg.OperationalError as error:
+        print(error, 0.3 <= time.monotonic() - before < 2.0)
+    connection.close()
+"""
+
+
+def test_half_an_answer_to_a_check_of_postgresql_does_not_stop_the_process(mine: Mine) -> None:
+    """libpq would wait for the other half with the interpreter's own lock held: no other thread would ever run again.
+    So this has to be tried in a process that can be killed."""
+    server = mine("postgres").server
+    command = [sys.executable, "-W", "error", "-c", CHECKS_HALF_AN_ANSWER, server.host, str(server.port), server.url]
+    done = subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.stderr) == ("no answer in time True\n", "")
