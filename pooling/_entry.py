@@ -100,6 +100,11 @@ class Entry(Generic[T]):
         self.refs = (waking, ref)
         return token
 
+    def owned_by(self, token: Token[T]) -> bool:
+        """Whether this is the entry's token, and was never reported as dead. One can be that and yet come back: of a
+        cycle of garbage the weak references are told of the end before the destructors run."""
+        return self.refs is not None and self.refs[1]() is token
+
     def empty(self) -> None:
         """Let go of the connection."""
         self.connection = self.view = None  # type: ignore[assignment]

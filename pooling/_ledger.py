@@ -106,6 +106,8 @@ class Ledger(Moves[T]):
     def release(self, token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
         """A lease ended in a way that the plain path does not cover."""
         entry = token.entry
+        if not entry.owned_by(token):
+            return  # it was reported as lost, and is being closed as that
         self._emit("release", entry, duration=self.now - entry.since, reason=fate.value)
         if fate is Fate.DEMOTED and entry.epoch >= self.roster.cleared:
             self.clear()  # the first to say so speaks for all: a check would pass, and prove nothing
@@ -139,6 +141,9 @@ class Ledger(Moves[T]):
     def renew(self, token: Token[T], waiter: Waiter[T]) -> None:
         """A lease wants a new connection in the place of its own, in the same slot and without a queue."""
         entry = token.entry
+        if not entry.owned_by(token):
+            waiter.fail(PoolError("the lease was lost before: whoever had it was collected as garbage"))
+            return
         self._emit("release", entry, duration=self.now - entry.since, reason=Fate.DISCARDED.value)
         if self.phase is Phase.CLOSED:
             waiter.fail(self._closed())

@@ -219,7 +219,7 @@ class Moves(Generic[T]):
             self._leaked(entry, "a lease was dropped without release()", "dropped")
         token = self.roster.mint(entry)
         self.roster.back(entry)
-        entry.thread = 0
+        entry.thread, entry.expires_at = 0, -math.inf  # should a destructor still release what was lost
         if entry.connection is None:
             self._free(entry, "")
         else:

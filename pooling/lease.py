@@ -66,17 +66,19 @@ class Lease(Generic[T]):
             token = None  # what another thread ends may be lost, and must die then
             return False
         pool, entry = self._pool, token.entry
-        now, expires, roster = pool._now(), entry.expires_at, entry.roster
+        roster, now = entry.roster, pool._now()
         fine: object = False
         try:
-            if error is None and now < expires and entry.uses < roster.plain_uses:
+            # Orphans first, expires_at after them: a destructor in a cycle of garbage releases a lease that was reported
+            # as lost before. Until that report is taken in it stands among the orphans, and then the lease has expired.
+            if error is None and not roster.orphans and now < entry.expires_at and entry.uses < roster.plain_uses:
                 fine = pool._is_clean(entry.connection)
         except Exception:
             pass  # judge() asks again, and logs what is wrong
         if fine:
             used = pool._used
             used.append(now - entry.since)
-            good = now + pool._check_after
+            good, expires = now + pool._check_after, entry.expires_at
             entry.good_until = good if good < expires else expires  # noqa: FURB136  # min() is a call
             entry.since = now
             entry.thread = 0
@@ -84,7 +86,7 @@ class Lease(Generic[T]):
             # Read after the append: see "The plain path" in pool.py. Samples are folded by settle(), now and then.
             if not roster.calm or len(used) >= FOLD_AT:
                 pool._tell()
-        else:
+        elif entry.owned_by(token):
             pool._end(entry, token, pool._hooks.judge(entry, error), error)
         return error is None
 

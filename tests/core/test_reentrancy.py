@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import weakref
@@ -250,3 +251,54 @@ def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it(mon
     assert pool.stats().wait.max < 5
     pool.close()
 
+
+
+class Cycle:
+    """Garbage that gives its lease back when it is collected: its weak references are told before it does."""
+
+    def __init__(self, lease: Any, end: str) -> None:
+        self.lease, self.end, self.me = lease, end, self
+
+    def __del__(self) -> None:
+        try:
+            getattr(self.lease, self.end)()
+        except PoolError:
+            pass
+
+
+@pytest.mark.parametrize("end", ["release", "discard", "detach", "refresh"])
+@pytest.mark.parametrize("dirty", [False, True])
+def test_what_a_destructor_in_a_cycle_of_garbage_gives_back_is_nobodys(
+    clock: ManualClock, factory: FakeFactory, make: Make, end: str, dirty: bool
+) -> None:
+    pool = make(max_size=2)
+    for _ in range(3):
+        lease = pool.acquire()
+        lease.connection.dirty = dirty
+        Cycle(lease, end)
+        del lease
+        gc.collect()
+        clock.advance(0.1)
+    assert pool.stats().leased == 0
+    assert pool.stats().closed["dropped"] == 3
+    leases = [pool.acquire(timeout=1) for _ in range(2)]
+    assert len({lease.connection.number for lease in leases}) == 2
+    assert not any(lease.connection.closed for lease in leases)
+    assert factory.peak <= 2
+    for lease in leases:
+        lease.release()
+
+
+def test_what_comes_back_after_its_loss_was_taken_in_is_ignored(clock: ManualClock, make: Make) -> None:
+    """Another thread has taken the report in before the destructor runs."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    ghost = lease._token
+    pool._roster.orphans.append(lease._entry.refs[1])  # as if its weak references had been told
+    lease._entry.refs = (None, lambda: None)
+    clock.advance(0)
+    pool._tell()
+    lease.release()
+    assert ghost not in pool._idle
+    clock.advance(1)
+    pool.acquire().release()
