@@ -17,6 +17,7 @@ from sqlalchemy import event, exc
 
 import pooling
 from pooling.integrations.sqlalchemy import FairPool
+from pooling.integrations.wsgi import Middleware, leases
 from tests.integrations.sqlalchemy_engines import SOON, Engines, balance, below, counts, engines_on, until
 
 
@@ -58,6 +59,36 @@ def test_a_lease_of_the_pool_underneath_connects_and_reconnects_as_sqlalchemy_do
     lease.release()
     below(engine).close()
     assert balance(engine)
+
+
+def test_run_and_a_requests_leases_are_connected_as_well(engines: Engines) -> None:
+    engine = engines(pool_size=1, max_overflow=0, check_after=0.0)
+
+    def ask(connection: sqlite3.Connection) -> int:
+        (holder,) = below(engine).holders()
+        assert Path(__file__).name in holder.where
+        return int(connection.execute("SELECT 1").fetchone()[0])
+
+    for _ in range(2):  # with none open, and with an idle one
+        assert below(engine).run(ask) == 1
+    below(engine).clear()
+    until(lambda: below(engine).stats().size == 0)
+    for _ in range(2):
+        response = Middleware(lambda environ, start: [b"%d" % ask(leases(environ).connection())], below(engine))({}, print)
+        assert list(response) == [b"1"]
+        response.close()  # type: ignore[attr-defined]  # as a server does
+    assert counts(engine) == (1, 1, 0, 0)
+
+
+def test_after_dispose_nothing_is_opened_until_somebody_asks(engines: Engines) -> None:
+    engine = engines(min_size=2)
+    below(engine).warm_up(SOON)
+    pool: Any = engine.pool
+    pool.dispose()
+    below(engine).stats()
+    assert not any(below(engine).stats().size for _ in range(50) if time.sleep(0.002) is None)
+    engine.connect().close()
+    until(lambda: counts(engine)[1] == 2)
 
 
 def test_a_lease_of_the_pool_underneath_that_cannot_connect_frees_its_place(engines: Engines) -> None:

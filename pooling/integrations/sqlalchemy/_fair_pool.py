@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
 from collections import deque
@@ -19,8 +20,9 @@ from pooling.errors import PoolClosed, PoolTimeout, QueueFull
 from pooling.factory import _inherited
 from pooling.integrations.sqlalchemy._errors import ClosedError, FullError, NoConnectionError
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
-from pooling.integrations.sqlalchemy._place_pool import PlacePool
+from pooling.integrations.sqlalchemy._place_pool import PlacePool, users_frame
 from pooling.lease import Lease
+from pooling.pool import FIRST_COME
 
 _LEASE, _TOOK = "_pooling_lease", "_pooling_took"  # what a record carries of ours
 
@@ -228,7 +230,7 @@ class FairPool(QueuePool):
 
     def _acquire(self) -> Lease[Place]:
         try:
-            return self.pooling.take(self._timeout)
+            return self.pooling.take(self._timeout, FIRST_COME, users_frame(sys._getframe(1)))
         except PoolTimeout as error:
             limits = f"FairPool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out"
             raise NoConnectionError.like(error, limits) from error

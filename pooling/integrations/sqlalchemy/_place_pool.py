@@ -12,6 +12,7 @@ from pooling._clock import DEFAULT, Timeout
 from pooling._entry import Entry, Stage, Token
 from pooling._ledger import Ledger
 from pooling._moves import Job, Phase
+from pooling.config import offset, seconds
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
 from pooling.lease import Lease
 from pooling.pool import FIRST_COME, Pool
@@ -81,19 +82,29 @@ class PlacePool(Pool[Place]):
         self._ledger.__class__ = PlaceLedger  # the same books, kept in another way
 
     def acquire(self, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[Place]:
-        lease = super().acquire(timeout, priority)
-        _label(lease, sys._getframe(1))
+        if timeout is not DEFAULT:
+            seconds("timeout", timeout)
+        if priority is not FIRST_COME:
+            offset("priority", priority)
+        lease = self.take(timeout, priority, sys._getframe(1))
         self._equip(lease)
         return lease
 
-    def take(self, timeout: float | None) -> Lease[Place]:
-        """A lease of a place as it is, noted for the caller of SQLAlchemy."""
-        frame = _users_frame(sys._getframe(1))
+    def _acquire_carefully(
+        self, stale: list[Token[Place]], timeout: Timeout, priority: float, frame: FrameType
+    ) -> Lease[Place]:
+        lease = super()._acquire_carefully(stale, timeout, priority, frame)
+        if frame.f_code is not PlacePool.take.__code__:  # run(), and the integrations that say where they are called
+            self._equip(lease)
+        return lease
+
+    def take(self, timeout: Timeout, priority: float, frame: FrameType) -> Lease[Place]:
+        """A lease of a place as it is, connected or not, noted for ``frame``."""
         if self._plain[0] and self._idle:
-            lease = super().acquire(timeout)
+            lease = super().acquire(timeout, priority)
         else:
-            lease = self._acquire_carefully([], timeout, FIRST_COME, frame)
-        _label(lease, frame)
+            lease = super()._acquire_carefully([], timeout, priority, frame)
+        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
         return lease
 
     def filled(self, lease: Lease[Place], took: float) -> None:
@@ -125,10 +136,12 @@ class PlacePool(Pool[Place]):
         return 0 < size <= len(self._idle) and not self._ledger.queue and not self._lock._is_owned()
 
     def fetch_idle(self) -> list[Token[Place]]:
-        """Take all idle places out: for :meth:`forget`, :meth:`doom` or :meth:`bring_back`."""
+        """Take all idle places out: for :meth:`forget`, :meth:`doom` or :meth:`bring_back`. Until somebody asks for a
+        connection again none is opened for ``min_size``."""
         taken: list[Token[Place]] = []
 
         def take() -> None:
+            self._ledger.started = False
             for token in [*self._roster.idle.copy(), *self._roster.suspects.copy()]:
                 fetched = self._roster.fetch(token.entry)
                 if fetched is not None:
@@ -167,13 +180,9 @@ def _place(entry: Entry[Place]) -> Place:
     return place
 
 
-def _users_frame(frame: FrameType) -> FrameType:
+def users_frame(frame: FrameType) -> FrameType:
     """The innermost frame that is neither SQLAlchemy's nor ours, nor a context manager's."""
     user: FrameType | None = frame
     while user is not None and user.f_globals.get("__name__", "").partition(".")[0] in _NOT_USERS:
         user = user.f_back
     return user or frame
-
-
-def _label(lease: Lease[Place], frame: FrameType) -> None:
-    lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
