@@ -69,8 +69,8 @@ class Lease(Generic[T]):
         roster, now = entry.roster, pool._now()
         fine: object = False
         try:
-            # Orphans first, expires_at after them: a destructor in a cycle of garbage releases a lease that was reported
-            # as lost before. Until that report is taken in it stands among the orphans, and then the lease has expired.
+            # Orphans first, expires_at after them: a destructor in a cycle of garbage releases a lease that was
+            # reported as lost before. Until that is taken in it stands among the orphans, and then it has expired.
             if error is None and not roster.orphans and now < entry.expires_at and entry.uses < roster.plain_uses:
                 fine = pool._is_clean(entry.connection)
         except Exception:
