@@ -74,7 +74,8 @@ def test_run_and_a_requests_leases_are_connected_as_well(engines: Engines) -> No
     below(engine).clear()
     until(lambda: below(engine).stats().size == 0)
     for _ in range(2):
-        response = Middleware(lambda environ, start: [b"%d" % ask(leases(environ).connection())], below(engine))({}, print)
+        application = Middleware(lambda environ, start: [b"%d" % ask(leases(environ).connection())], below(engine))
+        response = application({}, print)
         assert list(response) == [b"1"]
         response.close()  # type: ignore[attr-defined]  # as a server does
     assert counts(engine) == (1, 1, 0, 0)
