@@ -206,6 +206,18 @@ def test_what_a_plain_lease_has_left_is_rolled_back_before_the_next_try(
     assert clock.now() == pytest.approx(1000.8)
 
 
+def test_who_does_the_io_himself_rolls_back_himself(make: Make, factory: Factory) -> None:
+    work = Work(*conflicts(2))
+
+    def dirty(connection: FakeConnection) -> Any:
+        assert not connection.dirty
+        connection.dirty = True
+        return work(connection)
+
+    assert make(workers="inline", max_size=1).run(dirty) == ()
+    assert factory.gates["reset"].calls >= 2
+
+
 def test_a_rollback_that_hangs_is_not_waited_for_for_ever(make: Make, factory: Factory, clock: ManualClock) -> None:
     factory.gates["reset"].never()
     work = Work(*conflicts(1))
