@@ -6,10 +6,11 @@ import math
 import random
 from collections.abc import Callable
 
-from pooling._secrets import hide
+from pooling._secrets import hide, said
 from pooling.config import Config
 from pooling.errors import ConnectError, in_words
 
+LONGEST_TEXT = 1000  # characters of an error's text that are repeated
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
 GRACE = 1.0  # seconds for which a permanent error is put up with while other connections are open
 MOMENT = 0.25  # seconds by which a driver that keeps to its time may come back later
@@ -31,6 +32,7 @@ class Outage:
         self.next_try = 0.0
         self.asked = False
         self.error: BaseException | None = None
+        self.told = ""  # the error in one line: a crowd of waiters may ask for it, each under the lock
         self.error_at = 0.0
         self.doubt = False  # a connection broke, and nothing has gone well since
         self.permanent = False
@@ -53,6 +55,7 @@ class Outage:
             self.since = now
         self.failures += 1
         self.error, self.error_at, self.permanent = error, now, permanent
+        self.told = describe(error)
         self._grace = 0.0 if alone else min(GRACE, self._fail_after)
         self.next_try = max(now, began + self._gap())
 
@@ -85,7 +88,7 @@ class Outage:
         pause = self.next_try - now
         trying = "the next try is under way" if pause <= 0 else f"the next try is in {in_words(pause)}"
         error = ConnectError(
-            f"pool {name!r} cannot connect: {describe(self.error)} (failing for {in_words(now - self.since)}, "
+            f"pool {name!r} cannot connect: {self.told} (failing for {in_words(now - self.since)}, "
             f"{self.failures} {'try' if self.failures == 1 else 'tries'}; {trying})"
         )
         error.__cause__ = self.error
@@ -100,5 +103,5 @@ class Outage:
 def describe(error: BaseException | None) -> str:
     """An error's type and text in one line, without what reads like a password: not every error was concealed, some
     are a user's own."""
-    text = " ".join(hide(str(error)).split())
+    text = " ".join(hide(said(error))[:LONGEST_TEXT].split()) if error is not None else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from pooling._entry import Hold, Stage, named, thread_names
 from pooling._ledger import Ledger
 from pooling._moves import Phase
-from pooling._outage import describe
 from pooling._waiter import Waiter
 from pooling.errors import PoolTimeout, in_words
 from pooling.stats import PoolStats, Waiting
@@ -55,7 +54,7 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         wait=tally.waits.snapshot(zeros=acquired - waits.count),
         use=tally.uses.snapshot(),
         connect=tally.connects.snapshot(),
-        last_error=describe(outage.error) if outage.error else None,
+        last_error=outage.told if outage.error else None,
         last_error_age=now - outage.error_at if outage.error else None,
     )
 

@@ -112,7 +112,7 @@ class _Veil:
         self._done[id(error)] = error
         self._clean(error)
         if self._shows(error):
-            stand_in = Concealed(f"{type(error).__name__}: {self._hidden(_said(error))}")
+            stand_in = Concealed(f"{type(error).__name__}: {self._hidden(said(error))}")
             stand_in.__cause__, stand_in.__context__ = error.__cause__, error.__context__
             stand_in.__suppress_context__ = error.__suppress_context__
             self._done[id(error)] = error = stand_in.with_traceback(error.__traceback__)
@@ -163,7 +163,7 @@ class _Veil:
         return old if all(left is right for left, right in zip(items, changed, strict=True)) else new
 
     def _shows(self, error: BaseException) -> bool:
-        return self._tells(_said(error)) or self._tells(_shown(error))
+        return self._tells(said(error)) or self._tells(_shown(error))
 
     def _tells(self, text: str) -> bool:
         return hide(text, self._secrets) != text
@@ -224,7 +224,8 @@ def _forms(secret: str) -> set[str]:
     return forms - {""}
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """An error's text, whatever it does when it is asked for it."""
     try:
         return str(error)
     except Exception:

@@ -134,6 +134,27 @@ def test_a_refusal_says_for_how_long_and_when_next(clock: ManualClock, factory: 
     assert str(outcome(pool.acquire, 30)).endswith("(failing for 3.25 s, 5 tries; the next try is in 0.5 s)")
 
 
+def test_an_error_that_cannot_be_read_harms_nobody(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    class Unreadable(Exception):
+        def __str__(self) -> str:
+            raise KeyError
+
+        __repr__ = __str__
+
+    factory.gates["connect"].error(Unreadable())
+    pool = make(fail_after=0)
+    error = outcome(pool.acquire, 1)
+    assert isinstance(error, ConnectError)
+    assert "cannot connect: Unreadable (failing for" in str(error)
+    assert pool.stats().last_error == "Unreadable"
+    factory.gates["connect"].error(OSError("x" * 1_000_000))
+    clock.advance(5)
+    assert 1000 < len(str(outcome(pool.acquire, 1))) < 2000
+    factory.gates["connect"].ok()
+    clock.advance(5)
+    pool.acquire(1).release()
+
+
 def test_long_times_are_written_out(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     """7200 s, not 7.2e+03 s: leaks and outages last."""
     pool = make(max_size=2, timeout=None, fail_after=7200, backoff=lambda failures: 60.0)
