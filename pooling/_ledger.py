@@ -19,16 +19,15 @@ Invariants, after every settle():
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
-from pooling._entry import Entry, Stage, Token
-from pooling._moves import Moves, Phase
-from pooling._notice import Notice
+from pooling._entry import Stage, Token
+from pooling._moves import Phase
 from pooling._outage import LONGEST_GAP, MOMENT
 from pooling._roster import ENDLESS
+from pooling._upkeep import Upkeep
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
@@ -36,7 +35,6 @@ from pooling.events import Outlet
 T = TypeVar("T")
 
 NESTING = 0.05  # seconds after which waiting threads are suspected of starving each other
-STARVING = "every connection is held by a thread that waits for another one, so none will come back"
 SOON = 0.5  # seconds: longer than a release stays between two of its lines
 CLOSERS = 32  # closes under way at once, late ones not counted: clear() of 10,000 must not start 10,000 threads
 PATIENCE = 0.25  # seconds a check may take before a connection is opened beside it
@@ -53,7 +51,7 @@ class Fate(Enum):
     DETACHED = "detached"
 
 
-class Ledger(Moves[T]):
+class Ledger(Upkeep[T]):
     """What callers, workers and the owner report, and what follows from it."""
 
     # -- what callers report ------------------------------------------------------------------------
@@ -310,7 +308,7 @@ class Ledger(Moves[T]):
             self._adopt(self.roster.orphans[0])
             self.roster.orphans.popleft()
         if now >= self.alarm:
-            self._look_round()
+            self.look_round()
         if self.roster.idle and (self.phase is Phase.CLOSED or len(self.roster.entries) > self.max_size):
             self._shrink()
         if self.queue:
@@ -455,63 +453,3 @@ class Ledger(Moves[T]):
             and size <= self.max_size
             and size <= self.max_idle
         )
-
-    # -- what time brings -----------------------------------------------------------------------------
-
-    def _look_round(self) -> None:
-        """Write hung jobs off, retire and check what is due, and set the next alarm."""
-        for entry in self.roster.overdue(self.now):
-            self.roster.write_off(entry)
-            self._free(entry, "hung")
-        for entry in self.roster.lines_due(self.now):
-            self._review(entry)
-        if self.now >= self.nesting_at:
-            self.nesting_at = math.inf
-            self._look_for_nesting()
-        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting_at)
-
-    def _look_for_nesting(self) -> None:
-        """Where every connection is held by a thread that waits for another one, nobody can ever give one back.
-
-        Looked for a little after somebody came to wait: by nothing else can it begin. Only a snapshot of who
-        acquired is known: a lease that was handed to another thread counts for the one that acquired it.
-        """
-        entries = self.roster.entries
-        if len(entries) < self.max_size or self.roster.leased() < len(entries):
-            return
-        waiters = {waiter.thread: waiter for waiter in self.queue.first(len(self.queue))}
-        if any(entry.thread not in waiters for entry in entries):
-            return
-        if self.config.nested == "raise":
-            # The last to come gives way, as the victim of a database's deadlock does: with its lease others go on.
-            victim = max((waiters[entry.thread] for entry in entries), key=lambda waiter: waiter.ticket)
-            victim.turn = Turn.STARVED
-            self.tally.timeouts += 1
-            self._emit("timeout", duration=self.now - victim.deadline.started)
-            self.queue.remove(victim)
-            self.outbox.append(victim)
-        elif self.nested != (nested := tuple(entry.hold() for entry in entries)):
-            self.nested = nested  # said once: more callers may come, and change nothing
-            self.outbox.append(Notice(STARVING, nested, self.now))
-
-    def _review(self, entry: Entry[T]) -> None:
-        """One entry's line on the agenda is due."""
-        due = self._due(entry)
-        token = self.roster.fetch(entry) if due and entry.stage is Stage.OPEN else None
-        # Asked again: until it was fetched a caller may have had it and brought it back.
-        if token is not None and (due := self._due(entry)):
-            if due == "keepalive":
-                self._start(token, Stage.CHECKING)
-            else:
-                self.roster.doom(token, due)
-        elif token is not None:
-            self.roster.idle.append(token)
-        elif entry.stage is Stage.OPEN and self.limits.overheld(entry, self.now):
-            entry.reported = entry.uses
-            self._leaked(entry, "a lease is held for long")
-        self._remind(entry)
-
-    def _due(self, entry: Entry[T]) -> str:
-        if entry.epoch < self.roster.cleared:
-            return "stale"
-        return self.limits.due(entry, self.now, spare=self.roster.kept() > self.min_size)

@@ -30,6 +30,7 @@ LAYERS = (
     {"_ending", "_report"},
     {"_hooks"},  # how a job is done
     {"_ledger"},  # what follows from what is reported
+    {"_upkeep"},  # what time brings
     {"_moves"},  # the single steps
     {"_roster", "_limits", "_tally"},  # where each entry is, what is due, what is counted
     {"_runtime"},  # time and threads
