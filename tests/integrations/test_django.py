@@ -462,6 +462,17 @@ def test_the_options_of_psycopg_pool_are_understood(changed: Any) -> None:
         changed("postgresql", OPTIONS={"pool": {"min_sise": 1}}).ensure_connection()
 
 
+def test_a_check_as_psycopg_pool_takes_it_is_made_before_a_connection_goes_out(changed: Any) -> None:
+    met: list[Any] = []
+    connection = changed("postgresql", OPTIONS={"pool": {"check": met.append}, "pooling": {"check_after": 0.0}})
+    connection.ensure_connection()
+    checked = connection.connection
+    assert not met  # it is new
+    connection.close()
+    connection.ensure_connection()
+    assert met == [checked]
+
+
 # -- errors -------------------------------------------------------------------------------------------
 
 

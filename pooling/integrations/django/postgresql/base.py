@@ -11,6 +11,7 @@ from django.db.backends.postgresql import base, creation
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from psycopg import sql
 
+from pooling.backends import ConnectArgs
 from pooling.backends.postgres import PostgresFactory
 from pooling.config import nearest
 from pooling.integrations.django._creation import ClosesPools
@@ -36,11 +37,26 @@ _NAMES = {
 }  # fmt: skip  # a table
 
 
+class _Factory(PostgresFactory):
+    """One that may have been given its check, as psycopg_pool takes it: a function that raises."""
+
+    def __init__(self, connect_args: ConnectArgs, check: Callable[[Any], object] | None) -> None:
+        super().__init__("", connect_args)
+        self.given = check
+
+    def check(self, connection: Any, timeout: float) -> None:
+        if self.given is None:
+            super().check(connection, timeout)
+        else:
+            self.given(connection)
+
+
 class _Pool(Pool[Any]):
     @property
     def _check(self) -> Any:
         """How connections are checked before they go out, if by a round trip: Django's tests look here."""
-        return self._factory.check if self._config.check == "ping" else None
+        factory: Any = self._factory
+        return (factory.given or factory.check) if self._config.check == "ping" else None
 
 
 class DatabaseCreation(ClosesPools, creation.DatabaseCreation):
@@ -75,7 +91,9 @@ class DatabaseWrapper(Pooled, base.DatabaseWrapper):
             wrapper = another()
             return {**wrapper.get_connection_params(), "autocommit": wrapper.settings_dict["AUTOCOMMIT"]}
 
-        factory = PostgresFactory("", arguments)
+        theirs = self._options().get("pool")
+        check = theirs.get("check") if isinstance(theirs, dict) else None
+        factory = _Factory(arguments, check if callable(check) else None)
         known = self.settings_dict
         factory.where = f"{known.get('HOST') or 'localhost'}:{known.get('PORT') or 5432}/{known.get('NAME') or ''}"
         return factory
