@@ -37,6 +37,7 @@ class Outage:
         self.doubt = False  # a connection broke, and nothing has gone well since
         self.permanent = False
         self._grace = 0.0
+        self._fell_at = 0.0  # when the first of them failed
 
     @property
     def state(self) -> str:
@@ -46,18 +47,21 @@ class Outage:
         return self.failures > 0
 
     def failed(self, now: float, error: BaseException, *, permanent: bool, began: float, alone: bool) -> None:
-        """A connect failed: the next one has to wait, unless the time since this one ``began`` was pause enough.
+        """A connect failed: the next one has to wait, unless this one has taken as long as the longest pause.
 
         Unless it was ``alone``, with no other connection open, even a permanent error leaves waiters something to wait
         for: perhaps a password is being changed, and the next try asks for the credentials anew.
         """
+        # Those under way together fail together: that is one failure, and after one the pause is short.
+        together = self.failures > 0 and began <= self._fell_at
         if not self.failures:
-            self.since = now
-        self.failures += 1
+            self.since = self._fell_at = now
+        if not together:
+            self.failures += 1
+            self.next_try = now if now - began >= LONGEST_GAP else now + self._gap()
         self.error, self.error_at, self.permanent = error, now, permanent
         self.told = describe(error)
         self._grace = 0.0 if alone else min(GRACE, self._fail_after)
-        self.next_try = max(now, began + self._gap())
 
     def served(self, now: float) -> None:
         """Somebody got a connection all the same (the server refuses new ones, those it has work): the

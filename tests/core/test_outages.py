@@ -352,6 +352,19 @@ def test_a_connect_that_began_before_the_outage_and_hangs_does_not_keep_the_pool
     clock.advance(10)  # the lost one comes back as well
 
 
+def test_connects_that_fail_together_are_one_failure(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """Six of them, and the next try is 50 ms later, not 300."""
+    pool = make(min_size=6, fail_after=None)
+    tries = record_tries(clock, factory)
+    factory.gates["connect"].slow(0.01)
+    factory.gates["connect"].error(OSError())
+    outcome(pool.acquire, 1.0)
+    assert tries[:6] == [tries[0]] * 6
+    gaps = [after - before for before, after in itertools.pairwise(tries[5:])]
+    for number, gap in enumerate(gaps, 1):
+        assert gap <= 0.05 * number + 0.01 + 1e-9
+
+
 def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     numbers: list[int] = []
 
