@@ -1,7 +1,8 @@
 """A network that fails now and then, in front of the server of a stress run.
 
-Calm and trouble take turns; both are drawn from the run's seed. Trouble never lasts as long as the pool's own patience
-(``fail_after``, ``connect_timeout``): what does is an outage, and to fail is then what a pool has promised.
+Calm and trouble take turns; both are drawn from the run's seed. Trouble is shorter than the pool's own patience
+(``fail_after``, ``connect_timeout``), and calm long enough for a connect: what lasts longer is an outage, and to fail is
+then what a pool has promised.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pooling.cli._proxy import Proxy
 
-CALM = 0.8  # mean seconds between two troubles
+CALM = 1.0, 0.5  # seconds between two troubles: at least, and the mean of what is added
 LONGEST = 1.5  # seconds of one trouble
 
 
@@ -41,7 +42,8 @@ class Chaos(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(min(self._dice.expovariate(1 / CALM), 4 * CALM)):
+        least, more = CALM
+        while not self._over.wait(least + min(self._dice.expovariate(1 / more), 4 * more)):
             trouble = self._dice.choice(list(Trouble))
             self.counts[trouble.value] += 1
             self._begin(trouble)
