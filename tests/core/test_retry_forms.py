@@ -95,10 +95,10 @@ def test_a_loop_raises_what_is_not_to_be_tried_again(make: Make) -> None:
         for attempt in Retrying(pool, retries=2):
             with attempt:
                 raise RolledBack({1: "first", 2: "second", 3: "third"}[attempt.number])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="1"):
         for attempt in Retrying(pool, on=lambda error: True):
             with attempt:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(attempt.number)
     assert pool.stats().leased == 0
 
 
