@@ -147,7 +147,7 @@ def test_an_error_that_cannot_be_read_harms_nobody(clock: ManualClock, factory: 
     assert isinstance(error, ConnectError)
     assert "cannot connect: Unreadable (failing for" in str(error)
     assert pool.stats().last_error == "Unreadable"
-    factory.gates["connect"].error(OSError("x" * 1_000_000))
+    factory.gates["connect"].error(OSError("x" * 100_000))
     clock.advance(5)
     assert 1000 < len(str(outcome(pool.acquire, 1))) < 2000
     factory.gates["connect"].ok()
