@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import traceback
@@ -272,6 +273,51 @@ def test_idempotent_transactions_do_not_feel_a_restart(own_server: Callable[...,
         assert pool.stats().closed["broken"] >= 2
         with pool.acquire() as connection:
             assert connection.execute("SELECT count(*) FROM done").fetchone()[0] == sum(counts)
+
+
+def test_no_write_is_applied_twice_while_sessions_are_killed(own_server: Callable[..., Postgres]) -> None:
+    """Whoever got no error has written once; whoever got one, once or not at all."""
+    server = own_server("postgres")
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute("CREATE TABLE written (token int)")
+    tokens = itertools.count()
+    fine: list[int] = []
+    unknown: list[int] = []
+    over = threading.Event()
+
+    def put(connection: Any, token: int) -> None:
+        connection.execute("INSERT INTO written VALUES (%s)", (token,))
+        connection.execute("SELECT pg_sleep(0.002)")
+
+    with create_pool(server.url, {"application_name": "writers"}, max_size=4) as pool:
+
+        def write() -> None:
+            while not over.is_set():
+                token = next(tokens)
+                try:
+                    pool.run(put, token, transaction=True, timeout=LONG)
+                except psycopg.OperationalError:
+                    unknown.append(token)
+                else:
+                    fine.append(token)
+
+        def kill() -> None:
+            try:
+                for _ in range(15):
+                    before = len(fine)
+                    until = time.monotonic() + LONG / 2
+                    while len(fine) < before + 10 and time.monotonic() < until:
+                        time.sleep(0.005)
+                    server.kill_sessions("writers")
+            finally:
+                over.set()
+
+        together(5, lambda number: kill() if number == 4 else write())
+        with pool.acquire() as connection:
+            counts = dict(connection.execute("SELECT token, count(*) FROM written GROUP BY token").fetchall())
+    assert set(counts.values()) == {1}
+    assert set(fine) <= set(counts) <= set(fine) | set(unknown)
+    assert unknown
 
 
 def test_a_wrong_password_is_not_tried_again(postgres: Postgres) -> None:
