@@ -18,7 +18,7 @@ from pooling import ConnectError, Pool, PoolTimeout, create_pool
 NAME = "db.internal.example"
 SIZE = 3  # connections of each pool
 GIVEN_UP = 0.3  # seconds: connect_timeout, after twice of which a look-up is written off
-LATE = 1.0  # seconds by which a loaded machine may be late
+LATE = 2.0  # seconds by which a loaded machine may be late
 
 
 def ask_for(pools: list[Pool[Any]], seconds: float) -> None:

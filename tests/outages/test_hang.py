@@ -24,7 +24,7 @@ from tests.outages.users import Crowd, fill, until
 from tests.proxy import Proxy
 from tests.servers.launch import user_namespaces_permitted
 
-LATE = 1.0  # seconds by which a loaded machine may be late
+LATE = 2.0  # seconds by which a loaded machine may be late
 NETWORKED = ["http", "mongodb", "mysql", "postgres", "redis"]
 
 

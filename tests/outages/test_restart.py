@@ -14,6 +14,7 @@ from tests.outages.conftest import Mine
 from tests.outages.users import Crowd, fill, until
 
 THREADS = 10
+LATE = 2.0  # seconds by which a loaded machine may be late
 BACKENDS = ("http", "mongodb", "mysql", "postgres", "redis")
 
 
@@ -113,4 +114,4 @@ def test_a_restart_under_ten_threads_at_work(mine: Mine, name: str, fast: bool) 
     assert 1 <= len(crowd.failed) <= (THREADS if fast else 2 * THREADS)
     first = next(use for use in crowd.served if use.acquired > down)
     gap = max(0.25, min(0.05 * (tries + 1), 2.0))
-    assert first.ended - ready < gap + 1.0, f"{first.ended - ready:.3f} s after the server was ready; gap {gap:.2f} s"
+    assert first.ended - ready < gap + LATE, f"{first.ended - ready:.3f} s after the server was ready; gap {gap:.2f} s"
