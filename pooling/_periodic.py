@@ -53,6 +53,11 @@ class Periodic:
             self._acting.release()
         self._runtime.forget(self)
 
+    def now(self) -> None:
+        """Make a call on this thread, after one that is being made by another."""
+        with self._acting:
+            self._action()
+
     # -- what the reaper calls ----------------------------------------------------------------------------
 
     def due_at(self) -> float:

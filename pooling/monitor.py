@@ -135,7 +135,7 @@ class PoolMonitor:
         """End, with a last report on the time since the one before. Does nothing to one that does not run."""
         if self._periodic.running:
             self._periodic.stop()
-            self._tick()
+            self._periodic.now()
 
     def report(self) -> list[Report]:
         """A report on each pool for the time since the last one, which ends here. Nothing is logged."""

@@ -219,7 +219,16 @@ class MultiProcessExporter:
             self.write()
 
     def write(self) -> None:
-        """Write what has happened since the last time. Not to be called by several threads at once."""
+        """Write what has happened since the last time."""
+        self._periodic.now()
+
+    __enter__ = start
+
+    def __exit__(self, *details: object) -> None:
+        self.stop()
+
+    def _tick(self) -> bool:
+        """Write; False where no pool is left. One at a time."""
         changes = self._changes.take(self._runtime.now())
         for gone in self._gauges.keys() - {stats.name for stats, _ in changes if stats.state != CLOSED}:
             for gauge in self._gauges.pop(gone):
@@ -240,14 +249,6 @@ class MultiProcessExporter:
                         self._gauges.setdefault(stats.name, set()).add(value)
         process = Described(PROCESS, "gauge", _PROCESS_HELP, float, together="liveall")  # has a label pid by itself
         self._value(process, PROCESS, (), ()).set(1.0)
-
-    __enter__ = start
-
-    def __exit__(self, *details: object) -> None:
-        self.stop()
-
-    def _tick(self) -> bool:
-        self.write()
         return not self._sources.gone()
 
     def _add(self, metric: Described, pool: str, histogram: Histogram) -> None:

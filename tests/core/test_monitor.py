@@ -461,9 +461,15 @@ def test_64_threads_lose_nothing_between_reports() -> None:
         threads = [threading.Thread(target=use) for _ in range(64)]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            counted += [report.interval.acquired for report in monitor.report()]
-        for thread in threads:
+
+        def read() -> None:
+            while any(thread.is_alive() for thread in threads):
+                counted.extend(report.interval.acquired for report in monitor.report())
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for thread in readers:
+            thread.start()
+        for thread in (*threads, *readers):
             thread.join(60)
         (last,) = monitor.report()
         assert sum(counted) + last.interval.acquired == 64 * 30
