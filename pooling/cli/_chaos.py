@@ -1,8 +1,8 @@
 """A network that fails now and then, in front of the server of a stress run.
 
 Calm and trouble take turns; both are drawn from the run's seed. Trouble is shorter than the pool's own patience
-(``fail_after``, ``connect_timeout``), and calm long enough for a connect: what lasts longer is an outage, and to fail is
-then what a pool has promised.
+(``fail_after``, ``connect_timeout``), and calm long enough for a connect: what lasts longer is an outage, and then to
+fail is what a pool has promised.
 """
 
 from __future__ import annotations
