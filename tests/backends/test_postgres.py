@@ -443,7 +443,7 @@ class TestServer:
         factory.check(connection, 5.0)
         server.freeze()
         start = time.monotonic()
-        with pytest.raises(psycopg.OperationalError, match=r"no answer within 0\.2 s"):
+        with pytest.raises(psycopg.OperationalError, match="no answer in time"):
             factory.check(connection, 0.2)
         assert 0.2 <= time.monotonic() - start < 1.0
         server.thaw()

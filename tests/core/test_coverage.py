@@ -18,7 +18,8 @@ from tests.core.helpers import ROOT
 CORE = (
     "pool", "lease", "config", "stats", "events", "errors", "factory", "_clock", "_ending", "_entry", "_fork", "_hooks",
     "_ledger", "_limits", "_moves", "_notice", "_opening", "_outage", "_reaper", "_report", "_roster", "_runtime",
-    "_tally", "_upkeep", "_waiter", "_workers", "retry", "manager", "signals", "_described",
+    "_tally", "_upkeep", "_waiter", "_workers", "retry", "manager", "signals", "_described", "monitor",
+    "_periodic", "_secrets", "_sources",
 )  # fmt: skip  # a table
 INSIDE = "POOLING_TEST_COVERAGE"
 LEFT_OUT = ("coverage", "deadlines_in_real_time", "fairness", "layers", "typing")
