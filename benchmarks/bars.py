@@ -91,6 +91,9 @@ BARS: tuple[Bar, ...] = (
     Bar("ramp", "total", "≤", 500.0, "now"),
     Bar("whichever comes first", "after the return", "≤", 5.0, "now"),
     Bar("connect hangs", "past the timeout", "≤", 50.0, "now"),
+    Bar("restart", "errors", "≤", 1, "now"),
+    Bar("outage", "connects at once", "≤", 1, "now"),
+    Bar("outage", "after the return", "≤", 400.0, "now"),  # the gap that the back-off has reached after 1.5 s
     Bar("many connections", "cycle to that at 10", "≤", 1.15, "goal"),
     Bar("many waiters", "hand-off to that at 10", "≤", 1.15, "goal"),
     Bar("reaping", "a connection to that at *", "≤", 1.15, "goal"),

@@ -78,7 +78,8 @@ def test_a_run_says_under_which_circumstances_it_was_made(run: tuple[str, dict[s
 def test_the_list_names_families_and_peers() -> None:
     done = benchmarks("--list")
     assert done.returncode == 0
-    for name in ("uncontended", "contended", "opening", "scale", "rest", "servers", *(kind.name for kind in ALL)):
+    families = ("uncontended", "contended", "opening", "outage", "scale", "rest", "servers")
+    for name in (*families, *(kind.name for kind in ALL)):
         assert name in done.stdout
 
 

@@ -1,0 +1,15 @@
+"""The outage family runs, and every pool in it has its rows."""
+
+from __future__ import annotations
+
+from benchmarks import outage
+from benchmarks.peers import installed
+from benchmarks.rows import Settings
+
+
+def test_every_pool_has_each_figure_and_sees_the_server_again() -> None:
+    rows = list(outage.run(Settings(1, True, lambda _: None)))
+    figures = {"errors", "connects", "connects at once", "after the return"}
+    here = installed(outage.KINDS)
+    assert {(one.peer, one.figure) for one in rows} == {(name, figure) for name in here for figure in figures}
+    assert all(one.value < float("inf") for one in rows)
