@@ -538,6 +538,10 @@ class Pool(Generic[T]):
         with _forked.setdefault(pid, threading.Lock()):  # setdefault is atomic: one lock for all threads of the child
             if self._pid != pid:
                 parent = self._ledger
+                for entry in parent.roster.entries:
+                    # Nobody is told of the end of the parent's tokens: its reaper's queue may not even be fit to be put
+                    # into, where uWSGI forks without Python's hooks.
+                    entry.refs = None
                 self._finalizer.detach()
                 self._build(parent)
                 if self._ledger.phase is Phase.CLOSED:

@@ -17,7 +17,7 @@ from tests.core.helpers import run_python
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 COMMON = """
-import os, signal, sys, threading, time
+import gc, os, signal, sys, threading, time
 signal.alarm(20)  # inherited by no child
 from pooling import Pool, PoolError, PoolTimeout
 from pooling.testing import FakeFactory, FakeConnection
@@ -123,6 +123,36 @@ def test_whatever_the_child_does_first_the_parents_lock_is_not_touched(first: st
             with pool.acquire() as connection:
                 assert connection is factory.connections[0]
             pool.close()
+            """
+        ),
+        options=LENIENT,
+    )
+
+
+def test_nobody_is_told_of_the_end_of_a_parents_lease_in_a_child() -> None:
+    """The parent's reaper has a queue that a child of uWSGI, which runs no hook of Python's, must not put into."""
+    run_python(
+        script(
+            """
+            from pooling._runtime import THREADS
+
+            pool = Pool(factory, max_size=2)
+            leases = [pool.acquire()]
+            pool.acquire().release()
+            parents = THREADS._reaper
+
+            def child():
+                pool.acquire().release()  # from here on the child has a pool of its own
+                before = parents._pokes.qsize()
+                leases.clear()
+                gc.collect()
+                assert parents._pokes.qsize() == before
+                pool.close()
+
+            in_child(child)
+            leases.pop().release()
+            pool.close()
+            assert factory.open == 0
             """
         ),
         options=LENIENT,
