@@ -173,7 +173,7 @@ class Transaction(Generic[T]):
             raise PoolError("a transaction is entered once: call pool.transaction() again")
         lease = self._lease
         if lease is None:
-            lease = self._pool._acquire_carefully([], self._timeout, self._priority, sys._getframe(1))
+            lease = self._pool._acquire_for(sys._getframe(1), self._timeout, self._priority)
             self._lease = lease
         self._entered = True
         entry = lease._entry

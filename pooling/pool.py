@@ -173,6 +173,18 @@ class Pool(Generic[T]):
             return self._acquire_carefully(stale, timeout, priority, _frame(1))
         return self._acquire_carefully([], timeout, priority, _frame(1))
 
+    def _acquire_for(
+        self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME
+    ) -> Lease[T]:
+        """An acquire that is shown, while it waits and while it holds, where ``frame`` is: for what stands between the
+        pool and its user."""
+        if self._plain[0] and self._idle:
+            lease = self.acquire(timeout, priority)
+        else:
+            lease = self._acquire_carefully([], timeout, priority, frame)
+        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+        return lease
+
     def _acquire_carefully(
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
     ) -> Lease[T]:

@@ -231,12 +231,8 @@ class Course(Generic[T]):
         self._entry = None
         pool, priority = self._pool, self._policy._priority
         left = None if self._deadline.at == math.inf else self._deadline.remaining(pool._now())
-        if pool._plain[0] and pool._idle:
-            lease = pool.acquire(left, priority)
-        else:  # it may have to wait, and the queue too tells where its waiters come from
-            lease = pool._acquire_carefully([], left, priority, frame)
-        entry = self._entry = lease._entry
-        entry.code, entry.instruction = frame.f_code, frame.f_lasti
+        lease = pool._acquire_for(frame, left, priority)
+        self._entry = lease._entry
         return lease
 
     def goes_on(self, error: Exception, *, begun: bool) -> bool:

@@ -12,7 +12,7 @@ from pooling._clock import DEFAULT, Timeout
 from pooling.config import nearest
 from pooling.errors import PoolError
 from pooling.lease import Lease
-from pooling.pool import FIRST_COME, Pool
+from pooling.pool import Pool
 
 SOLE = "default"
 """The name a pool goes by that was given alone, and of the one that is meant where several are there and none is
@@ -115,7 +115,7 @@ class Leases:
             known = list(self._pools)
             raise LookupError(f"no pool is called {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         self._held.pop(name, None)  # one that has ended by hand
-        lease = _acquire(self._pools[name], self._timeout, _asking(sys._getframe(2)))
+        lease = self._pools[name]._acquire_for(_asking(sys._getframe(2)), self._timeout)
         begin = name in self._begin
         if begin:
             self._start(lease)
@@ -171,16 +171,6 @@ def as_pools(pools: Pool[Any] | Pools) -> Pools:
     if not isinstance(pools, Mapping):
         raise TypeError(f"pools must be a Pool, or a mapping of names to pools, not {type(pools).__name__}")
     return pools
-
-
-def _acquire(pool: Pool[Any], timeout: Timeout, frame: FrameType) -> Lease[Any]:
-    """An acquire that is shown, while it waits and while it holds, where ``frame`` is."""
-    if pool._plain[0] and pool._idle:
-        lease = pool.acquire(timeout)
-    else:
-        lease = pool._acquire_carefully([], timeout, FIRST_COME, frame)
-    lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
-    return lease
 
 
 def _asking(frame: FrameType) -> FrameType:
