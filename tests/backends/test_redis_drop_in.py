@@ -608,30 +608,32 @@ class TestWhatTheDriversOwnCodeCalls:
             assert hasattr(pool, name)
 
     def test_djangos_cache_takes_it(self, backend: Redis) -> None:
-        django = pytest.importorskip("django")
-        from django.conf import settings
-        from django.core.cache.backends.redis import RedisCache
+        """In a process of its own: Django's settings are made once in each."""
+        pytest.importorskip("django")
+        run_python(
+            """
+            import sys
 
-        assert django
-        if not settings.configured:
+            from django.conf import settings
+            from django.core.cache.backends.redis import RedisCache
+
+            from pooling.backends.redis import BlockingConnectionPool
+
             settings.configure()
-        cache = RedisCache(
+            options = {
+                "pool_class": "pooling.backends.redis.BlockingConnectionPool", "max_connections": 3, "timeout": 2.0,
+            }
+            cache = RedisCache(sys.argv[1], {"OPTIONS": options})
+            cache.set(sys.argv[2], {"a": 1})
+            assert cache.get(sys.argv[2]) == {"a": 1}
+            (pool,) = cache._cache._pools.values()
+            assert isinstance(pool, BlockingConnectionPool)
+            assert (pool.pooling.stats().max_size, pool.timeout) == (3, 2.0)
+            pool.close()
+            """,
             backend.url,
-            {
-                "OPTIONS": {
-                    "pool_class": "pooling.backends.redis.BlockingConnectionPool",
-                    "max_connections": 3,
-                    "timeout": 2.0,
-                    "client_name": backend.name,
-                }
-            },
+            backend.name,
         )
-        cache.set(backend.name, {"a": 1})
-        assert cache.get(backend.name) == {"a": 1}
-        (pool,) = cache._cache._pools.values()
-        assert isinstance(pool, BlockingConnectionPool)
-        assert (pool.pooling.stats().max_size, pool.timeout) == (3, 2.0)
-        pool.close()
 
     def test_credentials_are_asked_for_each_connection(self, make: Make, backend: Redis) -> None:
         asked: list[int] = []
