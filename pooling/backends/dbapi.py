@@ -97,7 +97,13 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         return held.connection
 
     def close(self, held: Held) -> None:
-        held.connection.close()
+        try:
+            held.connection.close()
+        finally:
+            # One whose goodbye fails may keep its socket open until it is collected; a socket's own close() waits for
+            # the files that were made of it.
+            if held.socket is not None and held.socket.fileno() >= 0:
+                socket.close(held.socket.detach())
 
     def check(self, held: Held, timeout: float) -> None:
         with _patience(held.socket, timeout):
