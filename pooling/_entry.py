@@ -58,8 +58,8 @@ class Entry(Generic[T]):
     use count and times need no lock."""
 
     __slots__ = (
-        "allowance", "began", "checked_at", "claimant", "code", "connection", "epoch", "expires_at", "good_until", "id",
-        "identity", "instruction", "keep", "opened_at", "reason", "refs", "reported", "roster", "since", "stage",
+        "allowance", "began", "checked_at", "claimant", "code", "connection", "epoch", "expires_at", "id",
+        "identity", "instruction", "keep", "opened_at", "plain_until", "reason", "refs", "reported", "roster", "since", "stage",
         "thread", "uses", "view",
     )  # fmt: skip  # a table, not a story
 
@@ -73,7 +73,10 @@ class Entry(Generic[T]):
         self.epoch = epoch  # everything was well with it when this epoch began
         self.opened_at = self.checked_at = now
         self.since = now  # idle since, or leased since
-        self.expires_at = self.good_until = now
+        self.expires_at = now
+        # Before that a clean connection may simply be put back by whoever had it. Never after it has expired; -inf where
+        # the ledger is to see it come back: at the end of its last use, or while somebody listens.
+        self.plain_until = -math.inf
         self.began, self.allowance = now, 0.0  # the job under way: when it began, how long it may take
         self.uses = 0
         self.keep = math.inf  # seconds it may stay unused, where the other side has said so

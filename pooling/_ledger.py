@@ -10,7 +10,7 @@ Invariants, after every settle():
  2. len(entries) <= max_size, unless a resize made it smaller: a slot is freed after its connection is closed.
  3. Nobody waits while a connection is idle, unless the pool is suspended.
  4. Waiters are served in the order of their keys; each is served, failed or gone once.
- 5. Before a connection goes out its epoch and its good_until are looked at: nothing older than the last
+ 5. Before a connection goes out its epoch and its last use are looked at: nothing older than the last
     break or clear() is handed to anybody unchecked.
  6. Connects under way (late ones not counted) <= max_connecting, and <= 1 while the server is down.
  7. plain[0] and roster.calm are true only if nobody waits, nobody listens, and every clean release may simply
@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 from pooling._entry import Stage, Token
 from pooling._moves import Phase
 from pooling._outage import LONGEST_GAP, MOMENT
-from pooling._roster import ENDLESS
 from pooling._upkeep import Upkeep
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
@@ -248,6 +247,7 @@ class Ledger(Upkeep[T]):
         self._doom_suspects("stale")
         for entry in self.roster.entries:  # those in use: the plain path of a release looks at nothing else
             entry.expires_at = min(entry.expires_at, self.now)
+            self._let_back(entry)
             # A release that looked just before, and has not yet put its connection back, is found a little later.
             self._remind_at(entry, self.now + SOON)
 
@@ -290,8 +290,8 @@ class Ledger(Upkeep[T]):
 
     def _heard_by(self, outlets: tuple[Outlet, ...]) -> None:
         self.tally.outlets = outlets
-        # Who listens is told of each release.
-        self.roster.plain_uses = 0 if outlets else int(min(self.limits.uses, ENDLESS))
+        for entry in self.roster.entries:
+            self._let_back(entry)
 
     # -- deciding -----------------------------------------------------------------------------------
 
@@ -339,8 +339,8 @@ class Ledger(Upkeep[T]):
                 return
             entry = token.entry
             # What was opened or checked in this very moment is good, be check_after 0.
-            stale = self.now >= entry.good_until and entry.checked_at != self.now
-            if stale or entry.epoch != self.roster.epoch:
+            fresh = self.limits.fresh(entry, self.now) or entry.checked_at == self.now
+            if not fresh or self.now >= entry.expires_at or entry.epoch != self.roster.epoch:
                 self.bench(token)
                 continue
             if not self._hand(waiter, token):  # an exception came between serving this waiter and removing it

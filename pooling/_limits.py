@@ -28,9 +28,9 @@ class Limits:
         entry.opened_at = entry.checked_at = now
         entry.expires_at = now + self._lifetime * (1 - 0.1 * self._jitter())
 
-    def good_until(self, entry: Entry[Any], now: float) -> float:
-        """Until when it may go out again as it is."""
-        return min(now + self.check_after, entry.expires_at)
+    def fresh(self, entry: Entry[Any], now: float) -> bool:
+        """Whether it was used or checked so lately that nobody has to look whether it is alive."""
+        return now - max(entry.since, entry.checked_at) < self.check_after
 
     def due(self, entry: Entry[Any], now: float, *, spare: bool) -> str:
         """What is due for an idle connection: ``"lifetime"``, ``"idle"`` (only a spare one, unless the

@@ -80,6 +80,11 @@ class Moves(Generic[T]):
         self.roster.calm = plain
         self.plain[0] = plain
 
+    def _let_back(self, entry: Entry[T]) -> None:
+        """Decide until when the end of a lease may put the connection back without a word to the ledger."""
+        told = self.tally.outlets or entry.uses >= self.limits.uses
+        entry.plain_until = -math.inf if told else entry.expires_at
+
     def _put(self, token: Token[T], *, used: bool) -> None:
         """Where everything that was opened, checked, reset or released ends: it goes to whoever claimed it,
         or becomes idle for :meth:`_serve`, or is retired."""
@@ -90,13 +95,13 @@ class Moves(Generic[T]):
         if reason := self._retirement(entry):
             self.roster.doom(token, reason)
             return
-        entry.good_until = self.limits.good_until(entry, self.now)
         if entry.epoch != self.roster.epoch:  # also one that was claimed: it may be older than what broke
             self.bench(token)
             return
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and self._hand(claimant, token):
             return
+        self._let_back(entry)
         if used:
             self.roster.idle.append(token)
         else:  # it was only looked at: it stays among the longest unused
@@ -133,6 +138,7 @@ class Moves(Generic[T]):
         entry.uses += 1
         entry.since = self.now
         entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
+        self._let_back(entry)
         self.tally.waits.samples.append(waited)
         if self.outage:
             self.outage.served(self.now)
@@ -219,7 +225,7 @@ class Moves(Generic[T]):
             self._leaked(entry, "a lease was dropped without release()", "dropped")
         token = self.roster.mint(entry)
         self.roster.back(entry)
-        entry.thread, entry.expires_at = 0, -math.inf  # should a destructor still release what was lost
+        entry.thread, entry.plain_until = 0, -math.inf  # should a destructor still release what was lost
         if entry.connection is None:
             self._free(entry, "")
         else:

@@ -18,8 +18,6 @@ from pooling.config import Config
 
 T = TypeVar("T")
 
-ENDLESS = 2**30 - 1  # leases
-
 
 class Roster(Generic[T]):
     """A token is in ``idle`` (good to go out), ``suspects`` (to be checked first), ``doomed`` (to be closed), or with
@@ -36,8 +34,6 @@ class Roster(Generic[T]):
         self.hung: dict[Entry[T], None] = {}
         self.orphans: deque[TokenRef] = deque()
         self.calm = False  # whether an idle connection may lie where it is: nobody has to be told of it
-        # Leases after which a connection does not go back to idle by itself. A small int is compared fastest.
-        self.plain_uses = ENDLESS if config.max_uses is None else config.max_uses
         self.epoch = 0
         self.cleared = 0  # connections of an epoch before this one are retired; of a later one, checked
         self._wake = wake

@@ -65,28 +65,33 @@ class Lease(Generic[T]):
         except AttributeError:
             token = None  # what another thread ends may be lost, and must die then
             return False
-        pool, entry = self._pool, token.entry
-        roster, now = entry.roster, pool._now()
-        fine: object = False
+        pool = self._pool
+        entry = token.entry
+        roster = entry.roster
+        clock, is_clean = pool._now, pool._is_clean
+        now = clock()
         try:
-            # Orphans first, expires_at after them: a destructor in a cycle of garbage releases a lease that was
-            # reported as lost before. Until that is taken in it stands among the orphans, and then it has expired.
-            if error is None and not roster.orphans and now < entry.expires_at and entry.uses < roster.plain_uses:
-                fine = pool._is_clean(entry.connection)
+            # Orphans first, plain_until after them: a destructor in a cycle of garbage releases a lease that was
+            # reported as lost before. Until that is taken in it stands among the orphans, and then its time is over.
+            fine = (
+                error is None
+                and not roster.orphans
+                and now < entry.plain_until
+                and is_clean(entry.connection)
+            )
         except Exception:
-            pass  # judge() asks again, and logs what is wrong
+            fine = False  # judge() asks again, and logs what is wrong
         if fine:
             used = pool._used
             used.append(now - entry.since)
-            good, expires = now + pool._check_after, entry.expires_at
-            entry.good_until = good if good < expires else expires  # noqa: FURB136  # min() is a call
             entry.since = now
             entry.thread = 0
             roster.idle.append(token)
             # Read after the append: see "The plain path" in pool.py. Samples are folded by settle(), now and then.
             if not roster.calm or len(used) >= FOLD_AT:
                 pool._tell()
-        elif entry.owned_by(token):
+            return True
+        if entry.owned_by(token):
             pool._end(entry, token, pool._hooks.judge(entry, error), error)
         return error is None
 

@@ -65,6 +65,7 @@ _frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
 SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
 SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
+LOOK_AFTER = 1.0  # seconds of disuse after which an acquire looks at a connection, be it at its lifetime alone
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
 _forked: dict[int, threading.Lock] = {}  # by process id
@@ -110,7 +111,6 @@ class Pool(Generic[T]):
         self._is_clean = self._hooks.cleanness()
         self._inline = config.workers == "inline"
         self._slice = SLICE_INLINE if self._inline else SLICE
-        self._ident = threading.get_ident
         self._build()
 
     def _build(self, parent: Ledger[T] | None = None) -> None:
@@ -125,7 +125,8 @@ class Pool(Generic[T]):
         self._roster = self._ledger.roster
         self._idle = self._roster.idle
         self._take = self._roster.take
-        self._check_after = self._ledger.limits.check_after
+        limits = self._ledger.limits
+        self._fresh = min(limits.check_after, LOOK_AFTER) if limits.uses == math.inf else -math.inf
         self._used = self._ledger.tally.uses.samples
         self._runtime.watch(self)
         self._finalizer = weakref.finalize(
@@ -149,28 +150,31 @@ class Pool(Generic[T]):
             seconds("timeout", timeout)  # before anything is taken
         if priority is not FIRST_COME:
             offset("priority", priority)
-        if self._plain[0] and self._idle:
+        if self._plain[0]:
             try:
-                token = self._take()
-            except IndexError:  # another thread took the last one
-                return self._acquire_carefully([], timeout, priority, _frame(1))
-            entry = token.entry
-            now = self._now()
-            if now < entry.good_until and entry.epoch == self._roster.epoch:
-                entry.uses += 1
-                entry.since = now
-                entry.thread = self._ident()
-                frame = _frame(1)
-                entry.code = frame.f_code
-                entry.instruction = frame.f_lasti
-                lease: Lease[T] = Lease()
-                lease._pool = self
-                lease._entry = entry
-                lease._token = token
-                return lease
-            stale = [token]
-            del token  # an exception may be kept, and this frame with it: the list is emptied
-            return self._acquire_carefully(stale, timeout, priority, _frame(1))
+                take = self._take
+                token = take()
+            except IndexError:
+                pass  # none is idle
+            else:
+                entry = token.entry
+                clock = self._now
+                now = clock()
+                if now - entry.since < self._fresh and entry.epoch == self._roster.epoch:
+                    entry.uses += 1
+                    entry.since = now
+                    entry.thread = threading.get_ident()
+                    frame = _frame(1)
+                    entry.code = frame.f_code
+                    entry.instruction = frame.f_lasti
+                    lease: Lease[T] = Lease()
+                    lease._pool = self
+                    lease._entry = entry
+                    lease._token = token
+                    return lease
+                stale = [token]
+                del token  # an exception may be kept, and this frame with it: the list is emptied
+                return self._acquire_carefully(stale, timeout, priority, _frame(1))
         return self._acquire_carefully([], timeout, priority, _frame(1))
 
     def _acquire_for(
@@ -189,16 +193,24 @@ class Pool(Generic[T]):
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
     ) -> Lease[T]:
         """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long."""
+        self._check_process()
+        looked_at = False
+        if stale and stale[0].entry.roster is not self._roster:
+            stale.clear()  # it is a parent's
+        if stale:
+            entry, now, limits = stale[0].entry, self._now(), self._ledger.limits
+            valid = entry.epoch == self._roster.epoch and now < entry.expires_at
+            looked_at = valid and self._config.check == "peek" and not limits.fresh(entry, now)
+            if valid and (self._is_alive(entry) if looked_at else limits.fresh(entry, now)):
+                entry.uses += 1
+                entry.since = now
+                entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
+                if entry.uses >= limits.uses:
+                    entry.plain_until = -math.inf
+                return leased(self, stale.pop())
         waiter = self._waiter(timeout, priority)
         waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-        if stale and stale[0].entry.roster is self._roster:  # else it is a parent's
-            entry = stale[0].entry
-            looked_at = self._may_look(entry, waiter.deadline.started)
-            if looked_at and self._is_alive(entry):
-                entry.uses += 1
-                entry.since = waiter.deadline.started
-                entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
-                return leased(self, stale.pop())
+        if stale:
             self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
         else:
             self._wait(waiter, self._ledger.join, waiter)
@@ -207,11 +219,7 @@ class Pool(Generic[T]):
     def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
         self._check_process()
         seconds_ = self._config.timeout if isinstance(timeout, Default) else timeout
-        return Waiter(self._runtime.bell(), Deadline(self._now(), seconds_), priority, self._ident())
-
-    def _may_look(self, entry: Entry[T], now: float) -> bool:
-        """Whether a look at its socket tells if a connection that was not used for a while may go out."""
-        return self._config.check == "peek" and entry.epoch == self._roster.epoch and now < entry.expires_at
+        return Waiter(self._runtime.bell(), Deadline(self._now(), seconds_), priority, threading.get_ident())
 
     def _is_alive(self, entry: Entry[T]) -> bool:
         try:

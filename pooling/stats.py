@@ -2,13 +2,13 @@
 
 A histogram's bucket is the top 16 bits of the value's IEEE 754 double: the exponent and four bits of the
 mantissa, so sixteen buckets an octave. A bucket is at most 1/16 wide, its middle at most 1/32 (3.1 %) off,
-and whole batches are sorted into buckets by C code alone.
+and whole batches are sorted into buckets by C code alone. How that is done decides half of what a use's time costs:
+see :func:`_sorted`.
 """
 
 from __future__ import annotations
 
 import sys
-from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,11 +17,18 @@ from typing import Any, NamedTuple
 
 from pooling.errors import in_words
 
-_TOP_BITS = slice(3, None, 4) if sys.byteorder == "little" else slice(0, None, 4)
+# Where in a batch of packed doubles the first byte of each one is, its second byte, and the two as one number.
+_FIRST, _SECOND, _BOTH = (
+    (slice(7, None, 8), slice(6, None, 8), slice(3, None, 4))
+    if sys.byteorder == "little"
+    else (slice(0, None, 8), slice(1, None, 8), slice(0, None, 4))
+)
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """The upper bounds, in seconds, of the coarse buckets that exporters make of a histogram unless told otherwise."""
-# A recorder's samples are folded once so many have gathered: the bound on memory between two folds.
-FOLD_AT = 4096
+# A recorder's samples are folded once so many have gathered. Few enough to lie in a processor's first cache (32 bytes
+# each), and to be folded in some ten microseconds, for the pool's lock is held meanwhile.
+FOLD_AT = 1024
+_FREQUENT = 8  # buckets that are counted one by one
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,34 @@ class Histogram:
         return Histogram(self.count - earlier.count, self.sum - earlier.sum, min(top, self.max), counts)
 
 
+def _sorted(packed: bytes) -> dict[int, int]:
+    """How many of a batch of doubles, none negative, fall into each bucket.
+
+    Times of one kind mostly share their first byte: it changes at 31 µs and at 2 s. Then one byte tells their buckets
+    apart, and the frequent ones of those are counted and taken out by passes over the bytes, a twentieth of what a
+    Counter takes. What is left, or does not share it, the Counter gets.
+    """
+    first = packed[_FIRST]
+    if first.count(first[:1]) < len(first):
+        return Counter(memoryview(packed).cast("H")[_BOTH])
+    base, left = first[0] << 8, packed[_SECOND]
+    found: dict[int, int] = {}
+    for _ in range(_FREQUENT):
+        if not left:
+            return found
+        rest = left.translate(None, left[:1])
+        found[base | left[0]] = len(left) - len(rest)
+        left = rest
+    for second, times in Counter(left).items():
+        found[base | second] = times
+    return found
+
+
 class Recorder:
     """A growing histogram. ``samples.append(seconds)`` is all that a hot path does, without a lock
     (``list.append`` is atomic); :meth:`fold` is called under the pool's lock, and alone takes samples out."""
 
-    __slots__ = ("_count", "_counts", "_max", "_sum", "samples")
+    __slots__ = ("_count", "_counts", "_max", "_sum", "_top", "samples")
 
     def __init__(self) -> None:
         self.samples: list[float] = []
@@ -86,6 +116,7 @@ class Recorder:
         self._count = 0
         self._sum = 0.0
         self._max = 0.0
+        self._top = 0  # the highest bucket that has any
 
     def fold(self) -> None:
         """Sort what has gathered into the buckets."""
@@ -96,8 +127,12 @@ class Recorder:
         del self.samples[:count]
         self._count += count
         self._sum += sum(batch)
-        self._max = max(self._max, max(batch))  # noqa: PLW3301  # all in one call would make a tuple of them
-        self._counts.update(memoryview(array("d", batch)).cast("B").cast("H")[_TOP_BITS])
+        found = _sorted(pack(f"{count}d", *batch))
+        # Only what falls into the highest bucket so far can be the longest, and few batches have anything there.
+        if (top := max(found)) >= self._top:
+            self._top, self._max = top, max(self._max, max(batch))  # noqa: PLW3301  # in one call, a tuple of them
+        for bucket, times in found.items():
+            self._counts[bucket] += times
 
     def snapshot(self, *, zeros: int = 0) -> Histogram:
         """A frozen copy; ``zeros`` are events known to have taken no time, never recorded one by one."""

@@ -92,9 +92,11 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         token = self.roster.take()
         entry = token.entry
-        if self.now < entry.good_until and entry.epoch == self.roster.epoch:
+        if self.ledger.limits.fresh(entry, self.now) and entry.epoch == self.roster.epoch:
             entry.uses += 1
             entry.since, entry.thread = self.now, 7
+            if entry.uses >= self.ledger.limits.uses:
+                entry.plain_until = -math.inf
             self.leases.append(token)
         else:
             self.settle(self.ledger.bench, token)
@@ -104,10 +106,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def release_on_the_plain_path(self, which: int) -> None:
         token = self.leases[which % len(self.leases)]
         entry = token.entry
-        if not self.plain[0] or self.now >= entry.expires_at or entry.uses >= self.ledger.limits.uses:
+        if not self.plain[0] or self.now >= entry.plain_until:
             return
         self.leases.remove(token)
-        entry.good_until = self.ledger.limits.good_until(entry, self.now)
         entry.since, entry.thread = self.now, 0
         self.roster.idle.append(token)
 

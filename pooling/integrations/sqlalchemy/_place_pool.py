@@ -41,6 +41,7 @@ class PlaceLedger(Ledger[Place]):
         self.emptied(entry, "discarded")
         _place(entry).live = True
         self.limits.opened(entry, self.now)
+        self._let_back(entry)
         self.tally.connected(took)
         self._emit("connect", entry, duration=took)
         self.outage.over()
