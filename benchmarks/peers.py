@@ -66,10 +66,10 @@ class Lifo(Peer):
         self._queue.put_nowait(held)
 
     def spin(self, cycles: int) -> None:
-        take, put = self._queue.get, self._queue.put_nowait
+        places = self._queue
         for _ in repeat(None, cycles):
-            held = take()
-            put(held)
+            held = places.get()
+            places.put_nowait(held)
 
 
 class SQLAlchemy(Peer):
@@ -91,9 +91,9 @@ class SQLAlchemy(Peer):
         held.close()
 
     def spin(self, cycles: int) -> None:
-        connect = self._pool.connect
+        pool = self._pool
         for _ in repeat(None, cycles):
-            connect().close()
+            pool.connect().close()
 
     def close(self) -> None:
         self._pool.dispose()
@@ -127,10 +127,10 @@ class Psycopg(Peer):
         self._pool.putconn(held)
 
     def spin(self, cycles: int) -> None:
-        take, put = self._pool.getconn, self._pool.putconn
+        pool = self._pool
         for _ in repeat(None, cycles):
-            held = take()
-            put(held)
+            held = pool.getconn()
+            pool.putconn(held)
 
     def close(self) -> None:
         self._pool.close(timeout=1.0)
@@ -143,9 +143,9 @@ class PsycopgContext(Psycopg):
     contends = False  # its waiting is that of getconn()
 
     def spin(self, cycles: int) -> None:
-        connection = self._pool.connection
+        pool = self._pool
         for _ in repeat(None, cycles):
-            with connection():
+            with pool.connection():
                 pass
 
 
@@ -173,9 +173,9 @@ class DBUtils(Peer):
         held.close()
 
     def spin(self, cycles: int) -> None:
-        connection = self._pool.connection
+        pool = self._pool
         for _ in repeat(None, cycles):
-            connection().close()
+            pool.connection().close()
 
     def close(self) -> None:
         self._pool.close()
@@ -203,10 +203,10 @@ class RedisPool(Peer):
         self._pool.release(held)
 
     def spin(self, cycles: int) -> None:
-        take, put = self._pool.get_connection, self._pool.release
+        pool = self._pool
         for _ in repeat(None, cycles):
-            held = take()
-            put(held)
+            held = pool.get_connection()
+            pool.release(held)
 
     def close(self) -> None:
         self._pool.disconnect()
@@ -249,10 +249,10 @@ class URLLib3(Peer):
         self._pool._put_conn(held)
 
     def spin(self, cycles: int) -> None:
-        take, put = self._pool._get_conn, self._pool._put_conn
+        pool = self._pool
         for _ in repeat(None, cycles):
-            held = take()
-            put(held)
+            held = pool._get_conn()
+            pool._put_conn(held)
 
     def close(self) -> None:
         self._pool.close()
@@ -277,9 +277,9 @@ class Ours(Peer):
         held.release()
 
     def spin(self, cycles: int) -> None:
-        acquire = self.pool.acquire
+        pool = self.pool
         for _ in repeat(None, cycles):
-            with acquire():
+            with pool.acquire():
                 pass
 
     def catch_up(self) -> None:
@@ -296,9 +296,9 @@ class OursExplicit(Ours):
     contends = False
 
     def spin(self, cycles: int) -> None:
-        acquire = self.pool.acquire
+        pool = self.pool
         for _ in repeat(None, cycles):
-            acquire().release()
+            pool.acquire().release()
 
 
 class OursBare(Ours):
