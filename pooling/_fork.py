@@ -2,8 +2,9 @@
 
 The kernel zeroes a page marked MADV_WIPEONFORK in every child, whoever forks and with whatever hooks: uWSGI
 runs none of Python's. Each pool keeps its "the plain path may be taken" byte on such a page, so a child finds
-it 0, takes the careful path, and there compares process ids. Elsewhere a fork hook of Python's does the
-same; Windows has no fork.
+it 0 and takes the careful path, where a second byte on that page tells it from its parent. Elsewhere a fork hook of
+Python's clears the first, and process ids are compared in place of the second: a hook may not have run. Windows has
+no fork.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _hooked: weakref.WeakSet[_HookedByte] = weakref.WeakSet()
 
 
 class Flag(Protocol):
-    """One byte: ``flag[0]`` is 1 in the process that set it and 0 in its children."""
+    """Two bytes. ``flag[0]`` is 1 in the process that set it and 0 in its children; so is ``flag[1]`` after
+    :func:`settled`, where the kernel sees to it, else it is always 0."""
 
     def __getitem__(self, index: int, /) -> int: ...
 
@@ -36,7 +38,7 @@ class _HookedByte(bytearray):
 
 
 def flag() -> Flag:
-    """A new flag, 0."""
+    """A new flag, all 0."""
     if sys.platform.startswith("linux"):
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         try:
@@ -45,9 +47,14 @@ def flag() -> Flag:
             page.close()
         else:
             return page
-    byte = _HookedByte(1)
+    byte = _HookedByte(2)
     _hooked.add(byte)
     return byte
+
+
+def settled(flag: Flag) -> None:
+    """Everything that goes with this flag is in place in this process."""
+    flag[1] = not isinstance(flag, _HookedByte)
 
 
 def once_back(call: Callable[[], object]) -> bool:

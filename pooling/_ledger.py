@@ -23,13 +23,14 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
-from pooling._entry import Stage, Token
+from pooling._entry import Entry, Stage, Token
 from pooling._moves import Phase
 from pooling._outage import LONGEST_GAP, MOMENT
 from pooling._upkeep import Upkeep
 from pooling._waiter import Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
+from pooling.stats import FOLD_AT
 
 T = TypeVar("T")
 
@@ -67,14 +68,15 @@ class Ledger(Upkeep[T]):
             waiter.fail(self._closed())
             return
         self.started = True
-        if newcomer and self._known_down():
+        if newcomer and self.outage.failures and self._known_down():
             self.outage.asked = True
             waiter.fail(self.outage.explain(self.name, self.now))
             return
-        if newcomer and (self.queue or not self.roster.idle):
-            self._emit("wait")
-            if self.config.nested:
-                self.nesting_at = min(self.nesting_at, self.now + NESTING)
+        if newcomer and (not self.roster.idle or self.queue):
+            if self.tally.outlets:
+                self._emit("wait")
+            if self.config.nested and self.now + NESTING < self.nesting_at:
+                self.nesting_at = self.now + NESTING
                 self._alarm(self.nesting_at)
         self.queue.join(waiter)
 
@@ -297,38 +299,41 @@ class Ledger(Upkeep[T]):
 
     def settle(self, now: float, transition: Callable[..., object] | None = None, *args: Any) -> None:
         """Take in a transition and whatever else was reported; then decide everything that follows."""
+        roster, tally = self.roster, self.tally
         self.now = now
         if transition is not None:
             transition(*args)
         while self.inbox:
             transition, args = self.inbox.popleft()
             transition(*args)
-        while self.roster.orphans:
+        while roster.orphans:
             # Looked at first and taken off last: an exception in between has it adopted again.
-            self._adopt(self.roster.orphans[0])
-            self.roster.orphans.popleft()
+            self._adopt(roster.orphans[0])
+            roster.orphans.popleft()
         if now >= self.alarm:
             self.look_round()
-        if self.roster.idle and (self.phase is Phase.CLOSED or len(self.roster.entries) > self.max_size):
+        if roster.idle and (self.phase is Phase.CLOSED or len(roster.entries) > self.max_size):
             self._shrink()
-        if self.queue:
+        if roster.idle and self.queue:
             self._serve()
-            if self.outage:
-                self._give_up()
-        if len(self.roster.idle) > self.max_idle:
+        if self.outage.failures and self.queue:
+            self._give_up()
+        if len(roster.idle) > self.max_idle:
             self._trim()
-        if self.roster.suspects:
+        if roster.suspects:
             self._check_some()
-        if self.roster.doomed:
+        if roster.doomed:
             self._close_some()
-        self._open_some()
+        if len(roster.entries) < self.max_size:
+            self._open_some()
         if self.watchers:
             self._tell_watchers()
-        self.tally.fold()
-        if self.tally.outlets:
+        if len(tally.uses.samples) >= FOLD_AT:
+            tally.uses.fold()
+        if tally.outlets:
             self._emit_state()
-            self.outbox.extend(self.tally.outlets)
-        self._may_be_plain(self._is_plain())
+            self.outbox.extend(tally.outlets)
+        self._may_be_plain(not self.queue and self._is_plain())
 
     def _serve(self) -> None:
         """Hand idle connections to waiters, first come, first served."""
@@ -338,8 +343,7 @@ class Ledger(Upkeep[T]):
             except IndexError:  # a caller on the plain path took the last one
                 return
             entry = token.entry
-            # What was opened or checked in this very moment is good, be check_after 0.
-            fresh = self.limits.fresh(entry, self.now) or entry.checked_at == self.now
+            fresh = self.now - entry.since < self.limits.check_after or self._is_fresh(entry)
             if not fresh or self.now >= entry.expires_at or entry.epoch != self.roster.epoch:
                 self.bench(token)
                 continue
@@ -348,6 +352,10 @@ class Ledger(Upkeep[T]):
             self.queue.remove(waiter)
         if not self.queue:
             self._slow_start.restart()
+
+    def _is_fresh(self, entry: Entry[T]) -> bool:
+        # What was opened or checked in this very moment is good, be check_after 0.
+        return entry.checked_at == self.now or self.limits.fresh(entry, self.now)
 
     def _give_up(self) -> None:
         """Fail those who wait for a server that has been away for too long."""
@@ -371,7 +379,7 @@ class Ledger(Upkeep[T]):
         """Whether a newcomer can be told at once that the server is away: somebody is finding out anyway, or
         has found out just now. Otherwise the newcomer's own try decides."""
         outage = self.outage
-        if not outage or self.now < outage.hopeless_at():
+        if self.now < outage.hopeless_at():
             return False
         return outage.asked or self.now < outage.next_try or bool(self._live(Stage.CONNECTING))
 
@@ -448,7 +456,6 @@ class Ledger(Upkeep[T]):
         size = len(self.roster.entries)
         return (
             self.phase is Phase.RUNNING
-            and not self.queue
             and not self.tally.outlets
             and size <= self.max_size
             and size <= self.max_idle

@@ -98,10 +98,10 @@ class Moves(Generic[T]):
         if entry.epoch != self.roster.epoch:  # also one that was claimed: it may be older than what broke
             self.bench(token)
             return
+        self._let_back(entry)
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and self._hand(claimant, token):
             return
-        self._let_back(entry)
         if used:
             self.roster.idle.append(token)
         else:  # it was only looked at: it stays among the longest unused
@@ -138,11 +138,13 @@ class Moves(Generic[T]):
         entry.uses += 1
         entry.since = self.now
         entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
-        self._let_back(entry)
-        self.tally.waits.samples.append(waited)
-        if self.outage:
+        if entry.uses >= self.limits.uses:
+            entry.plain_until = -math.inf
+        self.tally.waits.add(waited)
+        if self.outage.failures:
             self.outage.served(self.now)
-        self._emit("acquire", entry, duration=waited)
+        if self.tally.outlets:
+            self._emit("acquire", entry, duration=waited)
         self.outbox.append(waiter)
         return True
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading  # never "from threading import": gevent replaces what the module holds
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from pooling._workers import Workers
 _renewing: dict[int, threading.Lock] = {}  # by process id
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
 COUNTED = sys.version_info >= (3, 12)  # whether os.fork warns of other threads
+SPARE = 256  # bells kept for those who come to wait
 AT_FORK = 0.05  # seconds that a fork is held up for the same, at most
 
 
@@ -63,11 +65,11 @@ class Threads:
 
     def __init__(self) -> None:
         self.now = time.monotonic
-        self._local = threading.local()
         self._resumes_late: bool | None = None  # not known before the first fork
         self._build()
 
     def _build(self) -> None:
+        self._bells: deque[Bell] = deque(maxlen=SPARE)
         self._workers = Workers()
         self._reaper = Reaper(at_rest=partial(self._workers.park, 0.0))
         self.poke: Callable[[Any], None] = self._reaper.poke
@@ -85,14 +87,16 @@ class Threads:
         return threading.RLock()  # type: ignore[return-value]  # _is_owned is not in typeshed
 
     def bell(self) -> Bell:
-        """The calling thread's bell, or a new one while that is in use (or was in use when a wait was
-        interrupted, and cannot be trusted)."""
-        bell: Bell | None = self._local.__dict__.pop("bell", None)
-        return bell or Bell()
+        """A bell that nobody waits at."""
+        try:
+            return self._bells.pop()
+        except IndexError:
+            return Bell()
 
     def keep(self, bell: Bell) -> None:
-        """Give a bell back that came through its wait unharmed."""
-        self._local.bell = bell
+        """Give a bell back that came through its wait unharmed. Somebody may still be about to ring it: who waits at it
+        next looks up once for nothing."""
+        self._bells.append(bell)
 
     def submit(self, job: Callable[[], None]) -> None:
         self._workers.submit(job)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pooling._entry import Entry, named, thread_names
 from pooling.events import Outlet, PoolEvent
-from pooling.stats import FOLD_AT, Recorder
+from pooling.stats import Recorder
 
 
 class Tally:
@@ -25,13 +25,7 @@ class Tally:
 
     def connected(self, seconds: float) -> None:
         self.opened += 1
-        self.connects.samples.append(seconds)
-
-    def fold(self) -> None:
-        """Keep the memory for samples bounded."""
-        for recorder in (self.waits, self.uses, self.connects):
-            if len(recorder.samples) >= FOLD_AT:
-                recorder.fold()
+        self.connects.add(seconds)
 
     def emit(
         self,

@@ -1,6 +1,6 @@
 """Somebody who waits for a connection, and the queue of them.
 
-A waiter blocks on a bell, a semaphore that belongs to its thread and is used again for its next wait. It has
+A waiter blocks on a bell, a semaphore that is its own for so long, and is used again for another's wait. It has
 nothing to do with the pool's lock, so that an interrupted wait can leave that neither held nor let go.
 """
 
@@ -47,7 +47,7 @@ class Bell:
         self._gate.acquire()
 
     def ring(self) -> None:
-        """Let the next wait, or the one under way, end. Rung twice is rung once."""
+        """Let the next wait, or the one under way, end. Rung twice is rung once. Called without the pool's lock."""
         if self._gate.locked():
             try:
                 self._gate.release()
@@ -56,9 +56,13 @@ class Bell:
 
     def wait(self, seconds: float, waiter: Waiter[Any]) -> None:
         """Block until it rings, the time is over, or the waiter's turn has come before. It may also end early: by a
-        ring that was meant for the wait before."""
+        ring that was meant for the wait before.
+
+        No wake-up is lost: the turn is written before the bell rings, and a bell that has rung before the wait ends it
+        at once.
+        """
         if waiter.turn is Turn.WAITING:
-            self._gate.acquire(timeout=seconds)
+            self._gate.acquire(True, seconds)
 
 
 class Waiter(Generic[T]):
@@ -97,18 +101,6 @@ class Waiter(Generic[T]):
         self.turn = Turn.FAILED
         return True
 
-    def wake(self) -> None:
-        """Let the waiting thread look. Called without the pool's lock."""
-        self.bell.ring()
-
-    def wait(self, seconds: float) -> None:
-        """Block until the turn has come or the time is over, on the waiter's own thread.
-
-        No wake-up is lost: the turn is written before the bell rings, and a bell that has rung before the wait ends it
-        at once.
-        """
-        self.bell.wait(seconds, self)
-
 
 class WaitQueue(Generic[T]):
     """Waiters in the order of ``arrival + priority`` seconds, ties by ticket.
@@ -126,6 +118,9 @@ class WaitQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._lane) + self._in_heap
+
+    def __bool__(self) -> bool:
+        return bool(self._lane) or self._in_heap > 0
 
     def join(self, waiter: Waiter[T]) -> None:
         """Put a waiter at its place; one who stands here already keeps it."""
@@ -156,7 +151,5 @@ class WaitQueue(Generic[T]):
 
     def remove(self, waiter: Waiter[T]) -> None:
         """Take a waiter out whose turn is over (served, failed or left)."""
-        if waiter in self._lane:
-            del self._lane[waiter]
-        elif self._in_heap:
+        if self._lane.pop(waiter, waiter) is waiter and self._in_heap:  # not in the lane: its values are None
             self._in_heap = sum(known.turn is Turn.WAITING for _, _, known in self._heap)

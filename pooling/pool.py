@@ -40,7 +40,7 @@ from pooling import _report
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
 from pooling._ending import dropped
 from pooling._entry import Entry, Token, named, thread_names
-from pooling._fork import flag
+from pooling._fork import flag, settled
 from pooling._hooks import Hooks
 from pooling._ledger import Fate, Ledger
 from pooling._moves import Job, Phase
@@ -110,6 +110,7 @@ class Pool(Generic[T]):
         self._hooks = Hooks(self._factory, config, self._log)
         self._is_clean = self._hooks.cleanness()
         self._inline = config.workers == "inline"
+        self._limited = config.max_waiting is not None
         self._slice = SLICE_INLINE if self._inline else SLICE
         self._build()
 
@@ -132,7 +133,8 @@ class Pool(Generic[T]):
         self._finalizer = weakref.finalize(
             self, dropped, weakref.ref(self), pid, self._ledger, self._hooks, self._runtime
         )
-        self._pid = pid  # last: who reads it elsewhere in this process finds everything else in place
+        self._pid = pid
+        settled(self._plain)  # last: who reads that in another thread finds everything else in place
 
     # -- acquiring ----------------------------------------------------------------------------------
 
@@ -195,9 +197,8 @@ class Pool(Generic[T]):
         """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long."""
         self._check_process()
         looked_at = False
-        if stale and stale[0].entry.roster is not self._roster:
-            stale.clear()  # it is a parent's
-        if stale:
+        ours = bool(stale) and stale[0].entry.roster is self._roster  # else it is a parent's
+        if ours:
             entry, now, limits = stale[0].entry, self._now(), self._ledger.limits
             valid = entry.epoch == self._roster.epoch and now < entry.expires_at
             looked_at = valid and self._config.check == "peek" and not limits.fresh(entry, now)
@@ -210,7 +211,7 @@ class Pool(Generic[T]):
                 return leased(self, stale.pop())
         waiter = self._waiter(timeout, priority)
         waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-        if stale:
+        if ours:
             self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
         else:
             self._wait(waiter, self._ledger.join, waiter)
@@ -233,20 +234,22 @@ class Pool(Generic[T]):
             raise PoolError(
                 f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
             )
-        # What is reported again after a slice, should the first report have been lost to an exception on the thread
-        # that took it in.
-        ledger = self._ledger
-        again = {ledger.join: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}.get(transition)
         try:
-            self._report(waiter, transition, *args)
+            with self._lock:
+                self._ledger.settle(self._now(), transition, *args)
+                full = self._limited and self._is_full(waiter)
+            self._act()
+            if full:
+                limit = self._config.max_waiting
+                raise QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
             while waiter.turn is Turn.WAITING:
-                now = self._now()
-                if waiter.deadline.passed(now):
+                left = waiter.deadline.at - self._now()
+                if left <= 0:
                     self._expire(waiter)
                     break
-                waiter.wait(min(waiter.deadline.remaining(now), self._slice))
+                waiter.bell.wait(left if left < self._slice else self._slice, waiter)
                 if waiter.turn is Turn.WAITING:
-                    self._tell(*(() if again is None else (again, waiter)))
+                    self._tell_again(waiter, transition)
         except BaseException:
             # Interrupted, or refused: what was handed over in this very moment goes back.
             self._tell(self._ledger.leave, waiter)
@@ -260,19 +263,23 @@ class Pool(Generic[T]):
         if waiter.error is not None:
             raise waiter.error
 
-    def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
-        """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
-        ledger, limit = self._ledger, self._config.max_waiting
-        full = False
-        with self._lock:
-            ledger.settle(self._now(), transition, *args)
-            if waiter.turn is Turn.WAITING and limit is not None and ledger.queued() > limit:
-                full = not waiter.deadline.passed(self._now())  # else it is not going to wait: _expire() tells it
-                if full:
-                    ledger.settle(self._now(), ledger.leave, waiter)
-        self._act()
-        if full:
-            raise QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
+    def _tell_again(self, waiter: Waiter[T], transition: Callable[..., object]) -> None:
+        """A slice is over: look, and report once more, should the first report have been lost to an exception on the
+        thread that took it in."""
+        ledger = self._ledger
+        again = {ledger.join: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}.get(transition)
+        self._tell(*(() if again is None else (again, waiter)))
+
+    def _is_full(self, waiter: Waiter[T]) -> bool:
+        """Under the lock, so before anybody else can come in between: whether there is no room for one more to wait,
+        and this one, who may not, has left."""
+        ledger, limit, now = self._ledger, self._config.max_waiting, self._now()
+        if waiter.turn is not Turn.WAITING or limit is None or ledger.queued() <= limit:
+            return False
+        if waiter.deadline.passed(now):
+            return False  # it is not going to wait: _expire() tells it
+        ledger.settle(now, ledger.leave, waiter)
+        return True
 
     def _expire(self, waiter: Waiter[T]) -> None:
         """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
@@ -470,7 +477,7 @@ class Pool(Generic[T]):
             except IndexError:
                 break
             if isinstance(item, Waiter):
-                item.wake()
+                item.bell.ring()
             elif isinstance(item, Outlet):
                 item.flow(self._runtime.submit)
             elif isinstance(item, Notice):
@@ -548,7 +555,7 @@ class Pool(Generic[T]):
     # -- forks and endings ---------------------------------------------------------------------------
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if not self._plain[1] and self._pid != os.getpid():  # the byte first: it spares a system call
             self._start_anew()
 
     def _start_anew(self) -> None:

@@ -286,7 +286,7 @@ class Course(Generic[T]):
         pool = self._pool
         waiter = pool._waiter(pause)
         while not waiter.deadline.passed(now := pool._now()):
-            waiter.wait(waiter.deadline.remaining(now))
+            waiter.bell.wait(waiter.deadline.remaining(now), waiter)
         pool._runtime.keep(waiter.bell)
 
 

@@ -118,6 +118,12 @@ class Recorder:
         self._max = 0.0
         self._top = 0  # the highest bucket that has any
 
+    def add(self, seconds: float) -> None:
+        """Under the pool's lock: what has gathered is folded now and then."""
+        self.samples.append(seconds)
+        if len(self.samples) >= FOLD_AT:
+            self.fold()
+
     def fold(self) -> None:
         """Sort what has gathered into the buckets."""
         count = len(self.samples)  # others append meanwhile, behind these
