@@ -59,8 +59,8 @@ class Entry(Generic[T]):
 
     __slots__ = (
         "allowance", "began", "checked_at", "claimant", "code", "connection", "epoch", "expires_at", "id",
-        "identity", "instruction", "keep", "opened_at", "plain_until", "reason", "refs", "reported", "roster", "since", "stage",
-        "thread", "uses", "view",
+        "identity", "instruction", "keep", "opened_at", "plain_until", "reason", "refs", "reported", "roster", "since",
+        "stage", "thread", "uses", "view",
     )  # fmt: skip  # a table, not a story
 
     def __init__(self, number: int, now: float, epoch: int, roster: Roster[T]) -> None:
@@ -74,7 +74,7 @@ class Entry(Generic[T]):
         self.opened_at = self.checked_at = now
         self.since = now  # idle since, or leased since
         self.expires_at = now
-        # Before that a clean connection may simply be put back by whoever had it. Never after it has expired; -inf where
+        # Before that a clean connection may simply be put back by whoever had it. Not after it has expired; -inf where
         # the ledger is to see it come back: at the end of its last use, or while somebody listens.
         self.plain_until = -math.inf
         self.began, self.allowance = now, 0.0  # the job under way: when it began, how long it may take

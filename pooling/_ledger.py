@@ -24,10 +24,10 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from pooling._entry import Entry, Stage, Token
-from pooling._moves import Phase
+from pooling._moves import CLOSED, RUNNING, SUSPENDED, Phase
 from pooling._outage import LONGEST_GAP, MOMENT
 from pooling._upkeep import Upkeep
-from pooling._waiter import Turn, Waiter
+from pooling._waiter import WAITING, Turn, Waiter
 from pooling.errors import PoolError
 from pooling.events import Outlet
 from pooling.stats import FOLD_AT
@@ -61,10 +61,10 @@ class Ledger(Upkeep[T]):
         # First the flags, then a look at idle (in _serve): a release that the look misses reads its flag after its
         # append, and comes to settle().
         self._may_be_plain(False)
-        if waiter.turn is not Turn.WAITING:
+        if waiter.turn is not WAITING:
             return
         newcomer = waiter.ticket < 0
-        if self.phase is Phase.CLOSED or (self.phase is Phase.DRAINING and newcomer):
+        if self.phase is not RUNNING and (self.phase is CLOSED or (self.phase is Phase.DRAINING and newcomer)):
             waiter.fail(self._closed())
             return
         self.started = True
@@ -312,7 +312,7 @@ class Ledger(Upkeep[T]):
             roster.orphans.popleft()
         if now >= self.alarm:
             self.look_round()
-        if roster.idle and (self.phase is Phase.CLOSED or len(roster.entries) > self.max_size):
+        if roster.idle and (self.phase is CLOSED or len(roster.entries) > self.max_size):
             self._shrink()
         if roster.idle and self.queue:
             self._serve()
@@ -320,24 +320,20 @@ class Ledger(Upkeep[T]):
             self._give_up()
         if len(roster.idle) > self.max_idle:
             self._trim()
-        if roster.suspects:
+        if roster.suspects or roster.doomed:
             self._check_some()
-        if roster.doomed:
             self._close_some()
         if len(roster.entries) < self.max_size:
             self._open_some()
-        if self.watchers:
-            self._tell_watchers()
+        if self.watchers or tally.outlets:
+            self._announce()
         if len(tally.uses.samples) >= FOLD_AT:
             tally.uses.fold()
-        if tally.outlets:
-            self._emit_state()
-            self.outbox.extend(tally.outlets)
         self._may_be_plain(not self.queue and self._is_plain())
 
     def _serve(self) -> None:
         """Hand idle connections to waiters, first come, first served."""
-        while self.phase is not Phase.SUSPENDED and self.roster.idle and (waiter := self.queue.head()):
+        while self.phase is not SUSPENDED and self.roster.idle and (waiter := self.queue.head()):
             try:
                 token = self.roster.take()
             except IndexError:  # a caller on the plain path took the last one
@@ -367,7 +363,11 @@ class Ledger(Upkeep[T]):
             self.outage.asked = True
             self._fail(waiter, self.outage.explain(self.name, self.now))
 
-    def _tell_watchers(self) -> None:
+    def _announce(self) -> None:
+        """Tell those who wait for a state of the pool, and those who listen."""
+        if self.tally.outlets:
+            self._emit_state()
+            self.outbox.extend(self.tally.outlets)
         for done, waiter in self.watchers:
             if waiter.turn is Turn.WAITING and done():
                 if waiter.turn is Turn.WAITING:
@@ -455,7 +455,7 @@ class Ledger(Upkeep[T]):
     def _is_plain(self) -> bool:
         size = len(self.roster.entries)
         return (
-            self.phase is Phase.RUNNING
+            self.phase is RUNNING
             and not self.tally.outlets
             and size <= self.max_size
             and size <= self.max_idle

@@ -35,6 +35,9 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+RUNNING, SUSPENDED, CLOSED = Phase.RUNNING, Phase.SUSPENDED, Phase.CLOSED  # see _waiter.WAITING
+
+
 class Job(NamedTuple):
     """Work for a worker, with the token of the entry it is about."""
 

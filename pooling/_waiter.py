@@ -33,6 +33,10 @@ class Turn(Enum):
     STARVED = "starved"
 
 
+# Of 3.10 and 3.11 a look-up in an Enum costs as much as a call: where every waiter comes by, the members are globals.
+WAITING, SERVED = Turn.WAITING, Turn.SERVED
+
+
 class Bell:
     """A binary semaphore: a lock that :meth:`wait` takes and :meth:`ring` lets go of, whoever holds it.
 
@@ -61,7 +65,7 @@ class Bell:
         No wake-up is lost: the turn is written before the bell rings, and a bell that has rung before the wait ends it
         at once.
         """
-        if waiter.turn is Turn.WAITING:
+        if waiter.turn is WAITING:
             self._gate.acquire(True, seconds)
 
 
@@ -78,7 +82,7 @@ class Waiter(Generic[T]):
         self.key = deadline.started + priority
         self.ticket = -1
         self.thread = thread
-        self.turn = Turn.WAITING
+        self.turn = WAITING
         self.token: Token[T] | None = None
         self.error: BaseException | None = None
         self.code: CodeType | None = None
@@ -87,10 +91,10 @@ class Waiter(Generic[T]):
     def serve(self, token: Token[T]) -> bool:
         """Hand a token over, under the pool's lock. False where the waiter has left already: a token
         offered too late stays with whoever offers it."""
-        if self.turn is not Turn.WAITING:
+        if self.turn is not WAITING:
             return False
         self.token = token
-        self.turn = Turn.SERVED
+        self.turn = SERVED
         return True
 
     def fail(self, error: BaseException) -> bool:

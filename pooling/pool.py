@@ -46,7 +46,7 @@ from pooling._ledger import Fate, Ledger
 from pooling._moves import Job, Phase
 from pooling._notice import Notice
 from pooling._runtime import THREADS, Runtime
-from pooling._waiter import Turn, Waiter
+from pooling._waiter import SERVED, WAITING, Turn, Waiter
 from pooling.config import Backoff, Config, Options, offset, seconds
 from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
 from pooling.events import Listener, Outlet
@@ -110,7 +110,6 @@ class Pool(Generic[T]):
         self._hooks = Hooks(self._factory, config, self._log)
         self._is_clean = self._hooks.cleanness()
         self._inline = config.workers == "inline"
-        self._limited = config.max_waiting is not None
         self._slice = SLICE_INLINE if self._inline else SLICE
         self._build()
 
@@ -235,20 +234,14 @@ class Pool(Generic[T]):
                 f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
             )
         try:
-            with self._lock:
-                self._ledger.settle(self._now(), transition, *args)
-                full = self._limited and self._is_full(waiter)
-            self._act()
-            if full:
-                limit = self._config.max_waiting
-                raise QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
-            while waiter.turn is Turn.WAITING:
+            self._report(waiter, transition, *args)
+            while waiter.turn is WAITING:
                 left = waiter.deadline.at - self._now()
                 if left <= 0:
                     self._expire(waiter)
                     break
-                waiter.bell.wait(left if left < self._slice else self._slice, waiter)
-                if waiter.turn is Turn.WAITING:
+                waiter.bell.wait(min(left, self._slice), waiter)
+                if waiter.turn is WAITING:
                     self._tell_again(waiter, transition)
         except BaseException:
             # Interrupted, or refused: what was handed over in this very moment goes back.
@@ -258,10 +251,12 @@ class Pool(Generic[T]):
                 self._tell(self._ledger.release, handed.pop(), Fate.CLEAN)
             raise
         self._runtime.keep(waiter.bell)
+        if waiter.turn is SERVED:
+            return
         if waiter.turn is Turn.STARVED:
             raise self._starved(waiter)
-        if waiter.error is not None:
-            raise waiter.error
+        assert waiter.error is not None  # its turn is FAILED
+        raise waiter.error
 
     def _tell_again(self, waiter: Waiter[T], transition: Callable[..., object]) -> None:
         """A slice is over: look, and report once more, should the first report have been lost to an exception on the
@@ -270,16 +265,19 @@ class Pool(Generic[T]):
         again = {ledger.join: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}.get(transition)
         self._tell(*(() if again is None else (again, waiter)))
 
-    def _is_full(self, waiter: Waiter[T]) -> bool:
-        """Under the lock, so before anybody else can come in between: whether there is no room for one more to wait,
-        and this one, who may not, has left."""
-        ledger, limit, now = self._ledger, self._config.max_waiting, self._now()
-        if waiter.turn is not Turn.WAITING or limit is None or ledger.queued() <= limit:
-            return False
-        if waiter.deadline.passed(now):
-            return False  # it is not going to wait: _expire() tells it
-        ledger.settle(now, ledger.leave, waiter)
-        return True
+    def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
+        """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
+        ledger, limit = self._ledger, self._config.max_waiting
+        full = False
+        with self._lock:
+            ledger.settle(self._now(), transition, *args)
+            if limit is not None and waiter.turn is WAITING and ledger.queued() > limit:
+                full = not waiter.deadline.passed(self._now())  # else it is not going to wait: _expire() tells it
+                if full:
+                    ledger.settle(self._now(), ledger.leave, waiter)
+        self._act()
+        if full:
+            raise QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
 
     def _expire(self, waiter: Waiter[T]) -> None:
         """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""

@@ -56,8 +56,8 @@ FAULTS = {
     ),
     "a closed pool keeps what comes back in the last moment": (
         "_ledger.py",
-        "        if self.roster.idle and (self.phase is Phase.CLOSED or",
-        "        if self.roster.idle and (",
+        "        if roster.idle and (self.phase is CLOSED or",
+        "        if roster.idle and (",
     ),
     "waiters are served last come, first": (
         "_waiter.py",
@@ -66,7 +66,7 @@ FAULTS = {
     ),
     "a connection is taken by two steps": (
         "pool.py",
-        "                token = self._take()\n",
+        "                token = take()\n",
         "                token = self._idle[-1]\n                self._idle.remove(token)\n",
     ),
     "a slot is freed before its connection is closed": (
