@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from mmap import mmap
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from pooling import Factory, Pool
+from pooling import Factory, Pool, PoolTimeout
+from pooling._fork import flag
+from pooling._waiter import Bell
 from pooling.stats import FOLD_AT
 from pooling.testing import FakeConnection
+
+PID = os.getpid()
 
 
 class Plain(Factory[FakeConnection]):
@@ -85,6 +91,40 @@ def test_a_cycle_makes_these_calls_and_no_other(pool: Pool[Any]) -> None:
     acquire = ["acquire", "pop", "monotonic", "get_ident", "_getframe", "__enter__"]
     release = ["_leave", "monotonic", "is_clean", "append", "append", "len"]
     assert calls == ["cycles", *acquire, *release, "setprofile"]
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer calls as well")
+def test_a_hand_over_makes_so_many_calls_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything between the call of one who has to wait and its lease, the release of the one before included."""
+    held: list[Any] = []
+    calls: list[str] = []
+    with Pool(Plain(), max_size=1, idle_timeout=None, max_lifetime=None) as pool, monkeypatch.context() as patched:
+        held.append(pool.acquire())
+        # Who would wait has the lease before it given back, by whoever has it.
+        patched.setattr(Bell, "wait", lambda *details: held.pop().release())
+        for _ in range(10):
+            held.append(pool.acquire())  # noqa: PERF401  # each releases the one before
+        sys.setprofile(lambda frame, event, arg: calls.append(event))
+        last = pool.acquire()
+        sys.setprofile(None)
+        last.release()
+    assert calls.count("call") <= 45
+    assert calls.count("c_call") <= 41
+    assert calls.count("c_call") <= 44
+
+
+@pytest.mark.skipif(not isinstance(flag(), mmap), reason="without the kernel's help process ids are compared")
+def test_nobody_asks_the_system_for_the_process(pool: Pool[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """That call costs as much as a whole cycle, and a caller who waits would make it four times."""
+    asked: list[int] = []
+    monkeypatch.setattr("os.getpid", lambda: asked.append(1) or PID)
+    leases = [pool.acquire(), pool.acquire()]
+    with pytest.raises(PoolTimeout):
+        pool.acquire(timeout=0)
+    for lease in leases:
+        lease.release()
+    pool.stats()
+    assert asked == []
 
 
 def test_a_cycle_leaves_no_object_behind_but_a_sample(pool: Pool[Any]) -> None:

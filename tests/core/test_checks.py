@@ -119,6 +119,18 @@ def test_a_connection_used_less_than_check_after_ago_is_not_checked(
     assert factory.gates["check"].calls == 1
 
 
+def test_a_connection_checked_less_than_check_after_ago_is_not_checked_again(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """By keepalive, for one."""
+    pool = make(check="ping", check_after=5, keepalive=4)
+    rested(clock, pool, 1, 8.5)
+    checks = factory.gates["check"].calls
+    assert checks >= 1
+    pool.acquire(timeout=0).release()
+    assert factory.gates["check"].calls == checks
+
+
 def test_a_ping_runs_on_a_worker_and_the_caller_keeps_its_deadline(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:

@@ -163,14 +163,14 @@ def test_what_strikes_at_the_end_of_a_settle_is_taken_in_after_it(clock: ManualC
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
     clock.advance(0)
-    fold = pool._ledger.tally.fold
+    finish = pool._ledger._may_be_plain
 
-    def struck() -> None:
-        pool._ledger.tally.fold = fold  # type: ignore[method-assign]
+    def struck(plain: bool) -> None:
+        pool._ledger._may_be_plain = finish  # type: ignore[method-assign]
         lease.release()
-        fold()
+        finish(plain)
 
-    pool._ledger.tally.fold = struck  # type: ignore[method-assign]
+    pool._ledger._may_be_plain = struck  # type: ignore[method-assign]
     pool.resize(min_size=0)
     clock.advance(0)
     waiting.result().release()
@@ -233,7 +233,7 @@ def test_a_bell_does_not_wait_for_a_turn_that_has_come() -> None:
     bell = Threads().bell()
     waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
     waiter.turn = Turn.SERVED
-    waiter.wait(1000)
+    waiter.bell.wait(1000, waiter)
 
 
 def test_a_bell_that_was_rung_twice_ends_one_wait() -> None:
@@ -241,7 +241,7 @@ def test_a_bell_that_was_rung_twice_ends_one_wait() -> None:
     waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
     bell.ring()
     bell.ring()
-    waiter.wait(1000)
+    waiter.bell.wait(1000, waiter)
     assert bell._gate.locked()
 
 

@@ -6,6 +6,8 @@ import itertools
 import math
 import random
 import threading
+from collections import Counter
+from struct import pack, unpack
 from typing import Any
 
 import pytest
@@ -131,6 +133,23 @@ def test_percentiles_are_within_5_percent(spread: float) -> None:
     for p in (1, 5, 25, 50, 75, 90, 95, 99, 99.9, 100):
         exact = values[min(len(values) - 1, math.ceil(p / 100 * len(values)) - 1)]
         assert histogram.percentile(p) == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-6, 3e-5), (1e-5, 1e-4), (5e-5, 1.9), (0.5, 60.0), (1e-9, 1e4)])
+@pytest.mark.parametrize("count", [1, 5, 1000])
+def test_a_batch_is_sorted_into_the_buckets_that_its_samples_belong_to(low: float, high: float, count: int) -> None:
+    """Whichever way is taken: those that share their first byte, and those that do not."""
+    ours = random.Random(count)
+    batches = [[math.exp(ours.uniform(math.log(low), math.log(high))) for _ in range(count)] for _ in range(3)]
+    recorder = Recorder()
+    for batch in batches:
+        recorder.samples.extend(batch)
+        recorder.fold()
+    everything = [sample for batch in batches for sample in batch]
+    found = recorder.snapshot()
+    assert dict(found.counts) == Counter(unpack(">H", pack(">d", sample)[:2])[0] for sample in everything)
+    assert (found.count, found.max) == (len(everything), max(everything))
+    assert found.sum == pytest.approx(sum(everything))
 
 
 def test_what_took_no_time_took_none(make: Make) -> None:
