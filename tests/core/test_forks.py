@@ -404,7 +404,7 @@ def test_a_child_that_nobody_told_of_the_fork_uses_no_connection_that_needs_a_lo
             """
             import pooling.pool
             flag = pooling.pool.flag
-            pooling.pool.flag = lambda: bytearray(1)
+            pooling.pool.flag = lambda: pooling._fork._HookedByte(2)  # which no hook knows
             pool = Pool(factory, max_size=2, check_after=0.01)
             pool.acquire().release()
             time.sleep(0.05)
