@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat
@@ -17,7 +16,7 @@ from pooling.stats import FOLD_AT, Recorder
 
 CYCLES = 3 * FOLD_AT  # of one sample: each folds as often
 ROUNDS = 25
-MOST = 0.55 if sys.version_info >= (3, 11) else 0.9  # of the floor; 3.10 is slow to reach attributes
+MOST = 0.55  # of the floor
 
 
 class Held:
