@@ -87,7 +87,7 @@ def everything(pool: Pool[FakeConnection], factory: FakeFactory) -> None:
     connection.dead = True
     wait_until(lambda: pool.stats().busy == 0)
     for token in list(pool._roster.idle):
-        token.entry.since -= 100.0  # as if unused for long: looked at before it goes out
+        token.entry.since = token.entry.checked_at = 0.0  # as if unused for long: looked at before it goes out
     with pool.acquire():
         pass
     with pool.transaction():
