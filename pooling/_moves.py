@@ -230,7 +230,8 @@ class Moves(Generic[T]):
             self._leaked(entry, "a lease was dropped without release()", "dropped")
         token = self.roster.mint(entry)
         self.roster.back(entry)
-        entry.thread, entry.plain_until = 0, -math.inf  # should a destructor still release what was lost
+        entry.thread = 0
+        entry.expires_at = entry.plain_until = -math.inf  # should a destructor still release what was lost
         if entry.connection is None:
             self._free(entry, "")
         else:

@@ -206,7 +206,7 @@ class Pool(Generic[T]):
                 entry.since = now
                 entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
                 if entry.uses >= limits.uses:
-                    entry.plain_until = -math.inf
+                    entry.plain_until = -math.inf  # lowered only: without the lock, what listen() has set must stay
                 return leased(self, stale.pop())
         waiter = self._waiter(timeout, priority)
         waiter.code, waiter.instruction = frame.f_code, frame.f_lasti

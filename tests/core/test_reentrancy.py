@@ -289,6 +289,22 @@ def test_what_a_destructor_in_a_cycle_of_garbage_gives_back_is_nobodys(
         lease.release()
 
 
+def test_what_was_lost_stays_lost_when_somebody_listens_no_more(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """The end of a subscription lets releases be plain again, but not that of a connection that is being closed."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    ghost = lease._token
+    factory.gates["close"].never()
+    pool._roster.orphans.append(lease._entry.refs[1])  # as if its weak references had been told
+    lease._entry.refs = (None, lambda: None)
+    pool._tell()
+    pool.subscribe(lambda event: None)()
+    lease.release()
+    assert ghost not in pool._idle
+
+
 def test_what_comes_back_after_its_loss_was_taken_in_is_ignored(clock: ManualClock, make: Make) -> None:
     """Another thread has taken the report in before the destructor runs."""
     pool = make(max_size=1)
