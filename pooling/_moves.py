@@ -85,7 +85,7 @@ class Moves(Generic[T]):
 
     def _let_back(self, entry: Entry[T]) -> None:
         """Decide until when the end of a lease may put the connection back without a word to the ledger."""
-        told = self.tally.outlets or entry.uses >= self.limits.uses
+        told = self.tally.outlets or entry.uses >= self.limits.uses or entry.stage is Stage.CLOSING
         entry.plain_until = -math.inf if told else entry.expires_at
 
     def _put(self, token: Token[T], *, used: bool) -> None:
@@ -230,8 +230,7 @@ class Moves(Generic[T]):
             self._leaked(entry, "a lease was dropped without release()", "dropped")
         token = self.roster.mint(entry)
         self.roster.back(entry)
-        entry.thread = 0
-        entry.expires_at = entry.plain_until = -math.inf  # should a destructor still release what was lost
+        entry.thread, entry.plain_until = 0, -math.inf  # should a destructor still release what was lost
         if entry.connection is None:
             self._free(entry, "")
         else:
