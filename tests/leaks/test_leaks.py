@@ -9,9 +9,11 @@ import gc
 import logging
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import create_connection
 from typing import Any, ClassVar
 
 import psycopg
@@ -301,6 +303,27 @@ def test_a_pipeline_of_redis_that_is_dropped_gives_its_connection_back_by_itself
     back(user)
     assert (user.pooling.stats().leaks, user.pooling.stats().opened) == (0, 1)
     user.close()
+
+
+def test_a_connection_of_redis_that_is_dropped_is_closed_before_its_socket_is_collected(redis_server: Redis) -> None:
+    """Where Python finalizes a cycle's objects from the oldest on, and the socket is older than its connection."""
+    socket = create_connection(redis_server.address)
+    gc.collect()
+
+    class Connection(redis.Connection):
+        def _connect(self) -> Any:
+            return socket_made.pop()
+
+    socket_made = [socket]
+    del socket
+    pool = BlockingConnectionPool(connection_class=Connection, max_connections=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)  # unraisable, which pytest finds
+        pool.get_connection()
+        gc.collect()
+    until(lambda: not pool.pooling.stats().leased)
+    pool.close()
+    pool.pooling.close()
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -232,6 +232,11 @@ def tracker(connection: Any) -> Tracked | None:
     return inner if isinstance(inner, Tracked) else None
 
 
+def socket_of(connection: Any) -> Any:
+    """None where there is none, or none that is seen: a class of the user's need not have the driver's attribute."""
+    return getattr(getattr(connection, "_conn", connection), "_sock", None)
+
+
 def is_open(connection: Any) -> bool:
     inner = getattr(connection, "_conn", connection)
     return getattr(inner, "_sock", True) is not None
@@ -255,8 +260,7 @@ def connect(connection: Any, timeout: float) -> None:
 def is_alive(connection: Any, *, chatty: bool = False) -> bool:
     """Whether it is open with nothing to read. What there is to read may be a session ticket of TLS, which the driver
     takes in. ``chatty``: the server may have something to say, and the user's driver will read it."""
-    inner = getattr(connection, "_conn", connection)
-    sock = getattr(inner, "_sock", None)
+    sock = socket_of(connection)
     if sock is None:
         return False
     try:
@@ -275,7 +279,7 @@ def ping(connection: Any, timeout: float) -> None:
 
 
 def interrupt(connection: Any) -> None:
-    sock = getattr(getattr(connection, "_conn", connection), "_sock", None)
+    sock = socket_of(connection)
     if sock is not None:
         try:
             _sockets.shut_down(sock.fileno())
@@ -285,7 +289,7 @@ def interrupt(connection: Any) -> None:
 
 def let_go(connection: Any) -> None:
     """In a forked child: have its descriptor lead nowhere."""
-    sock = getattr(getattr(connection, "_conn", connection), "_sock", None)
+    sock = socket_of(connection)
     if sock is not None and sock.fileno() >= 0:
         _sockets.let_go(sock.fileno())
 

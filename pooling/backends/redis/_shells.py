@@ -71,7 +71,7 @@ class Shells:
     def lend(self, shell: Any, lease: Lease[Any]) -> None:
         """From now on it belongs to its user."""
         _attach(shell, lease)
-        self._used[id(shell)] = _reference(shell, _Drop(lease))
+        self._used[id(shell)] = _reference(shell, _Drop(lease, _connection.socket_of(shell)))
         self._kept.pop(id(shell), None)
 
     def take_back(self, shell: Any, pool: Any) -> Lease[Any] | None:
@@ -259,15 +259,20 @@ def _nothing() -> None:
 
 class _Drop:
     """Called by the garbage collector when a user has dropped a connection. It may outlive that with the dead weak
-    reference it belongs to, and keeps nothing then."""
+    reference it belongs to, and keeps nothing then.
 
-    __slots__ = ("_lease",)
+    It keeps the socket until then. A connection of redis-py is in a cycle with its handlers of notifications, and what
+    is collected in a cycle is finalized in any order: the socket must not come before the connection that closes it.
+    """
 
-    def __init__(self, lease: Lease[Any]) -> None:
+    __slots__ = ("_lease", "_socket")
+
+    def __init__(self, lease: Lease[Any], socket: object) -> None:
         self._lease: Lease[Any] | None = lease
+        self._socket: object = socket
 
     def __call__(self, _: object) -> None:
-        lease, self._lease = self._lease, None
+        lease, self._lease, self._socket = self._lease, None, None
         if lease is not None:
             pool: Any = lease._pool
             pool.lost.append((pool._now() + GRACE, lease))
