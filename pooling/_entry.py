@@ -74,14 +74,14 @@ class Entry(Generic[T]):
         self.opened_at = self.checked_at = now
         self.since = now  # idle since, or leased since
         self.expires_at = now
-        # Before that a clean connection may simply be put back by whoever had it. Not after it has expired; -inf where
-        # the ledger is to see it come back: at the end of its last use, or while somebody listens.
+        # Before that it may simply be taken from the idle ones, and a clean one be put back among them. It is when it
+        # expires; -inf where the ledger is to see it: it is of an old epoch, at its last use, or somebody listens.
         self.plain_until = -math.inf
         self.began, self.allowance = now, 0.0  # the job under way: when it began, how long it may take
-        self.uses = 0
+        self.uses = 0  # counted where max_uses asks for it; the plain path does not
         self.keep = math.inf  # seconds it may stay unused, where the other side has said so
         self.reason = ""  # why it is being closed
-        self.reported = 0  # the use that leak_after has reported
+        self.reported = -math.inf  # since when it was leased as leak_after reported it
         self.claimant: Waiter[T] | None = None  # whom the connection is for, whoever waits (a lease's refresh)
         # Who has it: the thread (0 while nobody has), and the code object and instruction of its acquire, never the
         # frame, which would keep the caller's variables alive.

@@ -10,8 +10,8 @@ Invariants, after every settle():
  2. len(entries) <= max_size, unless a resize made it smaller: a slot is freed after its connection is closed.
  3. Nobody waits while a connection is idle, unless the pool is suspended.
  4. Waiters are served in the order of their keys; each is served, failed or gone once.
- 5. Before a connection goes out its epoch and its last use are looked at: nothing older than the last
-    break or clear() is handed to anybody unchecked.
+ 5. Before a connection goes out its epoch (for the plain path plain_until, -inf in an old one) and its last use are
+    looked at: nothing older than the last break or clear() is handed to anybody unchecked.
  6. Connects under way (late ones not counted) <= max_connecting, and <= 1 while the server is down.
  7. plain[0] and roster.calm are true only if nobody waits, nobody listens, and every clean release may simply
     be put back. (The first is wiped by a fork, the second is cheaper to read.)
@@ -107,6 +107,7 @@ class Ledger(Upkeep[T]):
         entry = token.entry
         if not entry.owned_by(token):
             return  # it was reported as lost, and is being closed as that
+        self._used(entry)
         self._emit("release", entry, duration=self.now - entry.since, reason=fate.value)
         if fate is Fate.DEMOTED and entry.epoch >= self.roster.cleared:
             self.clear()  # the first to say so speaks for all: a check would pass, and prove nothing
@@ -143,6 +144,7 @@ class Ledger(Upkeep[T]):
         if not entry.owned_by(token):
             waiter.fail(PoolError("the lease was lost before: whoever had it was collected as garbage"))
             return
+        self._used(entry)
         self._emit("release", entry, duration=self.now - entry.since, reason=Fate.DISCARDED.value)
         if self.phase is Phase.CLOSED:
             waiter.fail(self._closed())
@@ -247,9 +249,7 @@ class Ledger(Upkeep[T]):
         self.roster.next_epoch()
         self.roster.cleared = self.roster.epoch
         self._doom_suspects("stale")
-        for entry in self.roster.entries:  # those in use: the plain path of a release looks at nothing else
-            entry.expires_at = min(entry.expires_at, self.now)
-            self._let_back(entry)
+        for entry in self.roster.entries:
             # A release that looked just before, and has not yet put its connection back, is found a little later.
             self._remind_at(entry, self.now + SOON)
 

@@ -43,7 +43,7 @@ class Limits:
 
     def overheld(self, entry: Entry[Any], now: float) -> bool:
         """Whether a lease has to be reported as held for too long."""
-        return entry.thread != 0 and entry.reported != entry.uses and now >= entry.since + self._leak
+        return entry.thread != 0 and entry.reported != entry.since and now >= entry.since + self._leak
 
     def next_look(self, entry: Entry[Any], now: float) -> float:
         """The earliest time at which something can be due.

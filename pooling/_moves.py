@@ -84,8 +84,9 @@ class Moves(Generic[T]):
         self.plain[0] = plain
 
     def _let_back(self, entry: Entry[T]) -> None:
-        """Decide until when the end of a lease may put the connection back without a word to the ledger."""
-        told = self.tally.outlets or entry.uses >= self.limits.uses or entry.stage is Stage.CLOSING
+        """Decide until when a connection may be taken and put back without a word to the ledger."""
+        old = entry.epoch != self.roster.epoch or entry.stage is Stage.CLOSING
+        told = old or self.tally.outlets or entry.uses >= self.limits.uses
         entry.plain_until = -math.inf if told else entry.expires_at
 
     def _put(self, token: Token[T], *, used: bool) -> None:
@@ -195,7 +196,6 @@ class Moves(Generic[T]):
         """Forget a slot; ``reason`` is why its connection was closed, empty where there was none."""
         if not self.roster.remove(entry):
             return
-        self.tally.acquired += entry.uses
         if reason:
             self.tally.closed[reason] += 1
             self._emit("close", entry, duration=self.now - entry.opened_at, reason=reason)
@@ -227,6 +227,7 @@ class Moves(Generic[T]):
         if entry not in self.roster.entries:
             return
         if entry.stage is Stage.OPEN and entry.thread:
+            self._used(entry)
             self._leaked(entry, "a lease was dropped without release()", "dropped")
         token = self.roster.mint(entry)
         self.roster.back(entry)
@@ -235,6 +236,10 @@ class Moves(Generic[T]):
             self._free(entry, "")
         else:
             self.roster.doom(token, entry.reason or "dropped")
+
+    def _used(self, entry: Entry[T]) -> None:
+        """A lease has ended: this is what counts it."""
+        self.tally.uses.add(self.now - entry.since)
 
     def _leaked(self, entry: Entry[T], what: str, reason: str | None = None) -> None:
         self.tally.leaks += 1

@@ -19,11 +19,13 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
     roster, tally, outage = ledger.roster, ledger.tally, ledger.outage
     connecting, closing = len(roster.at[Stage.CONNECTING]), len(roster.at[Stage.CLOSING]) + len(roster.doomed)
     busy = len(roster.at[Stage.CHECKING]) + len(roster.at[Stage.RESETTING])
-    # The deque of idle ones is the one thing that callers change without the lock: its length is read once, and
-    # what follows from it is derived.
-    idle, size = len(roster.idle) + len(roster.suspects), len(roster.entries)
-    leased = size - idle - connecting - busy - closing
-    acquired = max(tally.acquired + sum(entry.uses for entry in roster.entries), leased)
+    # Callers on the plain path write without the lock: when a lease begins its entry's thread, and when it ends that
+    # and then the sample. So the samples are counted first and the threads after them: what ends in between is missed
+    # this time, and nothing is counted twice. What was told before is true still, so no counter ever goes down.
+    use, size = tally.uses.snapshot(), len(roster.entries)
+    leased = sum(entry.thread != 0 and entry.stage is Stage.OPEN for entry in roster.entries)
+    tally.released = max(tally.released, use.count, tally.acquired - leased)
+    tally.acquired = tally.released + leased
     head = ledger.queue.head()
     waits = tally.waits.snapshot()
     return PoolStats(
@@ -31,7 +33,7 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         at=now,
         state=outage.state if ledger.phase is Phase.RUNNING else ledger.phase.value,
         size=size,
-        idle=idle,
+        idle=size - leased - connecting - busy - closing,
         leased=leased,
         connecting=connecting,
         busy=busy,
@@ -41,8 +43,8 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         oldest_wait=max(0.0, now - head.deadline.started) if head else 0.0,
         min_size=ledger.min_size,
         max_size=None if ledger.max_size == math.inf else int(ledger.max_size),
-        acquired=acquired,
-        released=acquired - leased,
+        acquired=tally.acquired,
+        released=tally.released,
         opened=tally.opened,
         closed=dict(tally.closed),
         timeouts=tally.timeouts,
@@ -51,8 +53,8 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         max_idle=None if ledger.max_idle == math.inf else int(ledger.max_idle),
         leaks=tally.leaks,
         events_lost=sum(outlet.lost for outlet in tally.outlets),
-        wait=tally.waits.snapshot(zeros=acquired - waits.count),
-        use=tally.uses.snapshot(),
+        wait=tally.waits.snapshot(zeros=tally.acquired - waits.count),
+        use=use,
         connect=tally.connects.snapshot(),
         last_error=outage.told if outage.error else None,
         last_error_age=now - outage.error_at if outage.error else None,

@@ -108,6 +108,8 @@ class Roster(Generic[T]):
 
     def next_epoch(self) -> None:
         """Make every connection of today suspect."""
+        for entry in self.entries:  # before the epoch: no connection of an old one is ever taken or put back plainly
+            entry.plain_until = -math.inf
         self.epoch += 1
         while token := self.longest_unused():
             self.suspects.append(token)

@@ -11,13 +11,13 @@ from pooling.stats import Recorder
 
 
 class Tally:
-    """Counters since the pool's creation. ``acquired`` counts the uses of entries that are gone; each
-    living entry counts its own, so that the plain path needs no lock for it."""
+    """Counters since the pool's creation. A lease is counted when it ends, by the sample of how long it was used;
+    ``acquired`` and ``released`` are what a snapshot has told last."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.outlets: tuple[Outlet, ...] = ()
-        self.acquired = self.opened = self.timeouts = self.leaks = 0
+        self.acquired = self.released = self.opened = self.timeouts = self.leaks = 0
         self.closed: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.waits, self.uses, self.connects = Recorder(), Recorder(), Recorder()

@@ -70,7 +70,7 @@ class Upkeep(Moves[T]):
         elif token is not None:
             self.roster.idle.append(token)
         elif entry.stage is Stage.OPEN and self.limits.overheld(entry, self.now):
-            entry.reported = entry.uses
+            entry.reported = entry.since
             self._leaked(entry, "a lease is held for long")
         self._remind(entry)
 

@@ -82,10 +82,11 @@ class Lease(Generic[T]):
         except Exception:
             fine = False  # judge() asks again, and logs what is wrong
         if fine:
+            # In this order it is, for whoever takes a snapshot meanwhile, never released and still leased.
+            entry.thread = 0
             used = pool._used
             used.append(now - entry.since)
             entry.since = now
-            entry.thread = 0
             roster.idle.append(token)
             # Read after the append: see "The plain path" in pool.py. Samples are folded by settle(), now and then.
             if not roster.calm or len(used) >= FOLD_AT:

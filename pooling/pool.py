@@ -65,7 +65,6 @@ _frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
 SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
 SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
-LOOK_AFTER = 1.0  # seconds of disuse after which an acquire looks at a connection, be it at its lifetime alone
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
 _forked: dict[int, threading.Lock] = {}  # by process id
@@ -126,7 +125,7 @@ class Pool(Generic[T]):
         self._idle = self._roster.idle
         self._take = self._roster.take
         limits = self._ledger.limits
-        self._fresh = min(limits.check_after, LOOK_AFTER) if limits.uses == math.inf else -math.inf
+        self._fresh = limits.check_after if limits.uses == math.inf else -math.inf
         self._used = self._ledger.tally.uses.samples
         self._runtime.watch(self)
         self._finalizer = weakref.finalize(
@@ -161,8 +160,7 @@ class Pool(Generic[T]):
                 entry = token.entry
                 clock = self._now
                 now = clock()
-                if now - entry.since < self._fresh and entry.epoch == self._roster.epoch:
-                    entry.uses += 1
+                if now - entry.since < self._fresh and now < entry.plain_until:
                     entry.since = now
                     entry.thread = threading.get_ident()
                     frame = _frame(1)
@@ -514,14 +512,12 @@ class Pool(Generic[T]):
         """A lease ended other than on the plain path."""
         self._check_process()
         if entry.roster is self._roster:  # else it is a parent's, of no concern in this process
-            self._used.append(self._now() - entry.since)
             self._tell(self._ledger.release, token, fate, error)
 
     def _renew(self, token: Token[T], timeout: Timeout, old: Entry[T]) -> Token[T]:
         """A new connection for a lease, in the place of the one the token stands for."""
         waiter = self._waiter(timeout)
         waiter.code, waiter.instruction, waiter.thread = old.code, old.instruction, old.thread
-        self._used.append(waiter.deadline.started - old.since)
         self._wait(waiter, self._ledger.renew, token, waiter)
         return _handed(waiter)
 
@@ -565,8 +561,8 @@ class Pool(Generic[T]):
                 parent = self._ledger
                 for entry in parent.roster.entries:
                     # Nobody is told of the end of the parent's tokens: its reaper's queue may not even be fit to be put
-                    # into, where uWSGI forks without Python's hooks.
-                    entry.refs = None
+                    # into, where uWSGI forks without Python's hooks. Nor of that of its leases.
+                    entry.refs, entry.plain_until = None, -math.inf
                 self._finalizer.detach()
                 self._build(parent)
                 if self._ledger.phase is Phase.CLOSED:

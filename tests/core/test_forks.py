@@ -175,6 +175,7 @@ def test_a_child_never_uses_a_lease_of_its_parent() -> None:
                 assert {a.connection.number, b.connection.number} == {3, 4}
                 assert factory.gates["reset"].calls == 0
                 a.release(); b.release()
+                assert pool.stats().released == pool.stats().use.count == 2
                 pool.close()
 
             in_child(child)

@@ -381,8 +381,8 @@ WAITS_FOR_EVER = """
 drain_on_signals(manager, timeout={timeout})
 def release():
     time.sleep({held})
+    print("released", flush=True)  # before, or the process may end in between
     lease.release()
-    print("released", flush=True)
 threading.Thread(target=release, daemon=True).start()
 print("ready", flush=True)
 threading.Event().wait()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import random
+import sys
 import threading
 from collections import Counter
 from struct import pack, unpack
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from pooling import Histogram, Pool, PoolStats, PoolTimeout
+from pooling import Histogram, Lease, Pool, PoolStats, PoolTimeout
 from pooling.stats import FOLD_AT, Recorder
 from pooling.testing import FakeBroken, FakeFactory, ManualClock
 from tests.core.conftest import Make
@@ -103,7 +106,7 @@ def test_waits_uses_and_connects_are_measured(clock: ManualClock, factory: FakeF
     assert stats.wait.percentile(0) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("end", ["release", "discard", "detach", "refresh", "with"])
+@pytest.mark.parametrize("end", ["release", "discard", "detach", "refresh", "with", "loss"])
 def test_every_use_is_measured_however_it_ends(clock: ManualClock, make: Make, end: str) -> None:
     pool = make()
     lease = pool.acquire()
@@ -111,6 +114,10 @@ def test_every_use_is_measured_however_it_ends(clock: ManualClock, make: Make, e
     if end == "with":
         with pytest.raises(ValueError), lease:
             raise ValueError
+    elif end == "loss":
+        del lease
+        gc.collect()
+        clock.advance(0)
     else:
         getattr(lease, end)()
     assert (pool.stats().use.count, pool.stats().use.sum) == (1, pytest.approx(3))
@@ -317,6 +324,31 @@ def test_counters_agree_under_64_threads() -> None:
         assert before.released <= after.released
         assert after.size <= 8
     assert sum(pool.stats().closed.values()) == factory.opened == factory.closed
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="it traces itself")
+def test_a_snapshot_between_any_two_lines_of_a_cycle_counts_nothing_twice(make: Make) -> None:
+    """What another thread may see: no counter ever goes down, and none is ahead of what happened."""
+    pool, seen = make(max_size=2), list[PoolStats]()
+    pool.acquire().release()
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code in (Pool.acquire.__code__, Lease.__exit__.__code__):
+            seen.append(add_up(pool.stats()))
+            return look
+        return None
+
+    sys.settrace(look)
+    for _ in range(3):
+        with pool.acquire():
+            pass
+    sys.settrace(None)
+    assert len(seen) > 60
+    for before, after in itertools.pairwise([*seen, pool.stats()]):
+        assert before.acquired <= after.acquired <= before.acquired + 1
+        assert before.released <= after.released <= before.released + 1
+        assert before.use.count <= after.use.count
+    assert (pool.stats().acquired, pool.stats().released, pool.stats().use.count) == (4, 4, 4)
 
 
 def test_a_snapshot_is_frozen(make: Make) -> None:

@@ -92,7 +92,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         token = self.roster.take()
         entry = token.entry
-        if self.ledger.limits.fresh(entry, self.now) and entry.epoch == self.roster.epoch:
+        if self.ledger.limits.fresh(entry, self.now) and self.now < entry.plain_until:
+            assert entry.epoch == self.roster.epoch, "a connection of an old epoch goes out unchecked"
             entry.uses += 1
             entry.since, entry.thread = self.now, 7
             if entry.uses >= self.ledger.limits.uses:
@@ -244,6 +245,13 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not self.ledger.queue
             assert len(self.roster.entries) <= self.ledger.max_size
             assert len(self.roster.idle) <= self.ledger.max_idle
+
+    @invariant()
+    def what_is_of_an_old_epoch_is_neither_taken_nor_put_back_plainly(self) -> None:
+        for entry in self.roster.entries if hasattr(self, "ledger") else ():
+            assert entry.plain_until <= max(entry.expires_at, entry.opened_at)
+            if entry.epoch != self.roster.epoch:
+                assert entry.plain_until == -math.inf
 
     @invariant()
     def the_numbers_add_up(self) -> None:

@@ -86,7 +86,7 @@ class ConnectionPool(redis.ConnectionPool):
         while True:
             lease = self._acquire(started)
             entry = lease._entry
-            fresh = entry.uses == 1 and entry.opened_at >= started
+            fresh = entry.since == entry.opened_at >= started  # opened for this caller
             shell = self._ready(lease, last=fresh and tried)
             if shell is not None:
                 break

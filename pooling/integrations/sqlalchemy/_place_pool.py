@@ -63,6 +63,7 @@ class PlaceLedger(Ledger[Place]):
             entry.stage = Stage.OPEN if _place(entry).live else Stage.CONNECTING  # what went wrong
             self._fault(entry, error)
         if entry.thread:
+            self._used(entry)
             self._emit("release", entry, duration=self.now - entry.since, reason=reason)
             entry.thread = 0
         self._free(entry, reason if _place(entry).live else "")
@@ -119,10 +120,9 @@ class PlacePool(Pool[Place]):
 
     def vacate(self, lease: Lease[Place], reason: str, error: BaseException | None = None) -> None:
         """End a lease and give its place up: another one can be made in this very moment."""
-        token, entry = lease._take("vacated"), lease._entry
+        token = lease._take("vacated")
         self._check_process()
         if self.owns(lease):
-            self._used.append(self._now() - entry.since)
             told = None if error is None else self._hooks._concealed(error)
             self._tell(self._ledger.vacate, token, reason, told)
 
