@@ -20,7 +20,7 @@ from pooling._opening import SlowStart
 from pooling._outage import LONGEST_GAP, Outage
 from pooling._roster import Roster
 from pooling._tally import Tally
-from pooling._waiter import Turn, Waiter, WaitQueue
+from pooling._waiter import WAITING, Turn, Waiter, WaitQueue
 from pooling.config import Config
 from pooling.errors import PoolClosed
 from pooling.events import Outlet
@@ -64,6 +64,7 @@ class Moves(Generic[T]):
         self.limits = Limits(config)
         self.now = 0.0
         self.alarm = math.inf  # when settle() has to be called at the latest
+        self.steady_until = -math.inf  # see Ledger.pass_on()
         self.phase = Phase.RUNNING
         self.nesting_at = math.inf  # when to look for threads that starve each other
         self.nested: tuple[Hold, ...] = ()  # those who were found last
@@ -77,11 +78,6 @@ class Moves(Generic[T]):
         self.outbox: deque[Job | Waiter[T] | Outlet | Notice] = deque()
         self._checks = checks
         self._slow_start = SlowStart(config.max_connecting)
-
-    def _may_be_plain(self, plain: bool) -> None:
-        """Let acquires and releases go their own way, or have them come here."""
-        self.roster.calm = plain
-        self.plain[0] = plain
 
     def _let_back(self, entry: Entry[T]) -> None:
         """Decide until when a connection may be taken and put back without a word to the ledger."""
@@ -136,20 +132,20 @@ class Moves(Generic[T]):
 
     def _hand(self, waiter: Waiter[T], token: Token[T]) -> bool:
         """Give a token to a waiter, unless it has left."""
-        if not waiter.serve(token):
+        if waiter.turn is not WAITING:
             return False
-        entry, waited = token.entry, self.now - waiter.deadline.started
+        entry, waited = token.entry, self.now - waiter.started
         entry.uses += 1
         entry.since = self.now
         entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
         if entry.uses >= self.limits.uses:
             entry.plain_until = -math.inf
-        self.tally.waits.add(waited)
+        self.tally.waits.samples.append(waited)
         if self.outage.failures:
             self.outage.served(self.now)
         if self.tally.outlets:
             self._emit("acquire", entry, duration=waited)
-        self.outbox.append(waiter)
+        waiter.serve(token)
         return True
 
     def _fail(self, waiter: Waiter[T], error: BaseException) -> None:
@@ -239,7 +235,7 @@ class Moves(Generic[T]):
 
     def _used(self, entry: Entry[T]) -> None:
         """A lease has ended: this is what counts it."""
-        self.tally.uses.add(self.now - entry.since)
+        self.tally.uses.samples.append(self.now - entry.since)
 
     def _leaked(self, entry: Entry[T], what: str, reason: str | None = None) -> None:
         self.tally.leaks += 1

@@ -59,7 +59,10 @@ class Reaper:
         # A parked thread has left its last wake-up behind, which says nothing.
         if when < self.wakes_at or self._thread is None:
             self.poke(None)
-            self._start()
+            try:
+                self._start()
+            except RuntimeError:
+                pass  # no thread can be started (the interpreter is ending, or a limit): waiters look by themselves
 
     def park(self, patience: float) -> None:
         """Let the thread end; the next alarm starts it again, or :meth:`resume`."""

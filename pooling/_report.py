@@ -40,7 +40,7 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         closing=closing,
         hung=len(roster.hung),
         waiting=len(ledger.queue),
-        oldest_wait=max(0.0, now - head.deadline.started) if head else 0.0,
+        oldest_wait=max(0.0, now - head.started) if head else 0.0,
         min_size=ledger.min_size,
         max_size=None if ledger.max_size == math.inf else int(ledger.max_size),
         acquired=tally.acquired,
@@ -69,7 +69,7 @@ def holds(ledger: Ledger[Any]) -> list[Hold]:
 def queue(ledger: Ledger[Any], most: int) -> list[Hold]:
     """Who waits, in the order of service. Written like holders, for they are told in the same way."""
     return [
-        Hold(waiter.thread, waiter.deadline.started, waiter.code, waiter.instruction)
+        Hold(waiter.thread, waiter.started, waiter.code, waiter.instruction)
         for waiter in ledger.queue.first(most)
     ]
 
@@ -102,7 +102,7 @@ def timed_out(then: Moment, waiter: Waiter[Any]) -> PoolTimeout:
         f"{stats.leased} in use, {stats.idle} idle, {stats.connecting} connecting, {stats.busy} busy, "
         f"{stats.closing} closing of at most {stats.max_size or 'any number'}; {stats.waiting} others waiting"
     ) + (f", the longest for {in_words(stats.oldest_wait)}" if stats.waiting else "")
-    waited = stats.at - waiter.deadline.started
+    waited = stats.at - waiter.started
     lines = [f"no connection from pool {stats.name!r} within {in_words(waited)} ({_WHY[then.stage]}): {numbers}"]
     longest = heapq.nsmallest(3, then.holds, key=lambda hold: hold.since)
     lines += [f"  held by {holder}" for holder in named(longest, stats.at, names)]

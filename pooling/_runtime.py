@@ -55,7 +55,8 @@ class Runtime(Protocol):
 
     def forget(self, pool: Watched) -> None: ...
 
-    def alarm(self, when: float) -> None: ...
+    def alarm(self, when: float, /) -> None:
+        """Have the reaper look at this time, or before."""
 
     def renew(self) -> None: ...
 
@@ -73,6 +74,7 @@ class Threads:
         self._workers = Workers()
         self._reaper = Reaper(at_rest=partial(self._workers.park, 0.0))
         self.poke: Callable[[Any], None] = self._reaper.poke
+        self.alarm: Callable[[float], None] = self._reaper.alarm  # no method of its own: whoever waits calls it twice
         self._pid = os.getpid()
 
     def renew(self) -> None:
@@ -109,12 +111,6 @@ class Threads:
         if self._reaper.forget(pool):
             self.park(PATIENCE)
 
-    def alarm(self, when: float) -> None:
-        try:
-            self._reaper.alarm(when)
-        except RuntimeError:
-            pass  # no thread can be started (the interpreter is ending, or a limit): waiters look by themselves
-
     def park(self, patience: float) -> None:
         """Let every thread that is not at work end, and wait ``patience`` seconds for it at most."""
         end = self.now() + patience
@@ -129,7 +125,7 @@ class Threads:
         try:
             self._reaper.resume()
         except RuntimeError:
-            pass  # as in alarm()
+            pass  # as in Reaper.alarm()
 
     def park_for_fork(self) -> None:
         """A fork beside other threads is warned of from Python 3.12 on, and rightly so: ours have ended when it

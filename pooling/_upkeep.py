@@ -50,7 +50,7 @@ class Upkeep(Moves[T]):
             victim = max((waiters[entry.thread] for entry in entries), key=lambda waiter: waiter.ticket)
             victim.turn = Turn.STARVED
             self.tally.timeouts += 1
-            self._emit("timeout", duration=self.now - victim.deadline.started)
+            self._emit("timeout", duration=self.now - victim.started)
             self.queue.remove(victim)
             self.outbox.append(victim)
         elif self.nested != (nested := tuple(entry.hold() for entry in entries)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections import OrderedDict
 from enum import Enum
@@ -51,7 +52,7 @@ class Bell:
         self._gate.acquire()
 
     def ring(self) -> None:
-        """Let the next wait, or the one under way, end. Rung twice is rung once. Called without the pool's lock."""
+        """Let the next wait, or the one under way, end. Rung twice is rung once. Never waits."""
         if self._gate.locked():
             try:
                 self._gate.release()
@@ -69,17 +70,17 @@ class Bell:
             self._gate.acquire(True, seconds)
 
 
-class Waiter(Generic[T]):
-    """One acquire in the queue: a one-shot hand-off."""
+class Waiter(Deadline, Generic[T]):
+    """One acquire in the queue: the moment by which it has to end, and a one-shot hand-off."""
 
-    __slots__ = (
-        "bell", "code", "deadline", "error", "instruction", "key", "thread", "ticket", "token", "turn",
-    )  # fmt: skip  # a table, not a story
+    __slots__ = ("bell", "code", "error", "instruction", "key", "thread", "ticket", "token", "turn")
 
-    def __init__(self, bell: Bell, deadline: Deadline, priority: float, thread: int) -> None:
+    def __init__(self, bell: Bell, started: float, timeout: float | None, priority: float, thread: int) -> None:
+        # As Deadline does it: a call of that is a thirtieth of a hand-over.
+        self.started = started
+        self.at = math.inf if timeout is None else started + timeout
         self.bell = bell
-        self.deadline = deadline
-        self.key = deadline.started + priority
+        self.key = started + priority
         self.ticket = -1
         self.thread = thread
         self.turn = WAITING
@@ -88,14 +89,13 @@ class Waiter(Generic[T]):
         self.code: CodeType | None = None
         self.instruction = 0
 
-    def serve(self, token: Token[T]) -> bool:
-        """Hand a token over, under the pool's lock. False where the waiter has left already: a token
-        offered too late stays with whoever offers it."""
-        if self.turn is not WAITING:
-            return False
+    def serve(self, token: Token[T]) -> None:
+        """Hand a token over, under the pool's lock, to one whose turn is WAITING. From now on its thread may use what
+        it has got. It is woken at once: a thread takes longer for that than whoever serves it for what is left to do.
+        """
         self.token = token
         self.turn = SERVED
-        return True
+        self.bell.ring()
 
     def fail(self, error: BaseException) -> bool:
         """End the wait with an error, under the pool's lock."""
@@ -110,37 +110,32 @@ class WaitQueue(Generic[T]):
     """Waiters in the order of ``arrival + priority`` seconds, ties by ticket.
 
     Those without a priority stand in a lane of their own, an OrderedDict: its head is taken, and anybody in the
-    middle leaves, in constant time whatever its length. The few with a priority stand in a heap; one who
-    left stays there as a tombstone until it comes up.
+    middle leaves, in constant time whatever its length. The few with a priority stand in a heap: one who leaves its
+    middle has it built anew.
     """
 
     def __init__(self) -> None:
         self._lane: OrderedDict[Waiter[T], None] = OrderedDict()
         self._heap: list[tuple[float, int, Waiter[T]]] = []
-        self._in_heap = 0
         self._tickets = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._lane) + self._in_heap
+        return len(self._lane) + len(self._heap)
 
     def __bool__(self) -> bool:
-        return bool(self._lane) or self._in_heap > 0
+        return bool(self._lane or self._heap)
 
     def join(self, waiter: Waiter[T]) -> None:
         """Put a waiter at its place; one who stands here already keeps it."""
         if waiter.ticket < 0:
             waiter.ticket = next(self._tickets)
-        if waiter.key == waiter.deadline.started:
-            if waiter not in self._lane:
-                self._lane[waiter] = None
+        if waiter.key == waiter.started:
+            self._lane.setdefault(waiter)
         elif not any(known is waiter for _, _, known in self._heap):
             heapq.heappush(self._heap, (waiter.key, waiter.ticket, waiter))
-            self._in_heap += 1
 
     def head(self) -> Waiter[T] | None:
         """Who is next, or None."""
-        while self._heap and self._heap[0][2].turn is not Turn.WAITING:
-            heapq.heappop(self._heap)
         first = next(iter(self._lane), None)
         if not self._heap:
             return first
@@ -150,10 +145,15 @@ class WaitQueue(Generic[T]):
     def first(self, count: int) -> list[Waiter[T]]:
         """Those who stand in front, in the order in which they will be served."""
         lane = ((waiter.key, waiter.ticket, waiter) for waiter in self._lane)
-        urgent = heapq.nsmallest(count, (line for line in self._heap if line[2].turn is Turn.WAITING))
+        urgent = heapq.nsmallest(count, self._heap)
         return [waiter for _, _, waiter in itertools.islice(heapq.merge(lane, urgent), count)]
 
     def remove(self, waiter: Waiter[T]) -> None:
         """Take a waiter out whose turn is over (served, failed or left)."""
-        if self._lane.pop(waiter, waiter) is waiter and self._in_heap:  # not in the lane: its values are None
-            self._in_heap = sum(known.turn is Turn.WAITING for _, _, known in self._heap)
+        if self._lane.pop(waiter, waiter) is waiter and self._heap:  # not in the lane: its values are None
+            if self._heap[0][2] is waiter:
+                heapq.heappop(self._heap)
+            else:
+                left = [line for line in self._heap if line[2] is not waiter]
+                heapq.heapify(left)
+                self._heap = left

@@ -37,7 +37,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pooling import _report
-from pooling._clock import DEFAULT, Deadline, Default, Timeout
+from pooling._clock import DEFAULT, Default, Timeout
 from pooling._ending import dropped
 from pooling._entry import Entry, Token, named, thread_names
 from pooling._fork import flag, settled
@@ -74,13 +74,6 @@ def _nothing() -> None:
     """A report of nothing, but that there is something to settle."""
 
 
-def _handed(waiter: Waiter[T]) -> Token[T]:
-    """What a waiter was served with; it keeps no second reference."""
-    token, waiter.token = waiter.token, None
-    assert token is not None  # its turn was SERVED
-    return token
-
-
 class Pool(Generic[T]):
     """A pool of connections.
 
@@ -108,6 +101,7 @@ class Pool(Generic[T]):
         self._now = self._runtime.now
         self._hooks = Hooks(self._factory, config, self._log)
         self._is_clean = self._hooks.cleanness()
+        self._selective = config.max_waiting is not None  # whether _is_too_many() has to be asked
         self._inline = config.workers == "inline"
         self._slice = SLICE_INLINE if self._inline else SLICE
         self._build()
@@ -192,9 +186,10 @@ class Pool(Generic[T]):
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
     ) -> Lease[T]:
         """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long."""
-        self._check_process()
+        if not self._plain[1]:
+            self._check_process()
         looked_at = False
-        ours = bool(stale) and stale[0].entry.roster is self._roster  # else it is a parent's
+        ours = stale and stale[0].entry.roster is self._roster  # else it is a parent's
         if ours:
             entry, now, limits = stale[0].entry, self._now(), self._ledger.limits
             valid = entry.epoch == self._roster.epoch and now < entry.expires_at
@@ -211,13 +206,15 @@ class Pool(Generic[T]):
         if ours:
             self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
         else:
-            self._wait(waiter, self._ledger.join, waiter)
-        return leased(self, _handed(waiter))
+            self._wait(waiter, None, waiter)
+        token, waiter.token = waiter.token, None
+        assert token is not None  # its turn was SERVED
+        return leased(self, token)
 
     def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
-        self._check_process()
+        """Somebody who is going to wait. Whoever calls has made sure that the pool is this process's."""
         seconds_ = self._config.timeout if isinstance(timeout, Default) else timeout
-        return Waiter(self._runtime.bell(), Deadline(self._now(), seconds_), priority, threading.get_ident())
+        return Waiter(self._runtime.bell(), self._now(), seconds_, priority, threading.get_ident())
 
     def _is_alive(self, entry: Entry[T]) -> bool:
         try:
@@ -225,16 +222,19 @@ class Pool(Generic[T]):
         except Exception:
             return False  # a check that raises means dead
 
-    def _wait(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
-        """Report the transition and wait for the waiter's turn. Raises what the turn brought, or PoolTimeout."""
+    def _wait(self, waiter: Waiter[T], transition: Callable[..., object] | None, *args: Any) -> None:
+        """Report the transition, or nothing but that somebody waits, and wait for the waiter's turn. Raises what the
+        turn brought, or PoolTimeout."""
         if self._lock._is_owned():
             raise PoolError(
                 f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
             )
+        ledger = self._ledger
         try:
-            self._report(waiter, transition, *args)
+            if transition is not None or self._roster.calm or not self._line_up(waiter):
+                self._report(waiter, transition or ledger.join, *args)
             while waiter.turn is WAITING:
-                left = waiter.deadline.at - self._now()
+                left = waiter.at - self._now()
                 if left <= 0:
                     self._expire(waiter)
                     break
@@ -243,10 +243,10 @@ class Pool(Generic[T]):
                     self._tell_again(waiter, transition)
         except BaseException:
             # Interrupted, or refused: what was handed over in this very moment goes back.
-            self._tell(self._ledger.leave, waiter)
+            self._tell(ledger.leave, waiter)
             handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it
             if handed[0] is not None:
-                self._tell(self._ledger.release, handed.pop(), Fate.CLEAN)
+                self._tell(ledger.release, handed.pop(), Fate.CLEAN)
             raise
         self._runtime.keep(waiter.bell)
         if waiter.turn is SERVED:
@@ -256,26 +256,45 @@ class Pool(Generic[T]):
         assert waiter.error is not None  # its turn is FAILED
         raise waiter.error
 
-    def _tell_again(self, waiter: Waiter[T], transition: Callable[..., object]) -> None:
+    def _tell_again(self, waiter: Waiter[T], transition: Callable[..., object] | None) -> None:
         """A slice is over: look, and report once more, should the first report have been lost to an exception on the
         thread that took it in."""
         ledger = self._ledger
-        again = {ledger.join: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}.get(transition)
+        ways: dict[Any, Callable[[Waiter[T]], None]]
+        ways = {None: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}
+        again = ways.get(transition)
         self._tell(*(() if again is None else (again, waiter)))
+
+    def _line_up(self, waiter: Waiter[T]) -> bool:
+        """Have somebody stand behind others. False where that is not all that has to be done."""
+        with self._lock:
+            done = not self._selective and self._ledger.line_up(self._now(), waiter)
+        if self._ledger.inbox:
+            self._act()
+        return done
 
     def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
         """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
-        ledger, limit = self._ledger, self._config.max_waiting
-        full = False
+        ledger = self._ledger
         with self._lock:
             ledger.settle(self._now(), transition, *args)
-            if limit is not None and waiter.turn is WAITING and ledger.queued() > limit:
-                full = not waiter.deadline.passed(self._now())  # else it is not going to wait: _expire() tells it
-                if full:
-                    ledger.settle(self._now(), ledger.leave, waiter)
+            refused = self._selective and self._is_too_many(waiter, transition)
+            if refused:
+                ledger.settle(self._now(), ledger.leave, waiter)
         self._act()
-        if full:
-            raise QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
+        if refused:
+            raise self._queue_full()
+
+    def _is_too_many(self, waiter: Waiter[T], transition: Callable[..., object]) -> bool:  # noqa: ARG002  # for others
+        """Under the lock: whether the waiter who has just come may not wait."""
+        limit = self._config.max_waiting
+        if limit is None or waiter.turn is not WAITING or self._ledger.queued() <= limit:
+            return False
+        return not waiter.passed(self._now())  # else it is not going to wait: _expire() tells it
+
+    def _queue_full(self) -> QueueFull:
+        limit = self._config.max_waiting
+        return QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
 
     def _expire(self, waiter: Waiter[T]) -> None:
         """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
@@ -330,6 +349,7 @@ class Pool(Generic[T]):
     def warm_up(self, timeout: float | None = 30.0) -> None:
         """Open ``min_size`` connections, one at least, and wait for them. Raises PoolTimeout or ConnectError."""
         seconds("timeout", timeout)
+        self._check_process()
         waiter = self._waiter(timeout)
         self._wait(waiter, self._ledger.warm, waiter)
 
@@ -394,6 +414,7 @@ class Pool(Generic[T]):
 
     def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait for a state of the pool; False where it has not come in time."""
+        self._check_process()
         if self._lock._is_owned():
             return False  # a signal handler inside the lock: it cannot wait
         waiter = self._waiter(timeout)
@@ -453,13 +474,18 @@ class Pool(Generic[T]):
 
     def _tell(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
         """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
-        self._check_process()
+        if not self._plain[1]:
+            self._check_process()
         if self._lock._is_owned():
             self._ledger.inbox.append((transition or _nothing, args))
             return
         with self._lock:
-            self._ledger.settle(self._now(), transition, *args)
-        self._act()
+            now = self._now()
+            more = transition is not None or not self._ledger.pass_on(now)
+            if more:
+                self._ledger.settle(now, transition, *args)
+        if more or self._ledger.inbox:
+            self._act()
 
     def _act(self, *, work: bool = True) -> None:
         """Do what was decided, outside the lock. Several threads may do this at once.
@@ -482,7 +508,8 @@ class Pool(Generic[T]):
                 self._submit(item)
             else:
                 left.append(item)
-        ledger.outbox.extend(left)
+        if left:
+            ledger.outbox.extend(left)
         self._runtime.alarm(ledger.alarm)
         if ledger.inbox:
             self._tell()
@@ -516,10 +543,13 @@ class Pool(Generic[T]):
 
     def _renew(self, token: Token[T], timeout: Timeout, old: Entry[T]) -> Token[T]:
         """A new connection for a lease, in the place of the one the token stands for."""
+        self._check_process()
         waiter = self._waiter(timeout)
         waiter.code, waiter.instruction, waiter.thread = old.code, old.instruction, old.thread
         self._wait(waiter, self._ledger.renew, token, waiter)
-        return _handed(waiter)
+        new, waiter.token = waiter.token, None
+        assert new is not None  # its turn was SERVED
+        return new
 
     def _keep(self, entry: Entry[T], seconds: float) -> None:
         """Note that the other side will close this connection once it was unused for a little longer than that: it is
@@ -549,7 +579,8 @@ class Pool(Generic[T]):
     # -- forks and endings ---------------------------------------------------------------------------
 
     def _check_process(self) -> None:
-        if not self._plain[1] and self._pid != os.getpid():  # the byte first: it spares a system call
+        """Where the byte tells the process no call is needed: whoever waits looks at it first, at half the price."""
+        if not self._plain[1] and self._pid != os.getpid():
             self._start_anew()
 
     def _start_anew(self) -> None:

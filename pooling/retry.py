@@ -285,8 +285,8 @@ class Course(Generic[T]):
         """Sleep, by the pool's clock."""
         pool = self._pool
         waiter = pool._waiter(pause)
-        while not waiter.deadline.passed(now := pool._now()):
-            waiter.bell.wait(waiter.deadline.remaining(now), waiter)
+        while not waiter.passed(now := pool._now()):
+            waiter.bell.wait(waiter.remaining(now), waiter)
         pool._runtime.keep(waiter.bell)
 
 

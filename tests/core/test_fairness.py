@@ -17,7 +17,7 @@ def run(threads: int, slots: int, hold: float) -> tuple[list[int], int]:
     """How often each thread was served, and how many were overtaken.
 
     Overtaken means: somebody who joined the queue later was handed a connection earlier. Tickets and turns are
-    the ledger's calls, counted here by a wrapper around them.
+    the calls of the queue and the ledger, counted here by wrappers around them.
     """
     uses = [0] * threads
     joined: dict[int, int] = {}
@@ -25,7 +25,7 @@ def run(threads: int, slots: int, hold: float) -> tuple[list[int], int]:
     factory = FakeFactory()
     with Pool(factory, max_size=slots) as pool:
         ledger: Any = pool._ledger
-        join, hand = ledger.join, ledger._hand
+        join, hand = ledger.queue.join, ledger._hand
 
         def joining(waiter: Any) -> None:
             joined.setdefault(id(waiter), next(tickets))
@@ -38,7 +38,7 @@ def run(threads: int, slots: int, hold: float) -> tuple[list[int], int]:
             newest = max(newest, ticket)
             return hand(waiter, token)
 
-        ledger.join, ledger._hand = joining, handing
+        ledger.queue.join, ledger._hand = joining, handing
         end, barrier = [0.0], threading.Barrier(threads + 1)
 
         def work(number: int) -> None:
@@ -55,7 +55,7 @@ def run(threads: int, slots: int, hold: float) -> tuple[list[int], int]:
         barrier.wait()
         for worker in workers:
             worker.join()
-        del ledger.join, ledger._hand
+        del ledger.queue.join, ledger._hand
     return uses, inversions
 
 

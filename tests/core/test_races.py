@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import pytest
 
 from pooling import PoolTimeout
-from pooling._clock import Deadline
 from pooling._entry import TokenRef, call_site
 from pooling._runtime import Threads
 from pooling._waiter import Turn, Waiter
@@ -32,7 +31,7 @@ class Emptied(deque):  # type: ignore[type-arg]
 
 
 def a_waiter(clock: ManualClock, turn: Turn = Turn.WAITING) -> Waiter[Any]:
-    waiter: Waiter[Any] = Waiter(clock.bell(), Deadline(clock.now(), 5), 0.0, 1)
+    waiter: Waiter[Any] = Waiter(clock.bell(), clock.now(), 5, 0.0, 1)
     waiter.turn = turn
     return waiter
 
@@ -163,14 +162,14 @@ def test_what_strikes_at_the_end_of_a_settle_is_taken_in_after_it(clock: ManualC
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
     clock.advance(0)
-    finish = pool._ledger._may_be_plain
+    finish = pool._ledger._is_plain
 
-    def struck(plain: bool) -> None:
-        pool._ledger._may_be_plain = finish  # type: ignore[method-assign]
+    def struck() -> bool:
+        pool._ledger._is_plain = finish  # type: ignore[method-assign]
         lease.release()
-        finish(plain)
+        return finish()
 
-    pool._ledger._may_be_plain = struck  # type: ignore[method-assign]
+    pool._ledger._is_plain = struck  # type: ignore[method-assign]
     pool.resize(min_size=0)
     clock.advance(0)
     waiting.result().release()
@@ -190,7 +189,6 @@ def test_a_look_or_a_bare_report_from_inside_the_lock_is_left_to_its_holder(cloc
 def test_a_turn_leaves_waiting_once(clock: ManualClock) -> None:
     waiter = a_waiter(clock, Turn.LEFT)
     assert waiter.fail(OSError()) is False
-    assert waiter.serve(None) is False  # type: ignore[arg-type]
     assert (waiter.error, waiter.token) == (None, None)
 
 
@@ -219,6 +217,21 @@ def test_one_that_is_served_between_its_last_look_and_its_timeout_is_served(cloc
     assert pool.stats().timeouts == 0
 
 
+def test_nobody_lines_up_where_the_last_of_the_others_was_served_just_before(clock: ManualClock, make: Make) -> None:
+    """Between the look without the lock, which saw others wait, and the lock."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0.01)
+    assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is True
+    pool._ledger.queue.remove(pool._ledger.queue.first(2)[1])
+    lease.release()
+    assert pool._roster.calm
+    assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is False
+    clock.advance(0)
+    waiting.result().release()
+
+
 def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: ManualClock, make: Make) -> None:
     """An exception struck between serving it, or its leaving, and taking it out."""
     pool = make()
@@ -231,14 +244,14 @@ def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: Ma
 
 def test_a_bell_does_not_wait_for_a_turn_that_has_come() -> None:
     bell = Threads().bell()
-    waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
+    waiter: Waiter[Any] = Waiter(bell, 0, 5, 0.0, 1)
     waiter.turn = Turn.SERVED
     waiter.bell.wait(1000, waiter)
 
 
 def test_a_bell_that_was_rung_twice_ends_one_wait() -> None:
     bell = Threads().bell()
-    waiter: Waiter[Any] = Waiter(bell, Deadline(0, 5), 0.0, 1)
+    waiter: Waiter[Any] = Waiter(bell, 0, 5, 0.0, 1)
     bell.ring()
     bell.ring()
     waiter.bell.wait(1000, waiter)

@@ -18,17 +18,31 @@ from tests.core.helpers import outcome, run_python
 
 
 class Inside:
-    """Runs a call in the middle of the pool's next settle(), on the thread that holds the lock."""
+    """Runs a call in the middle of the pool's next settle(), or what is done in its place, on the thread that holds the
+    lock."""
 
     def __init__(self, pool: Any) -> None:
-        self._settle = pool._ledger.settle
         self._ledger = pool._ledger
 
     def strike(self, call: Any) -> None:
-        ledger, settle = self._ledger, self._settle
+        ledger = self._ledger
+        settle, serve, join = ledger.settle, ledger._serve, ledger.queue.join
+
+        def ordinary() -> None:
+            ledger.settle, ledger._serve, ledger.queue.join = settle, serve, join
+
+        def served() -> None:
+            ordinary()
+            call()
+            serve()
+
+        def joined(waiter: Any) -> None:
+            ordinary()
+            call()
+            join(waiter)
 
         def struck(now: float, transition: Any = None, *args: Any) -> None:
-            ledger.settle = settle
+            ordinary()
 
             def both(*arguments: Any) -> None:
                 call()
@@ -37,7 +51,7 @@ class Inside:
 
             settle(now, both, *args)
 
-        ledger.settle = struck
+        ledger.settle, ledger._serve, ledger.queue.join = struck, served, joined
 
 
 class Owner:
@@ -94,6 +108,7 @@ def test_a_release_that_strikes_inside_the_lock_returns_at_once_and_loses_nothin
     Inside(pool).strike(how(two))
     del two
     one.release()
+    assert not pool._ledger.inbox
     clock.advance(0)
     served = [actor.result() for actor in waiting]
     assert {lease.connection.number for lease in served} == {1, 2}
@@ -101,6 +116,29 @@ def test_a_release_that_strikes_inside_the_lock_returns_at_once_and_loses_nothin
         lease.release()
     assert (pool.stats().idle, pool.stats().acquired, pool.stats().released) == (2, 4, 4)
     assert factory.opened == 2
+
+
+@pytest.mark.parametrize("how", [destructor, weak_reference])
+def test_a_release_that_strikes_while_somebody_lines_up_behind_others_loses_nothing(
+    clock: ManualClock, factory: FakeFactory, make: Make, how: Any
+) -> None:
+    pool = make(max_size=2)
+    one, two = pool.acquire(), pool.acquire()
+    pool.look = lambda: None  # type: ignore[method-assign]  # the reaper is not to find it
+    first = clock.spawn(pool.acquire, 5)
+    clock.advance(0.01)
+    Inside(pool).strike(how(two))
+    del two
+    second = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    served = [first.result()]
+    one.release()
+    clock.advance(0)
+    served.append(second.result())
+    assert [lease.connection.number for lease in served] == [2, 1]
+    for lease in served:
+        lease.release()
+    assert (pool.stats().idle, pool.stats().acquired, factory.opened) == (2, 4, 2)
 
 
 @pytest.mark.parametrize("end", ["discard", "detach"])

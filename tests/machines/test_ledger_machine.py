@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pooling._clock import Deadline
 from pooling._entry import Stage, Token
 from pooling._ledger import Fate, Ledger
 from pooling._moves import Job, Phase
@@ -33,6 +32,7 @@ class LedgerMachine(RuleBasedStateMachine):
         max_uses=st.none() | st.integers(1, 3),
         order=st.sampled_from(["lifo", "fifo"]),
         check=st.sampled_from(["peek", "ping", None]),
+        check_after=st.sampled_from([0.0, 0.5]),
         checks=st.booleans(),
         keepalive=st.none() | st.just(5.0),
         max_connecting=st.integers(1, 3),
@@ -60,7 +60,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def settle(self, *report: Any) -> None:
         before = [waiter for waiter in self.waiters if waiter.turn is Turn.WAITING]
-        self.ledger.settle(self.now, *report)
+        if report or not self.ledger.pass_on(self.now):  # as Pool._tell() does it
+            self.ledger.settle(self.now, *report)
         served = [waiter for waiter in before if waiter.turn is Turn.SERVED]
         left = [waiter for waiter in before if waiter.turn is Turn.WAITING]
         for first in served:
@@ -82,9 +83,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(priority=st.sampled_from([0.0, 0.0, 0.0, -5.0, 5.0]))
     def acquire_in_the_queue(self, priority: float) -> None:
-        waiter: Waiter[Any] = Waiter(Bell(), Deadline(self.now, 30.0), priority, 7)
+        waiter: Waiter[Any] = Waiter(Bell(), self.now, 30.0, priority, 7)
         self.waiters.append(waiter)
-        self.settle(self.ledger.join, waiter)
+        if self.roster.calm or not self.ledger.line_up(self.now, waiter):  # as Pool._wait() does it
+            self.settle(self.ledger.join, waiter)
 
     @rule()
     def acquire_on_the_plain_path(self) -> None:
@@ -107,11 +109,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def release_on_the_plain_path(self, which: int) -> None:
         token = self.leases[which % len(self.leases)]
         entry = token.entry
-        if not self.plain[0] or self.now >= entry.plain_until:
+        if self.now >= entry.plain_until:
             return
         self.leases.remove(token)
+        self.ledger.tally.uses.samples.append(self.now - entry.since)
         entry.since, entry.thread = self.now, 0
         self.roster.idle.append(token)
+        del token
+        if not self.roster.calm:
+            self.settle()
 
     @precondition(lambda self: self.leases)
     @rule(which=st.integers(0, 9), fate=st.sampled_from(Fate))
@@ -123,7 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def refresh(self, which: int) -> None:
         token = self.leases.pop(which % len(self.leases))
-        waiter: Waiter[Any] = Waiter(Bell(), Deadline(self.now, 30.0), -1000.0, 7)
+        waiter: Waiter[Any] = Waiter(Bell(), self.now, 30.0, -1000.0, 7)
         self.claims.append(waiter)
         self.refreshed = True
         self.settle(self.ledger.renew, token, waiter)
@@ -232,6 +238,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """No lost wake-up: whoever waits has a lease, a job, or the alarm to hope for."""
         if hasattr(self, "ledger") and self.ledger.phase is not Phase.SUSPENDED and self.ledger.queue:
             assert self.leases or self.jobs or self.ledger.alarm < math.inf
+
+    @invariant()
+    def what_has_to_be_looked_at_or_closed_is_not_left_lying(self) -> None:
+        if hasattr(self, "ledger") and self.ledger.phase is not Phase.SUSPENDED:
+            assert self.roster.at[Stage.CHECKING] or not self.roster.suspects
+            assert self.roster.at[Stage.CLOSING] or not self.roster.doomed
 
     @invariant()
     def opening_is_limited(self) -> None:

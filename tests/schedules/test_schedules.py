@@ -51,7 +51,7 @@ FAULTS = {
     ),
     "a joining caller looks at idle and clears the flag afterwards": (
         "_ledger.py",
-        "        self._may_be_plain(False)\n        if waiter.turn",
+        "        self.roster.calm = self.plain[0] = False\n        if waiter.turn",
         "        if waiter.turn",
     ),
     "a closed pool keeps what comes back in the last moment": (

@@ -23,6 +23,7 @@ class SlotPool(Pool[Session]):
         self.lost: deque[tuple[float, Lease[Any]]] = deque()  # dropped leases, with the time when they are given up
         self._refuses = refuses
         super().__init__(factory, **options)
+        self._selective = True
 
     def due_at(self) -> float:
         return min(super().due_at(), self.lost[0][0] if self.lost else math.inf)
@@ -32,21 +33,18 @@ class SlotPool(Pool[Session]):
             self.lost.popleft()  # whose token dies with it
         super().look()
 
-    def _report(self, waiter: Waiter[Session], transition: Callable[..., object], *args: Any) -> None:
+    def _is_too_many(self, waiter: Waiter[Session], transition: Callable[..., object]) -> bool:
         ledger = self._ledger
         if transition != ledger.join or not self._refuses():
-            super()._report(waiter, transition, *args)
-            return
-        with self._lock:
-            ledger.settle(self._now(), transition, *args)
-            full = waiter.turn is Turn.WAITING and len(ledger.queue) > ledger.max_size - self._roster.leased()
-            if full:
-                ledger.settle(self._now(), ledger.leave, waiter)
-        self._act()
-        if full:
-            holders = self.holders()
-            longest = f", longest by {holders[0]}" if holders else ""
-            raise QueueFull(f"{len(holders)} of {ledger.max_size} are in use{longest}")
+            return super()._is_too_many(waiter, transition)
+        return waiter.turn is Turn.WAITING and len(ledger.queue) > ledger.max_size - self._roster.leased()
+
+    def _queue_full(self) -> QueueFull:
+        if not self._refuses():
+            return super()._queue_full()
+        holders = self.holders()
+        longest = f", longest by {holders[0]}" if holders else ""
+        return QueueFull(f"{len(holders)} of {self._ledger.max_size} are in use{longest}")
 
     def retire(self, chosen: set[int] | None, shells: Shells) -> None:
         """Close idle connections now, all or those with these identities. They are taken under the lock, so that nobody
