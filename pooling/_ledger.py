@@ -2,8 +2,8 @@
 
 Everything here runs under the pool's lock, except the two ends of ``idle`` (see "The plain path" in pool.py). A
 transition is called once for each thing that callers and workers report; :meth:`Ledger.settle` then decides what
-follows. What is to be done outside the lock (a job for a worker, a waiter to wake, a line to log) is put into
-``outbox``; it stays there until somebody takes it, so an exception between deciding and doing loses nothing.
+follows. What is to be done outside the lock (a job for a worker, a waiter's failure to tell, a line to log) is put
+into ``outbox``; it stays there until somebody takes it, so an exception between deciding and doing loses nothing.
 
 Invariants, after every settle():
  1. Each entry has one token, alive in exactly one place: idle, suspects, doomed, a job, a waiter, or a lease.
