@@ -93,6 +93,12 @@ def _chains(settings: Settings, many: int) -> Iterator[Row]:
             yield ratio(CHAIN, name, "hand-off to the baton", found, samples[BATON, waiters], waiters)
     for name in [BATON, *kinds]:
         yield ratio(CHAIN, name, "hand-off to that at 10", samples[name, many], samples[name, 10], many)
+    growth = {
+        name: [large / small for large, small in zip(samples[name, many], samples[name, 10], strict=True)]
+        for name in [BATON, *kinds]
+    }
+    for name in kinds:
+        yield ratio(CHAIN, name, "growth to the baton's", growth[name], growth[BATON], many)
 
 
 def _chain(kind: type[Peer] | None, waiters: int) -> float:

@@ -35,7 +35,6 @@ from pooling.stats import FOLD_AT
 
 T = TypeVar("T")
 
-NESTING = 0.05  # seconds after which waiting threads are suspected of starving each other
 SOON = 0.5  # seconds: longer than a release stays between two of its lines
 CLOSERS = 32  # closes under way at once, late ones not counted: clear() of 10,000 must not start 10,000 threads
 PATIENCE = 0.25  # seconds a check may take before a connection is opened beside it
@@ -76,10 +75,18 @@ class Ledger(Upkeep[T]):
         if newcomer and (not self.roster.idle or self.queue):
             if self.tally.outlets:
                 self._emit("wait")
-            if self.config.nested and self.now + NESTING < self.nesting_at:
-                self.nesting_at = self.now + NESTING
-                self._alarm(self.nesting_at)
+            if self.config.nested and self.nesting_at == math.inf:
+                self._suspect_nesting()
         self.queue.join(waiter)
+        if not newcomer:
+            self._wake_forgotten()
+
+    def _wake_forgotten(self) -> None:
+        """The first in the queue may have been served, by somebody whom an exception struck before it was woken and
+        taken out. Whoever looks again finds that out for all: in a long queue each looks seldom."""
+        while (head := self.queue.head()) and head.turn is not WAITING:
+            head.bell.ring()
+            self.queue.remove(head)
 
     def exchange(self, taken: list[Token[T]], broken: bool, waiter: Waiter[T]) -> None:
         """Somebody took an idle connection that must not go out as it is, and wants whatever comes first.
@@ -317,7 +324,7 @@ class Ledger(Upkeep[T]):
         roster = self.roster
         if now >= self.steady_until or self.inbox or self.outbox or roster.orphans or roster.idle or roster.calm:
             return False
-        if self.config.nested and now + NESTING < self.nesting_at:
+        if self.config.nested and self.nesting_at == math.inf:
             return False
         self.now = now
         self.queue.join(waiter)

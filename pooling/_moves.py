@@ -66,7 +66,9 @@ class Moves(Generic[T]):
         self.alarm = math.inf  # when settle() has to be called at the latest
         self.steady_until = -math.inf  # see Ledger.pass_on()
         self.phase = Phase.RUNNING
+        self.handed = 0  # how often a waiter was served
         self.nesting_at = math.inf  # when to look for threads that starve each other
+        self.handed_before = 0  # what it was when they were suspected of that
         self.nested: tuple[Hold, ...] = ()  # those who were found last
         self.started = False  # whether anybody asked for a connection yet; before that none is opened
         self.roster: Roster[T] = Roster(config, wake)
@@ -133,7 +135,9 @@ class Moves(Generic[T]):
     def _hand(self, waiter: Waiter[T], token: Token[T]) -> bool:
         """Give a token to a waiter, unless it has left."""
         if waiter.turn is not WAITING:
+            waiter.bell.ring()  # as in _wake_forgotten()
             return False
+        self.handed += 1
         entry, waited = token.entry, self.now - waiter.started
         entry.uses += 1
         entry.since = self.now

@@ -15,6 +15,7 @@ from pooling._waiter import Turn
 
 T = TypeVar("T")
 
+NESTING = 0.05  # seconds after which waiting threads are suspected of starving each other
 STARVING = "every connection is held by a thread that waits for another one, so none will come back"
 
 
@@ -30,8 +31,16 @@ class Upkeep(Moves[T]):
             self._review(entry)
         if self.now >= self.nesting_at:
             self.nesting_at = math.inf
-            self._look_for_nesting()
+            if self.handed == self.handed_before:
+                self._look_for_nesting()
+            elif self.queue:  # somebody was served, so nobody starved; whoever came since may
+                self._suspect_nesting()
         self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting_at)
+
+    def _suspect_nesting(self) -> None:
+        """Somebody waits: look a little later whether he can be served at all."""
+        self.nesting_at, self.handed_before = self.now + NESTING, self.handed
+        self._alarm(self.nesting_at)
 
     def _look_for_nesting(self) -> None:
         """Where every connection is held by a thread that waits for another one, nobody can ever give one back.
@@ -42,7 +51,7 @@ class Upkeep(Moves[T]):
         entries = self.roster.entries
         if len(entries) < self.max_size or self.roster.leased() < len(entries):
             return
-        waiters = {waiter.thread: waiter for waiter in self.queue.first(len(self.queue))}
+        waiters = {waiter.thread: waiter for waiter in self.queue}
         if any(entry.thread not in waiters for entry in entries):
             return
         if self.config.nested == "raise":

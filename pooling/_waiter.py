@@ -11,6 +11,7 @@ import itertools
 import math
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections import OrderedDict
+from collections.abc import Iterator
 from enum import Enum
 from types import CodeType
 from typing import Any, Generic, TypeVar
@@ -115,28 +116,34 @@ class WaitQueue(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._lane: OrderedDict[Waiter[T], None] = OrderedDict()
+        self.lane: OrderedDict[Waiter[T], None] = OrderedDict()
         self._heap: list[tuple[float, int, Waiter[T]]] = []
         self._tickets = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._lane) + len(self._heap)
+        return len(self.lane) + len(self._heap)
 
     def __bool__(self) -> bool:
-        return bool(self._lane or self._heap)
+        return bool(self.lane or self._heap)
 
     def join(self, waiter: Waiter[T]) -> None:
         """Put a waiter at its place; one who stands here already keeps it."""
         if waiter.ticket < 0:
             waiter.ticket = next(self._tickets)
         if waiter.key == waiter.started:
-            self._lane.setdefault(waiter)
+            self.lane.setdefault(waiter)
         elif not any(known is waiter for _, _, known in self._heap):
             heapq.heappush(self._heap, (waiter.key, waiter.ticket, waiter))
 
+    def __iter__(self) -> Iterator[Waiter[T]]:
+        """All of them, in no order."""
+        yield from self.lane
+        for _, _, waiter in self._heap:
+            yield waiter
+
     def head(self) -> Waiter[T] | None:
         """Who is next, or None."""
-        first = next(iter(self._lane), None)
+        first = next(iter(self.lane), None)
         if not self._heap:
             return first
         key, ticket, urgent = self._heap[0]
@@ -144,13 +151,13 @@ class WaitQueue(Generic[T]):
 
     def first(self, count: int) -> list[Waiter[T]]:
         """Those who stand in front, in the order in which they will be served."""
-        lane = ((waiter.key, waiter.ticket, waiter) for waiter in self._lane)
+        lane = ((waiter.key, waiter.ticket, waiter) for waiter in self.lane)
         urgent = heapq.nsmallest(count, self._heap)
         return [waiter for _, _, waiter in itertools.islice(heapq.merge(lane, urgent), count)]
 
     def remove(self, waiter: Waiter[T]) -> None:
         """Take a waiter out whose turn is over (served, failed or left)."""
-        if self._lane.pop(waiter, waiter) is waiter and self._heap:  # not in the lane: its values are None
+        if self.lane.pop(waiter, waiter) is waiter and self._heap:  # not in the lane: its values are None
             if self._heap[0][2] is waiter:
                 heapq.heappop(self._heap)
             else:

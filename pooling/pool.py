@@ -64,6 +64,7 @@ R = TypeVar("R")
 _frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
 SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
+LOOKS = 64  # a second that all waiters together take, at most: of ten thousand, each looks once in minutes
 SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
@@ -238,7 +239,7 @@ class Pool(Generic[T]):
                 if left <= 0:
                     self._expire(waiter)
                     break
-                waiter.bell.wait(min(left, self._slice), waiter)
+                waiter.bell.wait(min(left, self._slice + len(ledger.queue.lane) / LOOKS), waiter)
                 if waiter.turn is WAITING:
                     self._tell_again(waiter, transition)
         except BaseException:

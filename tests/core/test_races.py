@@ -17,6 +17,7 @@ from pooling import PoolTimeout
 from pooling._entry import TokenRef, call_site
 from pooling._runtime import Threads
 from pooling._waiter import Turn, Waiter
+from pooling.pool import LOOKS
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
@@ -215,6 +216,42 @@ def test_one_that_is_served_between_its_last_look_and_its_timeout_is_served(cloc
     clock.advance(1)
     waiting.result().release()
     assert pool.stats().timeouts == 0
+
+
+def test_one_who_was_served_but_not_woken_is_woken_by_whoever_looks_next(clock: ManualClock, make: Make) -> None:
+    """An exception struck the thread that served it, between its turn and its bell."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    served, other = clock.spawn(pool.acquire, 60), clock.spawn(pool.acquire, 60)
+    clock.advance(0.01)
+    first, second = pool._ledger.queue.first(2)
+    bell, first.bell = first.bell, Mock(ring=Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        lease.release()
+    first.bell = bell
+    pool._tell(pool._ledger.join, second)  # as it does itself now and then
+    clock.advance(0)
+    served.result().release()
+    clock.advance(0)
+    other.result().release()
+    assert pool.stats().leased == 0
+
+
+def test_the_more_wait_the_seldomer_each_of_them_looks(clock: ManualClock, make: Make) -> None:
+    """A thousand that look each second would have the processor for themselves."""
+    pool, looks = make(max_size=1), list[float]()
+    lease = pool.acquire()
+    waiting = [clock.spawn(pool.acquire, 1000) for _ in range(2 * LOOKS)]
+    clock.advance(0.01)
+    join = pool._ledger.join
+    pool._ledger.join = lambda waiter: (looks.append(clock.now()), join(waiter))[1]  # type: ignore[method-assign]
+    clock.advance(30)
+    assert len(looks) <= 30 * LOOKS
+    assert len({round(look) for look in looks}) > 5
+    lease.release()
+    for actor in waiting:
+        clock.advance(0)
+        actor.result().release()
 
 
 def test_nobody_lines_up_where_the_last_of_the_others_was_served_just_before(clock: ManualClock, make: Make) -> None:

@@ -137,7 +137,7 @@ class Schedule:
         hand = ledger._hand
 
         def handing(waiter: Any, token: Any) -> bool:
-            waiting = [other.ticket for other in ledger.queue._lane if other.turn.value == "waiting"]
+            waiting = [other.ticket for other in ledger.queue.lane if other.turn.value == "waiting"]
             if waiter.ticket > min(waiting, default=waiter.ticket):
                 self.wrong.append("a waiter was overtaken")
             return hand(waiter, token)

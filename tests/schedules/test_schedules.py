@@ -61,8 +61,8 @@ FAULTS = {
     ),
     "waiters are served last come, first": (
         "_waiter.py",
-        "first = next(iter(self._lane), None)",
-        "first = next(reversed(self._lane), None)",
+        "first = next(iter(self.lane), None)",
+        "first = next(reversed(self.lane), None)",
     ),
     "a connection is taken by two steps": (
         "pool.py",
