@@ -78,7 +78,7 @@ def test_a_run_says_under_which_circumstances_it_was_made(run: tuple[str, dict[s
 def test_the_list_names_families_and_peers() -> None:
     done = benchmarks("--list")
     assert done.returncode == 0
-    families = ("uncontended", "contended", "opening", "outage", "scale", "rest", "servers")
+    families = ("uncontended", "contended", "cores", "opening", "outage", "scale", "rest", "servers")
     for name in (*families, *(kind.name for kind in ALL)):
         assert name in done.stdout
 
