@@ -580,7 +580,7 @@ class Pool(Generic[T]):
     # -- forks and endings ---------------------------------------------------------------------------
 
     def _check_process(self) -> None:
-        """Where the byte tells the process no call is needed: whoever waits looks at it first, at half the price."""
+        """In a forked child, start anew. Where callers come by, they look at the byte first, and spare this call."""
         if not self._plain[1] and self._pid != os.getpid():
             self._start_anew()
 

@@ -52,6 +52,21 @@ def test_it_is_said_once_whoever_comes_next(
         outcome(actor.result)
 
 
+def test_who_starves_just_after_a_connection_was_handed_over_is_named_all_the_same(
+    clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was suspected when the first came to wait is over; what begins within the same moment is looked for anew."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    actor = clock.spawn(twice, pool, clock)
+    clock.advance(0.02)
+    lease.release()
+    clock.advance(0.1)
+    assert len(nesting(caplog)) == 1
+    clock.advance(10)
+    assert isinstance(outcome(actor.result), PoolTimeout)
+
+
 def test_with_raise_the_last_to_come_gives_way_and_the_others_go_on(
     clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
