@@ -196,6 +196,7 @@ def test_a_response_that_was_dropped_gives_its_place_back(
     stats = pool.pooling.stats()
     assert (stats.closed, stats.leaks) == ({"dropped": 3}, 3)
     assert "test_http_drop_in.py" in caplog.text
+    assert not pool._uses, "nothing is noted for a response that is gone"
 
 
 @pytest.mark.parametrize("give_up", ["close", "release_conn"])

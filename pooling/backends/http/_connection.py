@@ -32,9 +32,9 @@ def is_idle(connection: Any) -> bool:
     # http.client's own state: a response that still holds the connection, or a request without one. A response that
     # was dropped unread lets go of it as well, which is what ``unread`` is for.
     response = getattr(connection, "_HTTPConnection__response", None)
-    state = getattr(connection, "_HTTPConnection__state", _IDLE)
-    read = response is None or response.isclosed()
-    return bool(state == _IDLE and read and not getattr(connection, "unread", False))
+    if response is not None and not response.isclosed():
+        return False
+    return getattr(connection, "_HTTPConnection__state", _IDLE) == _IDLE and not getattr(connection, "unread", False)
 
 
 def is_open(connection: Any) -> bool:
@@ -64,7 +64,9 @@ def _has_only_tickets(sock: ssl.SSLSocket) -> bool:
 
 def allowed_idle(headers: Mapping[str, str]) -> float | None:
     """For how many seconds the server will keep the connection, by ``Keep-Alive: timeout=``; None: it does not say."""
-    found = _TIMEOUT.search(headers.get("Keep-Alive") or "")
+    if "Keep-Alive" not in headers:  # get() would raise within, and most servers do not say
+        return None
+    found = _TIMEOUT.search(headers["Keep-Alive"])
     return max(0.0, int(found[1]) - MARGIN) if found else None
 
 

@@ -49,10 +49,11 @@ _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
 class _Use:
     """One use of one connection: its lease, the permit where there is a total, and what went wrong."""
 
-    __slots__ = ("__weakref__", "error", "lease", "permit")
+    __slots__ = ("__weakref__", "connection", "error", "lease", "permit")
 
     def __init__(self, lease: Lease[Any]) -> None:
         self.lease = lease
+        self.connection: Any = lease.connection
         self.permit: Lease[Any] | None = None
         self.error: BaseException | None = None
 
@@ -84,7 +85,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         self.is_open = False
         self._total = _total
         self._mine = threading.local()  # .use: the one that this thread took last
-        self._uses: weakref.WeakKeyDictionary[Any, _Use | weakref.ref[_Use]] = weakref.WeakKeyDictionary()
+        # By id(): a use keeps its connection, so that no other has its number. One that belongs to a response goes
+        # when the response does.
+        self._uses: dict[int, _Use | weakref.ref[_Use]] = {}
         super().__init__(host, port, timeout, maxsize, block, *args, **kw)
         self._open(options, maxsize)
 
@@ -126,8 +129,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         until = None if timeout is None else time.monotonic() + timeout
         use = self._mine.use = self._take(timeout)
         self._count(+1)
-        connection = use.lease.connection
-        self._uses[connection] = use
+        connection = use.connection
+        self._uses[id(connection)] = use
         if self._total is not None:
             try:
                 connection = self._enter(use, None if until is None else max(0.0, until - time.monotonic()))
@@ -143,11 +146,11 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if connection is None:
             use, self._mine.use = self._current(), None
             if use is not None:
-                self._uses.pop(use.lease.connection, None)
+                self._uses.pop(id(use.connection), None)
                 self._retire(use)
                 self._count(-1)
             return
-        known = self._uses.pop(connection, None)
+        known = self._uses.pop(id(connection), None)
         returned = known() if isinstance(known, weakref.ref) else known
         if returned is None:
             self._put_stranger(connection)
@@ -174,7 +177,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 fault = self._factory.is_broken(error) and not self._factory.is_permanent(error)
                 use.error = error if fault else None
             raise
-        known = self._uses.get(conn)
+        known = self._uses.get(id(conn))
         if isinstance(known, _Use):
             conn.reused = True
             allowed = allowed_idle(response.headers)
@@ -182,7 +185,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 self.pooling._keep(known.lease._entry, allowed)
             if kw.get("response_conn") is conn:  # it is the response that gives it back, or is dropped
                 response._pooling_use = known  # type: ignore[attr-defined]
-                self._uses[conn] = weakref.ref(known)
+                self._uses[id(conn)] = weakref.ref(known, partial(_forget, self._uses, id(conn)))
                 self._mine.use = None
         return response
 
@@ -229,22 +232,22 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         """Wait for a permit where there is a total over all origins. The connection to use: one that has come back
         meanwhile is better than one that has to be opened."""
         assert self._total is not None
-        self._total.claim(use.lease.connection)
+        self._total.claim(use.connection)
         try:
             use.permit = self._total.acquire(timeout)
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
-        connection = use.lease.connection
+        connection = use.connection
         if connection.sock is None and self.pooling._roster.idle:
             try:
                 other = self.pooling.acquire(0.0)
             except (PoolTimeout, QueueFull, PoolClosed, ConnectError):
                 pass
             else:
-                self._uses.pop(connection, None)
+                self._uses.pop(id(connection), None)
                 spare, use.lease = use.lease, other
-                connection = other.connection
-                self._uses[connection] = use
+                connection = use.connection = other.connection
+                self._uses[id(connection)] = use
                 spare.discard()
         self._total.admit(connection)
         return connection
@@ -259,7 +262,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 use.lease.release()
 
     def _retire(self, use: _Use) -> None:
-        connection = use.lease.connection
+        connection = use.connection
         error, use.error = use.error, None
         if error is not None:
             use.lease.__exit__(type(error), error, None)
@@ -281,7 +284,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     def _count(self, change: int) -> None:
         places = self.pool
-        if places is not None:
+        if places is not None and not self.capped:
             places.taken = min(max(0, places.taken + change), places.maxsize)
 
     def _is_surplus(self) -> bool:
@@ -329,6 +332,13 @@ def _call(owner: weakref.ref[HTTPConnectionPool], name: str, *args: Any) -> Any:
     if pool is None:
         raise ClosedPoolError(None, "Pool is closed.")  # type: ignore[arg-type]  # there is none any more
     return getattr(pool, name)(*args)
+
+
+def _forget(uses: dict[int, _Use | weakref.ref[_Use]], number: int, dropped: weakref.ref[_Use]) -> None:
+    """A response was dropped, and its use with it. Its connection has not come back before this ends: nobody else can
+    have put another use in the place."""
+    if uses.get(number) is dropped:
+        uses.pop(number, None)
 
 
 def _users_frame() -> FrameType | None:
