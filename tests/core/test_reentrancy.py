@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,20 +65,21 @@ class Owner:
         self.lease.release()
 
 
+# What is dropped is made where it strikes: without the interpreter's lock an object ends in the thread that made it.
+
+
 def destructor(lease: Any) -> Any:
-    holder = [Owner(lease)]
-    return holder.clear
+    return partial(Owner, lease)  # dropped by whoever calls that
 
 
 def weak_reference(lease: Any) -> Any:
     class Thing:
         pass
 
-    holder = [Thing()]
-    ref = weakref.ref(holder[0], lambda _: lease.release())
-
     def drop() -> None:
-        holder.clear()
+        thing = Thing()
+        ref = weakref.ref(thing, lambda _: lease.release())
+        del thing
         assert ref() is None
 
     return drop
