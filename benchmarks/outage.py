@@ -145,7 +145,7 @@ class PsycopgOut(Psycopg):
                 self._pool: object = None
 
             @property
-            def transaction_status(self) -> Any:  # type: ignore[override]
+            def transaction_status(self) -> Any:
                 return TransactionStatus.UNKNOWN if self.dead else TransactionStatus.IDLE
 
             @classmethod
