@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,22 @@ import pytest
 
 from tests.proxy import Proxy
 from tests.servers import HTTP, KINDS, MariaDB, MongoDB, Postgres, Redis, Server
+
+# What runs for minutes with few tests in a file goes first: begun last it would keep one process waiting for another.
+LONGEST = ("tests/schedules", "tests/interrupts", "tests/machines", "tests/outages", "tests/cli", "tests/docs")
+
+
+def pytest_configure() -> None:
+    """A shell ignores Ctrl-C in what it starts in the background, pytest-xdist in its workers, and whatever a test
+    starts would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((number for number, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST))
+
+    items.sort(key=rank)  # stable: files stay whole
 
 
 @pytest.fixture(scope="session")
