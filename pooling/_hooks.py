@@ -8,6 +8,7 @@ job's token above all; and what it says has the factory's secrets taken out, for
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Iterable
 from contextvars import Context
@@ -16,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from pooling._entry import Entry, Stage
 from pooling._ledger import Fate, Ledger
 from pooling._moves import Job
-from pooling._secrets import conceal
+from pooling._secrets import Concealed, conceal
 from pooling.config import Config
 from pooling.errors import PoolError
 from pooling.factory import Factory, overrides
@@ -44,7 +45,8 @@ class Hooks(Generic[T]):
             if entry.connection is not None:  # it was opened, and what came after failed
                 self._close(entry)
             permanent = self._ask(self._factory.is_permanent, error)
-            return ledger.not_connected, token, self._concealed(error), permanent
+            pause = self._pause(ledger.outage.failures + 1)
+            return ledger.not_connected, token, self._concealed(error), permanent, pause
         if job.stage is Stage.CHECKING:
             error = self._call(self._check, entry, job.timeout, job.thorough)
             if error is None:
@@ -153,19 +155,36 @@ class Hooks(Generic[T]):
             return True
         try:
             return bool(question(error))
-        except Exception as failure:
+        except BaseException as failure:
             name = getattr(question, "__qualname__", "a question")
             self._log.error("%s raised", name, exc_info=self._concealed(failure))
             return False
 
+    def _pause(self, failures: int) -> float | None:
+        """The user's pause after so many failures in a row; None: the pool's own. Asked here, not by the outage, which
+        is under the lock. Those that fail together may ask alike; one answer counts."""
+        if self._config.backoff is None:
+            return None
+        try:
+            pause = float(self._config.backoff(failures))
+            if not 0 <= pause < math.inf:
+                raise ValueError(f"backoff must return seconds, a finite number, 0 or more, not {pause}")
+        except BaseException as failure:
+            self._log.error("backoff failed: the pool's own pause is made", exc_info=self._concealed(failure))
+            return None
+        return pause
+
     def _concealed(self, error: BaseException) -> BaseException:
         """The error without secrets, to be asked nothing any more: some backends tell errors apart by their texts."""
+        secrets: tuple[str, ...] = ()
         try:
-            secrets = tuple(self._factory.secrets())
-        except Exception:
+            secrets = tuple(secret for secret in self._factory.secrets() if isinstance(secret, str))
+        except BaseException:
             self._log.error("%s.secrets() raised", type(self._factory).__qualname__)  # what, might be one
-            secrets = ()
-        return conceal(error, secrets)
+        try:
+            return conceal(error, secrets)
+        except BaseException:  # it raises when it is read or changed, or has causes without end
+            return Concealed(f"{type(error).__name__}, an error that cannot be shown")
 
 
 def _always(_: object) -> bool:
@@ -194,6 +213,9 @@ def contained(error: BaseException) -> BaseException:
             # The first frame is the one that caught it, still running: it cannot be cleared, only left out.
             inner = link.__traceback__.tb_next if link is error else link.__traceback__
             traceback.clear_frames(inner)
-            link.__traceback__ = inner
+            try:
+                link.__traceback__ = inner
+            except Exception:
+                pass  # it lets nothing of itself be changed, as a frozen dataclass does
         link = link.__cause__ or link.__context__
     return error

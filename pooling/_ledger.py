@@ -205,10 +205,12 @@ class Ledger(Upkeep[T]):
         self._put(token, used=True)
         self._remind(entry)
 
-    def not_connected(self, token: Token[T], error: BaseException, permanent: bool) -> None:
-        """A connect failed."""
+    def not_connected(
+        self, token: Token[T], error: BaseException, permanent: bool, pause: float | None = None
+    ) -> None:
+        """A connect failed; ``pause`` is how long the user wants it left alone."""
         if self._back(token):
-            self._refused(token.entry, error, permanent)
+            self._refused(token.entry, error, permanent, pause)
 
     def checked(self, token: Token[T], epoch: int) -> None:
         """A check passed that was begun in the given epoch."""

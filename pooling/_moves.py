@@ -22,7 +22,7 @@ from pooling._roster import Roster
 from pooling._tally import Tally
 from pooling._waiter import WAITING, Turn, Waiter, WaitQueue
 from pooling.config import Config
-from pooling.errors import PoolClosed
+from pooling.errors import PoolClosed, PoolError
 from pooling.events import Outlet
 
 T = TypeVar("T")
@@ -183,12 +183,12 @@ class Moves(Generic[T]):
                 self.outbox.append(Job(token, Stage.CLOSING, timeout, self.roster.epoch, True))
         return False
 
-    def _refused(self, entry: Entry[T], error: BaseException, permanent: bool) -> None:
+    def _refused(self, entry: Entry[T], error: BaseException, permanent: bool, pause: float | None = None) -> None:
         """A connect brought nothing."""
         self._fault(entry, error)
         self._slow_start.restart()
         alone = self.roster.kept() - len(self.roster.at[Stage.CONNECTING]) <= 1  # the entry itself
-        self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone)
+        self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone, pause=pause)
         self._release_claim(entry, self.outage.explain(self.name, self.now))
         self._free(entry, "")
 
@@ -232,7 +232,10 @@ class Moves(Generic[T]):
         token = self.roster.mint(entry)
         self.roster.back(entry)
         entry.thread, entry.plain_until = 0, -math.inf  # should a destructor still release what was lost
-        if entry.connection is None:
+        if entry.connection is None and entry.stage is Stage.CONNECTING:
+            # With a pause, as after any connect that failed: what has struck its worker may strike the next one.
+            self._refused(entry, PoolError("the worker that was to connect was struck by an exception"), False)
+        elif entry.connection is None:
             self._free(entry, "")
         else:
             self.roster.doom(token, entry.reason or "dropped")

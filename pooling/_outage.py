@@ -24,7 +24,6 @@ class Outage:
     """
 
     def __init__(self, config: Config, jitter: Callable[[], float] = random.random) -> None:
-        self._backoff = config.backoff
         self._fail_after = math.inf if config.fail_after is None else config.fail_after
         self._jitter = jitter
         self.failures = 0
@@ -46,8 +45,18 @@ class Outage:
     def __bool__(self) -> bool:
         return self.failures > 0
 
-    def failed(self, now: float, error: BaseException, *, permanent: bool, began: float, alone: bool) -> None:
+    def failed(
+        self,
+        now: float,
+        error: BaseException,
+        *,
+        permanent: bool,
+        began: float,
+        alone: bool,
+        pause: float | None = None,
+    ) -> None:
         """A connect failed: the next one has to wait, unless this one has taken as long as the longest pause.
+        ``pause``: for how long, where the user has a say in that.
 
         Unless it was ``alone``, with no other connection open, even a permanent error leaves waiters something to wait
         for: perhaps a password is being changed, and the next try asks for the credentials anew.
@@ -58,7 +67,8 @@ class Outage:
             self.since = self._fell_at = now
         if not together:
             self.failures += 1
-            self.next_try = now if now - began >= LONGEST_GAP else now + self._gap()
+            pause = self._gap() if pause is None else pause
+            self.next_try = now if now - began >= LONGEST_GAP else now + pause
         self.error, self.error_at, self.permanent = error, now, permanent
         self.told = describe(error)
         self._grace = 0.0 if alone else min(GRACE, self._fail_after)
@@ -99,8 +109,6 @@ class Outage:
         return error
 
     def _gap(self) -> float:
-        if self._backoff is not None:
-            return max(0.0, float(self._backoff(self.failures)))
         return min(0.05 * self.failures, LONGEST_GAP) * (1 - 0.1 * self._jitter())
 
 

@@ -125,7 +125,7 @@ class _Veil:
         return error
 
     def _clean(self, error: BaseException) -> None:
-        values = {name: getattr(error, name, None) for name in ("args", *_TEXTS)}
+        values = {name: _read(error, name) for name in ("args", *_TEXTS)}
         for name, value in (values | dict(getattr(error, "__dict__", {}))).items():
             hidden = self._hidden(value)
             if hidden is not value:
@@ -230,6 +230,14 @@ def said(error: BaseException) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+def _read(error: BaseException, name: str) -> Any:
+    """An attribute of an error, whatever it does when it is asked for it."""
+    try:
+        return getattr(error, name, None)
+    except Exception:
+        return None
 
 
 def _shown(value: object) -> str:
