@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pooling import _described
 from pooling._moves import Phase
-from pooling.backends import ConnectArgs, create_pool, scheme_of
+from pooling.backends import ConnectArgs, check_connect_args, create_pool, scheme_of
 from pooling.config import Config, nearest, seconds
 from pooling.errors import PoolClosed
 from pooling.factory import Factory, as_factory
@@ -58,6 +58,8 @@ class PoolManager(Mapping[str, Pool[Any]]):
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a pool must be a string, not {name!r}")
+        if not name:
+            raise ValueError("the name of a pool must not be empty")
         if self._closed:
             raise _closed()
         try:
@@ -181,6 +183,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
             return lambda: source
         chosen: Any = {"name": name, **self._options, **options}
         Config.of(chosen)
+        check_connect_args(connect_args)
         if isinstance(source, _described.Variable):
             return lambda: create_pool(source(), connect_args, **chosen)
         if isinstance(source, str):

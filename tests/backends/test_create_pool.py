@@ -41,6 +41,68 @@ def test_what_is_no_url_is_refused_and_not_repeated(url: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("shop.db", "'shop.db' has no scheme, write 'sqlite:///shop.db'"),
+        ("/var/shop.sqlite3", "write 'sqlite:////var/shop.sqlite3'"),
+        (":memory:", "write 'sqlite://'"),
+        ("sqlite:shop.db", "no '///' after 'sqlite:', write 'sqlite:///shop.db'"),
+        ("sqlite:/var/shop.db", "write 'sqlite:////var/shop.db'"),
+        ("sqlite:my shop", "write 'sqlite:///shop.db'"),
+        ("postgres:localhost/x", "like 'postgres://host': it has no '//' after 'postgres:'"),
+        ("Redis:/localhost", "like 'redis://host'"),
+        ("localhost:5432/x", "'postgresql://user@host/db' or 'sqlite:///shop.db': it has no scheme"),
+    ],
+)
+def test_what_is_almost_a_url_is_told_with_what_was_meant(url: str, told: str) -> None:
+    with pytest.raises(ValueError, match="must look like") as caught:
+        pooling.create_pool(url)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["psql", "pg", "pgsql"])
+def test_other_names_of_postgresql_are_known(scheme: str) -> None:
+    with pytest.raises(ValueError, match="did you mean 'postgresql'"):
+        pooling.create_pool(f"{scheme}://db/shop")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres+psycopg", "mysql", "redis", "rediss", "mongodb", "http"])
+@pytest.mark.parametrize(
+    "place",
+    ["anna:p@hidden/w@db/1", "anna:hidden/w@db/1", "anna:12/hidden@db/1", "anna:p@hidden?w@db", "12/hid?x@db/1?a=b"],
+)
+def test_a_password_that_ends_too_early_is_refused_and_not_taken_for_a_host(scheme: str, place: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be read|is an origin") as caught:
+        pooling.create_pool(f"{scheme}://{place}")
+    assert "hid" not in str(caught.value)
+    assert "percent-encode" in str(caught.value) or scheme == "http"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://anna:p#1?2@db/shop", "db:5432/shop"),  # which libpq reads
+        ("postgresql://db/shop?user=anna@azure", "db:5432/shop"),
+        ("postgresql://anna%40azure:p%2Fw%40x@db/a%40b", "db:5432/a@b"),
+        ("mysql://anna@azure:p@w@db/shop", "db:3306/shop"),
+        ("redis://:p@w@db/1", "db:6379/1"),
+        ("mongodb://anna:p%40w@db/?appname=a@b/c", "db:27017/"),
+        ("sqlite:///a@b/shop@home.db", "shop@home.db"),
+    ],
+)
+def test_only_what_comes_after_the_last_at_sign_is_in_the_name(url: str, name: str) -> None:
+    with pooling.create_pool(url) as pool:
+        assert pool.name == name
+
+
+@pytest.mark.parametrize("connect_args", [5, "hidden", [("timeout", 1)], {"hidden"}])
+def test_connect_args_that_can_be_none_are_refused_at_once(connect_args: Any) -> None:
+    with pytest.raises(TypeError, match=f"must be a mapping .* not {type(connect_args).__name__}$") as caught:
+        pooling.create_pool("sqlite://", connect_args)
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", [None, b"sqlite://", Path("x.db")])
 def test_a_url_is_a_string(url: Any) -> None:
     with pytest.raises(TypeError, match="url must be a string"):

@@ -178,7 +178,10 @@ def test_one_that_is_made_while_the_manager_closes_is_closed_as_well(manager: Po
         (("x", 5), {}, TypeError, r"^pool 'x': factory must be a pooling.Factory or a callable"),
         (("x", FakeFactory), {}, TypeError, r"^pool 'x': factory is the class FakeFactory"),
         (("x", FakeFactory(), {"password": "hidden"}), {}, TypeError, r"^pool 'x': connect_args go with a URL"),
+        (("x", "postgresql://u:p@hidden/w@h"), {}, ValueError, r"^pool 'x': the URL cannot be read: it has a '/'"),
+        (("x", "sqlite://", 5), {}, TypeError, r"^pool 'x': connect_args must be a mapping of .* not int$"),
         ((5, "sqlite://"), {}, TypeError, "must be a string"),
+        (("", "sqlite://"), {}, ValueError, r"^the name of a pool must not be empty$"),
         (("taken", "sqlite://"), {}, ValueError, r"^there is a pool 'taken' already$"),
     ],
 )
@@ -217,7 +220,7 @@ def test_a_driver_that_is_missing_is_named_with_the_pool(manager: PoolManager, m
 
 
 def test_a_url_that_its_driver_cannot_read_is_told_with_the_pool_and_without_the_password(manager: PoolManager) -> None:
-    manager.add("x", "postgresql://anna:hid/den@h/d")
+    manager.add("x", "postgresql://anna:hid@den@h/d")
     error = outcome(manager.__getitem__, "x")
     assert type(error) is ValueError
     assert str(error).startswith("pool 'x': the PostgreSQL connection string cannot be read")
