@@ -13,6 +13,7 @@ GET  /pools/        who holds the connections, who waits, what has happened
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from pooling.signals import drain_on_signals
 
 LONGEST = 65536  # bytes of a note
 PAGE = 100  # notes that are read at once
+PATIENCE = 5.0  # seconds the database may take to answer when the service starts
 
 
 class Notes:
@@ -146,9 +148,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     options = parser.parse_args()
 
-    notes = Notes(options.database)
+    if not options.database.startswith(("sqlite", "postgres")):
+        parser.error("--database takes a URL of SQLite or PostgreSQL: sqlite:///FILE, postgresql://USER@HOST/DATABASE")
+    try:
+        notes = Notes(options.database)
+    except (ImportError, TypeError, ValueError) as error:  # no driver, or a URL that it does not understand
+        parser.error(str(error))
     with notes.pool as pool, Page(pool) as page:
-        notes.create()
+        try:
+            pool.warm_up(PATIENCE)  # a service that has no database should say so now, not to its users
+            notes.create()
+        except pooling.PoolError as error:
+            why = " ".join(str(error.__cause__ or error).split())
+            sys.exit(f"notes: the database of --database cannot be reached: {why}")
         application = Middleware(Site(notes, page), pool, retry_after=1)
         with make_server("127.0.0.1", options.port, application, Server, Handler) as server:
             # SIGTERM and Ctrl-C: the server stops, the pool is drained, and only then the process ends.
