@@ -1,5 +1,7 @@
 """``python -m pooling check URL``: one connection, by the backend that a pool would use, and what works.
 
+Nothing is changed there: an SQLite file that does not exist is a failure, and none is put into WAL mode.
+
 Exit codes: 0 if everything worked; 1 if something did not, which one line on stderr names, with the step and the
 driver's error; 2 for arguments that cannot be carried out (also a scheme nobody knows and a missing driver); 130 after
 Ctrl-C. No password is printed.
@@ -29,6 +31,7 @@ from pooling import create_pool
 from pooling._secrets import found, hide
 from pooling.cli._about import About, about
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake
+from pooling.cli._untouched import missing, untouched
 from pooling.factory import Factory
 from pooling.integrations.page._words import span
 
@@ -44,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=10.0, metavar="S", help="seconds that a step may take (default %(default)g)"
     )
     parser.add_argument(
-        "--times", type=int, default=20, metavar="N", help="how often a round trip is made (default %(default)d)"
+        "--times",
+        type=int,
+        default=20,
+        metavar="N",
+        help="how often a round trip and a reset are made (default %(default)d)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -71,11 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise Mistake(f"--times must be at least 1, not {arguments.times}")
     factory = _factory(arguments.url)
     result = Result(factory, arguments.url)
+    if (url := untouched(arguments.url)) != arguments.url:
+        factory = _factory(url)
     try:
         Check(factory, result, arguments.timeout, arguments.times).carry_out()
     except KeyboardInterrupt:
         print(f"pooling {NAME}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    if result.failure is not None and (why := missing(arguments.url)):
+        result.failure = result.failure._replace(error=f"{result.failure.error}: {why}")
     print(json.dumps(result.document(), indent=2) if arguments.json else "\n".join(result.lines()))
     if result.failure is None:
         return FINE

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -79,12 +82,38 @@ def test_tls_of_http_is_told(main: Main, own_server: Callable[..., Any], monkeyp
     assert checked(main, server.url, "--times", "1")["tls"].startswith("TLSv1.")
 
 
-def test_sqlite_needs_no_server(main: Main, tmp_path: Any) -> None:
-    told = checked(main, f"sqlite:///{tmp_path}/app.db")
-    assert told["target"] == f"{tmp_path}/app.db"
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A database with a name that a URI would have to escape."""
+    path = tmp_path / "my shop%20#1.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE item (name)")
+    return path
+
+
+@pytest.mark.parametrize("query", ["", "?wal=1", "?timeout=2&uri=0", "?isolation_level=", "URI", "URI&mode=ro"])
+def test_an_sqlite_file_needs_no_server_and_stays_as_it_is(query: str, main: Main, shop: Path) -> None:
+    url = f"sqlite:///{quote(str(shop))}{query}"
+    if query.startswith("URI"):
+        url = f"sqlite:///{quote(shop.as_uri())}?uri=1{query[3:]}"
+    before = shop.read_bytes()
+    told = checked(main, url)
+    assert query.startswith("URI") or told["target"] == str(shop)
     assert told["server"].startswith("SQLite 3.")
-    assert told["server"].endswith("journal mode wal")
+    assert told["server"].endswith("journal mode delete")
     assert steps(told) == ALL
+    assert shop.read_bytes() == before
+    assert list(shop.parent.iterdir()) == [shop]
+
+
+def test_a_relative_path_is_told_as_it_was_given(main: Main, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shop.parent)
+    assert checked(main, f"sqlite:///{quote(shop.name)}", "--times", "1")["target"] == shop.name
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:/x?vfs=memdb&uri=1"])
+def test_a_database_in_memory_is_there_when_it_is_asked_for(url: str, main: Main) -> None:
+    assert steps(checked(main, url, "--times", "1")) == ALL
 
 
 def test_people_get_lines_that_end_with_works(main: Main) -> None:
@@ -151,6 +180,15 @@ def test_the_document_of_a_failure_names_the_step(main: Main) -> None:
     assert (code, told["works"], told["steps"]) == (1, False, [])
     assert told["failure"]["step"] == "connect"
     assert told["failure"]["error"].startswith("OperationalError: unable to open database file")
+
+
+def test_an_sqlite_file_that_is_not_there_is_a_failure_and_is_not_created(main: Main, tmp_path: Path) -> None:
+    line = failed(main, f"sqlite:///{tmp_path}/typo.db")
+    assert line.startswith(f"connect to {tmp_path}/typo.db failed after ")
+    assert "there is no such file: a pool would create it, this command changes nothing" in line
+    failed(main, f"sqlite:///file:{tmp_path}/typo.db?uri=1")
+    assert not list(tmp_path.iterdir())
+    assert "there is no such directory, and a pool creates none" in failed(main, f"sqlite:///{tmp_path}/no/typo.db")
 
 
 @contextmanager
