@@ -1,4 +1,4 @@
-"""One connection pool for everything that is dear to open: synchronous, thread-safe, strictly fair."""
+"""One connection pool for everything that is expensive to open: synchronous, thread-safe, strictly fair."""
 
 from __future__ import annotations
 

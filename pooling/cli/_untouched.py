@@ -1,4 +1,4 @@
-"""An SQLite file as ``check`` may open it: a look at it neither creates it nor puts it into WAL mode, as a pool does."""
+"""An SQLite file as ``check`` opens it: a look at it neither creates it nor puts it into WAL mode, as a pool does."""
 
 from __future__ import annotations
 
