@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pooling
 from pooling.cli import check, page, stress, top
-from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser
+from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser, similar
 
 # Assigned by themselves: only so mypy compares a module with a protocol.
 _CHECK: Command = check
@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         below = subcommands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
         command.configure(below)
         below.set_defaults(run=command.run)
+    argv = sys.argv[1:] if argv is None else argv
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is not None and name not in subcommands.choices:
+        known = list(subcommands.choices)
+        parser.error(f"there is no command {name!r}{similar(name, known)} (commands: {', '.join(known)})")
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)

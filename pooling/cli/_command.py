@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
-from typing import NoReturn, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, Protocol
 
 from pooling._secrets import hide
 
@@ -35,9 +37,30 @@ class Command(Protocol):
 class Parser(argparse.ArgumentParser):
     """argparse prints its whole usage before an error; here the error is one line, and names where to read on."""
 
+    def parse_known_args(  # type: ignore[override]  # its overloads tell the type of the namespace
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Nothing may be left over: argparse would have the parser above tell of it, which knows none of the options,
+        after a value of the unknown one was taken for the URL."""
+        known, left = super().parse_known_args(args, namespace)
+        unknown = next((word.partition("=")[0] for word in left if word.startswith("-")), None)
+        if unknown is not None:
+            options = [option for action in self._actions for option in action.option_strings]
+            self.error(f"there is no option {unknown}{similar(unknown, options)}")
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return known, left
+
     def error(self, message: str) -> NoReturn:
         # It may repeat an argument that was one too many: a URL with a password in it.
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {hide(message)} (see {self.prog} --help)\n")
+
+
+def similar(word: str, known: Iterable[str]) -> str:
+    """``", did you mean --timeout?"``, or nothing."""
+    by_name = {name.lstrip("-"): name for name in known}  # dashes are alike in all of them
+    close = difflib.get_close_matches(word.lstrip("-"), by_name, n=1, cutoff=0.6)
+    return f", did you mean {by_name[close[0]]}?" if close else ""
 
 
 def require_rich() -> None:

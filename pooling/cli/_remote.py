@@ -36,6 +36,7 @@ class Remote:
         path = parts.path.removesuffix(_DOCUMENT).rstrip("/")
         self.name = urlunsplit((parts.scheme, host, path + "/", "", ""))
         """The address, for people to read: without user and password."""
+        self._hint = f"give the address of the page, such as {parts.scheme}://{host}/pools/"
         self._request = urllib.request.Request(self.name + _DOCUMENT, headers={"Accept": "application/json"})
         if parts.username is not None:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -51,14 +52,15 @@ class Remote:
                 told = json.loads(answer.read(LARGEST))
         except urllib.error.HTTPError as error:
             error.close()
-            raise Unanswered(f"{self.name} answers {error.code} {error.reason}") from error
+            hint = f": {self._hint}" if error.code == 404 else ""
+            raise Unanswered(f"{self.name} answers {error.code} {error.reason}{hint}") from error
         except OSError as error:  # a URLError is one as well
             why = getattr(error, "reason", None) or error
             raise Unanswered(f"{self.name} does not answer: {hide(' '.join(str(why).split()))}") from error
         except ValueError as error:
-            raise Unanswered(f"what answers at {self.name} is no page of pools") from error
+            raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}") from error
         if not isinstance(told, dict) or told.get("schema") != SCHEMA:
-            raise Unanswered(f"what answers at {self.name} is no page of pools")
+            raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}")
         if told.get("version") != VERSION:
             raise Unanswered(f"{self.name} is of another version of pooling ({told.get('pooling')})")
         return told

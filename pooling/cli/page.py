@@ -11,6 +11,7 @@ scheme nobody knows, a missing driver).
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import random
@@ -32,6 +33,7 @@ from pooling.integrations.page import serve
 NAME = "page"
 HELP = "Put a pool to use and show the live page about it."
 TOKEN = "POOLING_PAGE_TOKEN"  # the name of a variable: on the command line everybody could read it
+_PORT_IS_NOT_OURS = (errno.EADDRINUSE, errno.EACCES)
 KEEPALIVE = 5.0  # seconds after which an idle connection is tried, so that the page knows of the server
 
 
@@ -39,11 +41,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "url", nargs="?", metavar="URL", help="postgresql://…, or any other that a pool takes; default: an SQLite file"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="where the page answers (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (default %(default)d)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="this machine's name or address that the page answers at (default %(default)s)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8080, help="the port it answers at, 0 for any that is free (default %(default)d)"
+    )
     for name, unit, default, text in _SETTINGS:
         parser.add_argument(
-            f"--{name}", type=type(default), default=default, metavar=unit, help=f"{text} (%(default)g)"
+            f"--{name}", type=type(default), default=default, metavar=unit, help=f"{text} (default %(default)g)"
         )
     parser.add_argument("--duration", type=float, metavar="S", help="seconds after which it ends; default: at Ctrl-C")
 
@@ -64,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
             server = serve(pool, host=arguments.host, port=arguments.port, token=os.environ.get(TOKEN) or None)
         except OSError as error:
             why = error.strerror or error
-            print(f"pooling {NAME}: cannot listen on {arguments.host}:{arguments.port}: {why}", file=sys.stderr)
+            hint = "; take another by --port, 0 for any that is free" if error.errno in _PORT_IS_NOT_OURS else ""
+            print(f"pooling {NAME}: cannot listen on {arguments.host}:{arguments.port}: {why}{hint}", file=sys.stderr)
             return FAILED
         except ValueError as error:
             raise Mistake(str(error)) from error
@@ -75,10 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, least in (("threads", 0), ("max_size", 1), ("hold", 0), ("think", 0), ("timeout", 0), ("duration", 0)):
+    for name in ("threads", "max_size"):
+        if (value := getattr(arguments, name)) < 1:
+            raise Mistake(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    for name in ("hold", "think", "timeout", "duration"):
         value = getattr(arguments, name)
-        if value is not None and not least <= value < math.inf:
-            raise Mistake(f"--{name.replace('_', '-')} must be a finite number, {least} or more")
+        if value is not None and not 0 <= value < math.inf:
+            raise Mistake(f"--{name} must be a finite time, 0 or more")
+    if not 0 <= arguments.port <= 65535:
+        raise Mistake(f"--port must be a number from 0 to 65535, not {arguments.port}")
 
 
 @contextmanager

@@ -31,7 +31,11 @@ HELP = "Stress a pool with many threads and injected faults, and check while it 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "url", nargs="?", metavar="URL", help="sqlite:///… or postgresql://…; default: an SQLite file of its own"
+        "url",
+        nargs="?",
+        metavar="URL",
+        help="what a pool would be given: sqlite, postgresql, mysql, redis, mongodb or http; "
+        "default: an SQLite file of its own",
     )
     for name, unit, text in _SETTINGS:
         default = getattr(StressOptions, name)

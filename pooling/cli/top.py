@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pooling.cli._command import FAILED, FINE, Mistake, require_rich
 from pooling.cli._frame import frame, line
 from pooling.cli._remote import Remote, Unanswered
+from pooling.config import nearest
 from pooling.integrations.page._words import span
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ class Watcher:
         self.name = remote.name
         self._remote = remote
         self._names = names
+        self._known: list[str] = []
         self.document = self._look()
         self.lost = ""
         self._heard = time.monotonic()
-        missing = set(names or ()) - {pool["name"] for pool in self.document["pools"]}
-        if missing:
-            raise Unanswered(f"there is no pool {min(missing)!r} on the page")
+        if missing := set(names or ()) - set(self._known):
+            name = min(missing)
+            known = ", ".join(map(repr, self._known)) or "none"  # as they are, they could steer the terminal
+            raise Unanswered(f"there is no pool {name!r} on the page{nearest(name, self._known)} (there are: {known})")
 
     def again(self) -> None:
         """Look once more. Where nobody answers, the last numbers stay and ``lost`` says so."""
@@ -88,6 +91,7 @@ class Watcher:
 
     def _look(self) -> dict[str, Any]:
         document = self._remote.look()
+        self._known = [pool["name"] for pool in document["pools"]]
         if self._names:
             document["pools"] = [pool for pool in document["pools"] if pool["name"] in self._names]
         return document

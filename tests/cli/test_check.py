@@ -252,6 +252,8 @@ def test_a_step_that_fails_is_named_and_the_connection_is_closed(
         (["sqlite://", "--timeout", "nan"], "--timeout must be a finite time, greater than 0"),
         (["sqlite://", "--times", "0"], "--times must be at least 1, not 0"),
         (["sqlite://", "--times", "x"], "invalid int value: 'x'"),
+        (["--tiemout", "3", "sqlite://"], "pooling check: there is no option --tiemout, did you mean --timeout?"),
+        (["sqlite://", f"--password={CANARY}"], "pooling check: there is no option --password (see"),
         (["sqlite://", f"postgresql://me:{CANARY}@host/db"], "unrecognized arguments: postgresql://me:***@host/db"),
         ([f"postgresql://me:{CANARY}@[::1/db"], "cannot be read"),
         ([f"mysql://me:{CANARY}@host/a/b/c"], "cannot be read"),

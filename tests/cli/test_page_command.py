@@ -22,6 +22,7 @@ from pooling.cli import page
 from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
+OTHERS = "; take another by --port, 0 for any that is free"
 Main = Callable[..., tuple[int, str, str]]
 
 
@@ -90,7 +91,7 @@ def test_a_server_is_watched_as_it_goes_and_comes_back(own_server: Callable[...,
 
 
 def test_orders_are_taken_with_the_token_from_the_environment() -> None:
-    with running("--threads", "0", POOLING_PAGE_TOKEN="geheim") as (_, url):
+    with running("--threads", "1", POOLING_PAGE_TOKEN="geheim") as (_, url):
         assert look(url)["actions"] is True
         body = json.dumps({"pool": "page.db", "action": "suspend"}).encode()
         headers = {"Content-Type": "application/json", "X-Pooling-Token": "geheim"}
@@ -98,7 +99,7 @@ def test_orders_are_taken_with_the_token_from_the_environment() -> None:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
             assert json.load(answer) == {"done": "suspended"}
         assert look(url)["pools"][0]["state"] == "suspended"
-    with running("--threads", "0", POOLING_PAGE_TOKEN="") as (_, url):
+    with running("--threads", "1", POOLING_PAGE_TOKEN="") as (_, url):
         assert look(url)["actions"] is False
 
 
@@ -115,18 +116,20 @@ def test_an_address_that_is_taken_is_exit_code_1_and_one_line(main: Main) -> Non
         port = taken.getsockname()[1]
         code, out, err = main("page", "--port", str(port), "--duration", "1")
     assert (code, out) == (1, "")
-    assert err == f"pooling page: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert err == f"pooling page: cannot listen on 127.0.0.1:{port}: Address already in use{OTHERS}\n"
 
 
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--port", "70000"], "port must be a number from 0 to 65535, not 70000"),
+        (["--port", "70000"], "pooling page: --port must be a number from 0 to 65535, not 70000"),
         (["--port", "x"], "invalid int value: 'x'"),
-        (["--threads", "-1"], "--threads must be a finite number, 0 or more"),
-        (["--max-size", "0"], "--max-size must be a finite number, 1 or more"),
-        (["--hold", "nan"], "--hold must be a finite number, 0 or more"),
-        (["--duration", "inf"], "--duration must be a finite number, 0 or more"),
+        (["--threads", "-1"], "--threads must be at least 1, not -1"),
+        (["--threads", "0"], "--threads must be at least 1, not 0"),
+        (["--max-size", "0"], "--max-size must be at least 1, not 0"),
+        (["--hold", "nan"], "--hold must be a finite time, 0 or more"),
+        (["--duration", "inf"], "--duration must be a finite time, 0 or more"),
+        (["--prot", "1"], "pooling page: there is no option --prot, did you mean --port?"),
         (["gopher://me:geheim@localhost"], "unknown URL scheme 'gopher'"),
         (["postgresql://me:geheim@[::1/db"], "cannot be read"),
     ],
@@ -144,6 +147,14 @@ def test_an_empty_token_of_blanks_is_refused(main: Main, monkeypatch: pytest.Mon
     monkeypatch.setenv("POOLING_PAGE_TOKEN", "  ")
     code, _, err = main("page", "--port", "0", "--duration", "1")
     assert (code, err) == (2, "pooling page: token must not be empty: leave it out for a page that only reads\n")
+
+
+def test_the_help_describes_every_option_and_names_its_default(main: Main) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    page.configure(parser)
+    assert all(action.help and action.help[0].islower() for action in parser._actions if action.option_strings)
+    _, out, _ = main("page", "--help")
+    assert out.count("(default ") == 7
 
 
 def test_the_documentation_lists_every_argument_with_its_default() -> None:

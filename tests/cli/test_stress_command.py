@@ -35,7 +35,8 @@ SHORT = ("stress", "--duration", "0.3", "--threads", "8", "--max-size", "2")
         (["--dirty", "1.5"], "--dirty is a share between 0 and 1, not 1.5"),
         (["--lost", "nan"], "--lost is a share between 0 and 1, not nan"),
         (["--dirty", "0.6", "--lost", "0.6"], "together they are at most 1"),
-        (["--wrong"], "unrecognized arguments: --wrong"),
+        (["--wrong"], "pooling stress: there is no option --wrong (see pooling stress --help)"),
+        (["--durtion", "5"], "pooling stress: there is no option --durtion, did you mean --duration?"),
         (["gopher://localhost"], "unknown URL scheme 'gopher'"),
         (["sqlite://host/file.db"], "an SQLite URL has no host"),
         (["no-url"], "'postgresql://user@host/db'"),
@@ -48,6 +49,23 @@ def test_bad_arguments_are_told_in_one_line_with_exit_code_2(argv: list[str], to
     assert (code, out) == (2, "")
     assert told in err
     assert err.startswith("pooling")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["strss", "--durtion", "5"], "there is no command 'strss', did you mean stress? (commands: check, page, "),
+        (["postgresql://me:geheim@h/x"], "there is no command 'postgresql://me:***@h/x' (commands: "),
+        (["--wrong", "check", "sqlite://"], "there is no option --wrong"),
+    ],
+)
+def test_an_unknown_command_is_told_with_the_nearest_and_with_all_there_are(
+    argv: list[str], told: str, main: Main
+) -> None:
+    code, out, err = main(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"pooling: {told}")
     assert len(err.splitlines()) == 1
 
 

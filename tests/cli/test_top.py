@@ -94,7 +94,11 @@ def test_one_pool_of_several_can_be_asked_for(server: PageServer, main: Main) ->
     assert "cache" in out
     assert "orders" not in out
     code, _, err = main("top", server.url, "--once", "--pool", "other")
-    assert (code, err) == (1, "pooling top: there is no pool 'other' on the page\n")
+    there = f"(there are: {f'orders {ESCAPE}'!r}, 'cache')"
+    assert (code, err) == (1, f"pooling top: there is no pool 'other' on the page {there}\n")
+    _, _, err = main("top", server.url, "--once", "--pool", "cahce")
+    assert "no pool 'cahce' on the page, did you mean 'cache'? (there are: " in err
+    assert ESCAPE not in err
 
 
 def test_rich_is_needed_for_a_frame_and_not_for_json(
@@ -206,8 +210,8 @@ def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterat
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        (404, b"", "answers 404 Not Found"),
-        (200, b"<html>", "is no page of pools"),
+        (404, b"", "answers 404 Not Found: give the address of the page, such as http://127.0.0.1:"),
+        (200, b"<html>", "is no page of pools: give the address of the page, such as http://127.0.0.1:"),
         (200, b"[]", "is no page of pools"),
         (200, b'{"schema": "pooling-stress"}', "is no page of pools"),
         (200, b'{"schema": "pooling-page", "version": 2, "pooling": "9.0"}', "is of another version of pooling (9.0)"),
