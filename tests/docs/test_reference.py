@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 from dataclasses import fields
@@ -12,8 +13,8 @@ from typing import Any, get_args
 import pytest
 
 import pooling
-from pooling import backends, errors, events, factory, testing
-from pooling.cli import _command, stress
+from pooling import backends, errors, events, factory, monitor, testing
+from pooling.cli import _command, page, stress, top
 from pooling.cli._verdict import MEANING
 from pooling.lease import Lease
 from tests.docs.pages import ROOT, bare, table
@@ -222,8 +223,73 @@ def test_every_method_of_pool_and_lease_is_listed(heading: str, cls: type) -> No
         if isinstance(member, property):
             actual.append(name)
         else:
-            actual.append(f"{name}({', '.join(list(inspect.signature(member).parameters)[1:])})")
+            actual.append(f"{name}{shown(member, skip=1)}")
     assert sorted(listed) == sorted(actual)
+
+
+def shown(function: Any, skip: int = 0) -> str:
+    """A signature without annotations, as a page shows it; ``…`` for a default that is no plain value."""
+    parameters = []
+    for parameter in list(inspect.signature(function).parameters.values())[skip:]:
+        default = parameter.default
+        if default is not parameter.empty and not isinstance(default, (str, int, float, tuple, type(None))):
+            default = Ellipsis
+        parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+    text = str(inspect.Signature(parameters)).replace("Ellipsis", "…")
+    return re.sub(r"\((?:\d+\.?\d*, ){3,}.*?\)(?=[,)])", "…", text)  # the bounds of a histogram
+
+
+INTEGRATIONS = {
+    "wsgi": ["Middleware", "leases", "connection", "KEY", "NO_CONNECTION", "Leases"],
+    "flask": ["Pools"],
+    "django": ["pools", "close_all"],
+    "sqlalchemy": ["FairPool", "NoConnectionError", "FullError", "ClosedError"],
+    "requests": ["Adapter"],
+    "page": ["serve", "PageServer", "Page"],
+    "prometheus": ["PoolCollector", "MultiProcessExporter"],
+    "opentelemetry": ["PoolMetrics", "trace"],
+    "logging": ["log_events"],
+}
+
+
+def test_every_name_of_an_integration_is_listed_and_called_as_the_page_says() -> None:
+    listed = [text for row in table(REFERENCE / "integrations.md", "name") for text in re.findall(r"`([^`]+)`", row[0])]
+    assert [text.partition("(")[0] for text in listed] == [name for names in INTEGRATIONS.values() for name in names]
+    for module, known in INTEGRATIONS.items():
+        loaded = importlib.import_module(f"pooling.integrations.{module}")
+        assert set(getattr(loaded, "__all__", known)) == set(known), module
+        for text in listed:
+            name, called, _ = text.partition("(")
+            if called and name in known:
+                assert text == name + shown(getattr(loaded, name)), module
+
+
+def test_the_parameters_and_members_of_a_monitor_are_listed() -> None:
+    listed = [(bare(row[0]), bare(row[1])) for row in table(REFERENCE / "monitor.md", "parameter")]
+    parameters = list(inspect.signature(pooling.PoolMonitor).parameters.values())
+    assert listed == [(one.name, "" if one.default is one.empty else repr(one.default)) for one in parameters]
+    words = {word for row in table(REFERENCE / "monitor.md", "name") for word in re.findall(r"`(\w+)", row[0])}
+    assert words >= set(public(pooling.PoolMonitor)) | set(public(monitor.Report))
+
+
+@pytest.mark.parametrize(("command", "heading"), [(page, "argument"), (top, "option")])
+def test_every_option_of_page_and_top_is_listed_with_its_default(command: Any, heading: str) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    command.configure(parser)
+    actual = {}
+    for action in parser._actions:
+        if action.option_strings:
+            default = action.default
+            text = default if isinstance(default, str) else default_text(default)
+            actual[action.option_strings[0]] = "all" if action.dest == "pool" else text
+    assert {bare(row[0]): bare(row[1]) for row in table(REFERENCE / f"{command.NAME}.md", heading)} == actual
+
+
+def test_every_factory_of_a_backend_is_listed_with_its_arguments() -> None:
+    for row in table(REFERENCE / "url.md", "factory"):
+        name, module = bare(row[0]), importlib.import_module(bare(row[1]))
+        if name != "DbapiFactory":
+            assert f"`{name}{shown(getattr(module, name))}`".replace("'", '"') in row[2], name
 
 
 def test_every_fake_is_listed() -> None:
