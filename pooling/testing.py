@@ -192,7 +192,8 @@ class FakeFactory(Factory[FakeConnection]):
     def commit(self, connection: FakeConnection) -> None:
         connection.dirty = False
 
-    rollback = commit
+    def rollback(self, connection: FakeConnection) -> None:
+        connection.dirty = False
 
     def is_broken(self, error: BaseException) -> bool:
         return isinstance(error, FakeBroken)

@@ -22,17 +22,17 @@ TROUBLE = {"down", "suspect", "broken", "hung", "dropped", "reset"}
 
 
 def log_events(
-    pool: Pool[Any], logger: logging.Logger | str = "pooling.events", levels: Mapping[str, int] | None = None
+    pool: Pool[Any], logger: logging.Logger | str = "pooling.events", levels: Mapping[str, int | str] | None = None
 ) -> Callable[[], None]:
     """Have every event of a pool logged, on a worker thread. Returns a function that ends it.
 
-    ``levels``: the level of each kind of event that is not to have its default (:data:`LEVELS`); 0 leaves it out. Each
-    record has the event as its attribute ``event``. Like any listener it makes every acquire and release take the
-    pool's lock.
+    ``levels``: the level of each kind of event that is not to have its default (:data:`LEVELS`), as a number
+    or by its name, ``"INFO"``; 0 leaves it out. Each record has the event as its attribute ``event``. Like any listener
+    it makes every acquire and release take the pool's lock.
 
-    Raises ValueError for a kind of event that does not exist.
+    Raises ValueError for a kind of event or a level that does not exist, TypeError for what can be no level.
     """
-    chosen = {**LEVELS, **(levels or {})}
+    chosen = {**LEVELS, **{kind: _number(kind, level) for kind, level in (levels or {}).items()}}
     if unknown := chosen.keys() - LEVELS.keys():
         raise ValueError(f"there are no events of the kind {min(unknown)!r} (kinds: {', '.join(sorted(LEVELS))})")
     log = logging.getLogger(logger) if isinstance(logger, str) else logger
@@ -48,6 +48,18 @@ def log_events(
             log.log(level, "%s", hide(text, secrets()) if event.error else text, extra={"event": event})
 
     return pool.subscribe(listener)
+
+
+def _number(kind: str, level: object) -> int:
+    """Now, not in each event's handler, where nobody would hear of it but the log."""
+    if isinstance(level, str):
+        number: object = logging.getLevelName(level)  # of a name it is the number, where there is one
+        if not isinstance(number, int):
+            raise ValueError(f"the level of {kind!r} must be one that logging knows, such as 'INFO', not {level!r}")
+        return number
+    if isinstance(level, bool) or not isinstance(level, int):
+        raise TypeError(f"the level of {kind!r} must be a number or the name of one, not {level!r}")
+    return level
 
 
 def _in_words(event: PoolEvent) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 from typing import Any
 
 import pytest
@@ -153,3 +154,9 @@ def test_a_name_is_made_up_where_none_is_given(make: Make) -> None:
     assert make(name="mine").name == "mine"
     assert Config().name is None
     assert isinstance(one, Pool)
+
+
+def test_each_method_of_the_fake_is_described_as_what_it_is() -> None:
+    methods = {name: getattr(FakeFactory, name) for name in ("begin", "commit", "rollback")}
+    assert {name: method.__name__ for name, method in methods.items()} == {name: name for name in methods}
+    assert (inspect.getdoc(FakeFactory.rollback) or "").startswith((inspect.getdoc(Factory.rollback) or "?")[:10])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,23 @@ def test_levels_can_be_chosen_and_kinds_left_out(
 def test_a_kind_that_does_not_exist_is_refused(pool: Pool[FakeConnection]) -> None:
     with pytest.raises(ValueError, match=r"^there are no events of the kind 'aquire' \(kinds: acquire, clear, close, "):
         log_events(pool, levels={"aquire": INFO})
+
+
+def test_a_level_can_be_given_by_its_name(
+    clock: ManualClock, pool: Pool[FakeConnection], caplog: pytest.LogCaptureFixture
+) -> None:
+    log_events(pool, levels={"acquire": "ERROR", "release": "NOTSET", "wait": "NOTSET", "connect": "NOTSET"})
+    pool.acquire().release()
+    clock.advance(0)
+    assert [level for level, _ in said(caplog)] == [logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("level", "error"), [("LOUD", ValueError), ("info", ValueError), (None, TypeError), (True, TypeError)]
+)
+def test_what_is_no_level_is_refused_at_once(level: Any, error: type[Exception], pool: Pool[FakeConnection]) -> None:
+    with pytest.raises(error, match=r"^the level of 'connect' must be "):
+        log_events(pool, levels={"connect": level})
 
 
 def test_every_kind_has_a_level() -> None:
