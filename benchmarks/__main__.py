@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--html needs matplotlib: pip install --group bench")
     if options.rounds is not None and options.rounds < 1:
         parser.error(f"--rounds must be at least 1, not {options.rounds}")
+    for name in ("json", "html"):
+        if why := _unwritable(getattr(options, name)):
+            parser.error(f"--{name} cannot be written: {why}")
     rounds = options.rounds or (1 if options.quick else 5)
     run = Run({"rounds": rounds, "quick": options.quick})
     _measure(run, options.only or list(FAMILIES), Settings(rounds, options.quick, _say))
@@ -57,6 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots there")
     return parser
+
+
+def _unwritable(path: Path | None) -> OSError | None:
+    """What keeps a file from being written: asked now, not when everything has been measured."""
+    if path is not None:
+        try:
+            path.open("a", encoding="utf-8").close()
+        except OSError as error:
+            return error
+    return None
 
 
 def _measure(run: Run, names: Sequence[str], settings: Settings) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bars
+from benchmarks import bars, plots
 from benchmarks.__main__ import main
 from benchmarks.bars import BARS, Bar, judge
 from benchmarks.contended import SLACK, Outcome
@@ -138,3 +138,15 @@ def test_with_strict_a_bar_of_now_that_is_not_met_fails_the_run(
     assert main(arguments) == 0
     monkeypatch.setattr(bars, "BARS", (Bar("uncontended", "ratio to the floor", "≤", 0.001, "goal"),))
     assert main([*arguments, "--strict"]) == 0
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "available", lambda: True)
+    monkeypatch.setattr("benchmarks.__main__._measure", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--quick", option, "/nowhere/at/all"])
+    err = capsys.readouterr().err
+    assert f"{option} cannot be written: [Errno 2] No such file or directory: '/nowhere/at/all'" in err
