@@ -8,7 +8,8 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from pooling.backends import ConnectArgs, asked
@@ -17,9 +18,11 @@ from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from pooling.config import Options
+
+R = TypeVar("R")
 
 # https://www.sqlite.org/rescode.html
 _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 14, 26
@@ -35,11 +38,12 @@ _TEXTS = {
 }
 # What users can change on Python's object; autocommit is there from Python 3.12 on.
 _ATTRIBUTES = ("isolation_level", "autocommit", "row_factory", "text_factory")
+_LOCKING = ("locking_mode", "main.locking_mode")  # the first tells only what databases to come will have
 # What a session can have changed and SQLite can tell. Functions, aggregates and collations that a user has registered
 # stay: SQLite cannot list them.
 _PRAGMAS = (
     "analysis_limit", "automatic_index", "busy_timeout", "cache_size", "cell_size_check", "defer_foreign_keys",
-    "foreign_keys", "ignore_check_constraints", "legacy_alter_table", "locking_mode", "mmap_size", "query_only",
+    "foreign_keys", "ignore_check_constraints", "legacy_alter_table", *_LOCKING, "mmap_size", "query_only",
     "read_uncommitted", "recursive_triggers", "reverse_unordered_selects", "secure_delete", "synchronous", "temp_store",
     "threads", "trusted_schema", "wal_autocheckpoint", "writable_schema",
 )  # fmt: skip  # a list
@@ -73,8 +77,12 @@ class SqliteFactory(Factory[sqlite3.Connection]):
 
     def connect(self, timeout: float) -> sqlite3.Connection:
         args = {"timeout": _BUSY_TIMEOUT, "factory": _Connection, **asked(self._connect_args, self), **self._forced}
+        if isinstance(args["factory"], type):
+            args["factory"] = _watched(args["factory"])
         connection: sqlite3.Connection = sqlite3.connect(self._target, **args)
         try:
+            if not isinstance(connection, _Connection):  # made by a user's function: what reads from it is not known
+                _known(connection).readers = set()
             with _outside_transactions(connection):
                 _ask(connection, self._first)
             self.remember(connection)
@@ -87,6 +95,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         _ask(connection, "SELECT 1")
 
     def reset(self, connection: sqlite3.Connection, mode: ResetMode) -> None:
+        _end_reading(_known(connection))
         self.rollback(connection)
         _restore(connection, _ATTRIBUTES if mode == "session" else _ATTRIBUTES[:2])
         if connection.in_transaction:  # begun by autocommit=False, and kept by every other value
@@ -102,8 +111,11 @@ class SqliteFactory(Factory[sqlite3.Connection]):
             return False
 
     def is_clean(self, connection: sqlite3.Connection) -> bool:
-        defaults = _known(connection).defaults
+        known = _known(connection)
+        defaults = known.defaults
         try:
+            if known.readers:
+                _end_reading(known)  # cheaper than to have a worker do it, for whoever has a cursor in a variable
             return (
                 not connection.in_transaction
                 and connection.isolation_level == defaults["isolation_level"]
@@ -115,8 +127,9 @@ class SqliteFactory(Factory[sqlite3.Connection]):
     def remember(self, connection: sqlite3.Connection) -> None:
         # What on_connect did in a transaction is to last: left open, it would be the first user's, and rolled back
         # with it.
-        self.commit(connection)
         known = _known(connection)
+        _end_reading(known)
+        self.commit(connection)
         known.defaults = {name: getattr(connection, name, None) for name in _ATTRIBUTES}
         with _outside_transactions(connection):
             known.pragmas = {name: rows[0][0] for name in _PRAGMAS if (rows := _ask(connection, f"PRAGMA {name}"))}
@@ -190,14 +203,65 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that knows how it was when it was new."""
+    """A connection that knows how it was when it was new, and what may still be reading from it.
+
+    A cursor that was not read to its end keeps a read transaction open, of which ``in_transaction`` says nothing. The
+    next user would see the data of then, and could not write once somebody else has. sqlite3 knows its cursors and
+    shows them to nobody, and its ``execute`` does not ask ``cursor`` for one.
+    """
 
     defaults: dict[str, Any]
     pragmas: dict[str, Any]
+    readers: set[weakref.ref[Any]]
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:  # not __init__: a subclass may execute something before it calls that
+        connection = super().__new__(cls)
+        connection.readers = set()
+        return connection
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        return self._noted(super().cursor(*args, **options))
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        cursor = super().execute(sql, parameters)
+        self.readers.add(weakref.ref(cursor, self.readers.discard))  # as _noted() does, a call less
+        return cursor
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        return self._noted(super().executemany(sql, parameters))
+
+    def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
+        return self._noted(super().executescript(sql_script))
+
+    if sys.version_info >= (3, 11):
+
+        def blobopen(self, *args: Any, **options: Any) -> sqlite3.Blob:
+            return self._noted(super().blobopen(*args, **options))
+
+    def _noted(self, reader: R) -> R:
+        self.readers.add(weakref.ref(reader, self.readers.discard))
+        return reader
+
+
+@lru_cache
+def _watched(given: type[sqlite3.Connection]) -> type[sqlite3.Connection]:
+    """A user's own class of connections, with ours behind it."""
+    if issubclass(_Connection, given):
+        return _Connection
+    return type(given.__name__, (given, _Connection), {"__module__": given.__module__})
 
 
 def _known(connection: sqlite3.Connection) -> _Connection:
-    return connection  # type: ignore[return-value]  # or a user's own subclass: it too can be written on
+    return connection  # type: ignore[return-value]  # or made by a user's function: that too can be written on
+
+
+def _end_reading(connection: _Connection) -> None:
+    """Close every cursor and blob that is still there: whoever reads on gets an error, not somebody else's rows."""
+    for reference in list(connection.readers):
+        reader = reference()
+        if reader is not None:
+            reader.close()
+    connection.readers.clear()
 
 
 def _shared_memory() -> str:
@@ -244,9 +308,13 @@ def _clear_session(connection: sqlite3.Connection) -> None:
     connection.set_progress_handler(None, 0)
     # Before Python 3.11 None does not take an authorizer away: it denies everything.
     connection.set_authorizer(None if sys.version_info >= (3, 11) else _allow)
+    unlocked = False
     for name, value in _known(connection).pragmas.items():
         if _ask(connection, f"PRAGMA {name}")[0][0] != value:
             _ask(connection, f"PRAGMA {name} = {value}")
+            unlocked |= name in _LOCKING
+    if unlocked:
+        _ask(connection, "SELECT 1 FROM sqlite_master LIMIT 1")  # SQLite lets go of the file when it next reads it
     for _, name, _ in _ask(connection, "PRAGMA database_list"):
         if name not in ("main", "temp"):
             _ask(connection, f"DETACH {_quoted(name)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,11 @@ def pool(url: str) -> Iterator[Pool[sqlite3.Connection]]:
 
 def one(connection: Any, statement: str) -> Any:
     return connection.execute(statement).fetchone()[0]
+
+
+def write_from_elsewhere(url: str) -> None:
+    with contextlib.closing(sqlite3.connect(url.partition(":///")[2], timeout=0.2)) as other, other:
+        other.execute("INSERT INTO t VALUES (7)")
 
 
 def test_a_database_in_memory_is_one_for_all_connections_of_the_pool() -> None:
@@ -216,6 +223,134 @@ def test_exclusive_locking_by_one_user_does_not_lock_the_others_out(url: str) ->
         with pool.transaction() as first, pool.acquire() as second:
             first.execute("INSERT INTO t VALUES (1)")
             assert one(second, "SELECT count(*) FROM t") == 0
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA locking_mode = EXCLUSIVE", "PRAGMA main.locking_mode = EXCLUSIVE"])
+def test_a_file_that_one_user_has_locked_is_free_before_the_next_one_comes(url: str, statement: str) -> None:
+    with create_pool(url, max_size=1, reset="session") as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        with pool.transaction() as connection:
+            connection.execute(statement)
+            connection.execute("INSERT INTO t VALUES (1)")
+        with pool.acquire() as connection:
+            write_from_elsewhere(url)
+        assert pool.stats().opened == 1
+
+
+class Own(sqlite3.Connection):
+    """A user's own class of connections."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        sqlite3.Connection.__init__(self, *args, **options)
+        self.execute("PRAGMA cache_size = 100").fetchall()
+
+
+def half_read(connection: Any, way: str) -> Any:
+    """What reads from a table, with more to come."""
+    if way == "blob":
+        return connection.blobopen("t", "x", 1)
+    if way == "iterdump":
+        lines = connection.iterdump()
+        for _ in range(3):
+            next(lines)
+        return lines
+    if way == "execute":
+        cursor = connection.execute("SELECT x FROM t")
+    elif way == "cursor":
+        cursor = connection.cursor()
+    elif way == "executescript":
+        cursor = connection.executescript("")
+    else:
+        cursor = connection.executemany("DELETE FROM t WHERE x = ?", [])
+    cursor.execute("SELECT x FROM t")
+    cursor.fetchone()
+    return cursor
+
+
+WAYS = ["execute", "cursor", "executescript", "executemany", "iterdump"]
+if hasattr(sqlite3.Connection, "blobopen"):
+    WAYS.append("blob")
+
+
+@pytest.mark.parametrize("factory", [sqlite3.Connection, Own])
+@pytest.mark.parametrize("reset", ["transaction", "session"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_not_read_to_its_end_keeps_no_next_user_in_the_past(
+    url: str, way: str, reset: Any, factory: Any
+) -> None:
+    with create_pool(url, {"factory": factory, "timeout": 0.2}, max_size=1, reset=reset) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+            connection.executemany("INSERT INTO t VALUES (?)", [("one",), ("two",)])
+        with pool.acquire() as connection:
+            assert isinstance(connection, factory)
+            kept = half_read(connection, way)
+        write_from_elsewhere(url)
+        with pool.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES ('three')")
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM t") == 4
+        assert pool.stats().opened == 1
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            kept.read() if way == "blob" else next(kept)
+
+
+def test_a_cursor_that_is_kept_costs_no_reset(pool: Pool[sqlite3.Connection]) -> None:
+    seen: list[str] = []
+    pool._factory.reset = lambda *_: seen.append("reset")  # type: ignore[method-assign]
+    kept = []
+    for _ in range(20):
+        with pool.acquire() as connection:
+            kept.append(connection.execute("SELECT 1 UNION SELECT 2"))
+    assert seen == []
+    assert connection.readers == set()  # type: ignore[attr-defined]
+
+
+def test_a_connection_that_another_thread_is_still_reading_from_is_not_given_to_anybody() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        started.set()
+        go_on.wait(10.0)
+
+    factory = SqliteFactory(":memory:")
+    connection = factory.connect(1.0)
+    connection.create_function("pause", 0, pause)
+    cursor = connection.cursor()
+    thread = threading.Thread(target=cursor.execute, args=("SELECT pause()",))
+    thread.start()
+    started.wait(10.0)
+    assert not factory.is_clean(connection)
+    with pytest.raises(sqlite3.ProgrammingError):
+        factory.reset(connection, "transaction")
+    go_on.set()
+    thread.join()
+    factory.close(connection)
+
+
+def test_what_on_connect_reads_half_does_not_keep_the_first_user_in_the_past(url: str) -> None:
+    with create_pool(url) as pool, pool.transaction() as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("INSERT INTO t VALUES (1), (2)")
+    kept = []
+    with (
+        create_pool(url, on_connect=lambda c: kept.append(half_read(c, "execute"))) as pool,
+        pool.acquire() as connection,
+    ):
+        write_from_elsewhere(url)
+        assert one(connection, "SELECT count(*) FROM t") == 3
+
+
+def test_connections_that_a_function_makes_are_pooled_as_well(url: str) -> None:
+    def make(*args: Any, **options: Any) -> sqlite3.Connection:
+        return Own(*args, **options)
+
+    with create_pool(url, {"factory": make}, max_size=1) as pool:
+        for _ in range(2):
+            with pool.acquire() as connection:
+                assert type(connection) is Own
+        assert pool.stats().opened == 1
 
 
 def test_rows_of_a_users_own_making_do_not_disturb_the_reset(url: str) -> None:
