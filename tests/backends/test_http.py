@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,6 +149,93 @@ def test_a_connection_that_the_server_wants_closed_is_replaced_and_no_other(make
     settled(pool, size=1)
     assert number(pool) == keep
     assert pool.stats().closed == {"reset": 1}
+
+
+@contextlib.contextmanager
+def scripted(*answers: bytes) -> Iterator[tuple[str, int, list[bytes]]]:
+    """A server of a few lines, for what http.server does not do. On each connection it gives one answer after the
+    other, each when the end of a head has come. Its host and port, and the first lines of what it has read."""
+    seen: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            for answer in answers:
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    data += (new := connection.recv(65536))
+                    if not new:
+                        return
+                seen.append(data.partition(b"\r\n")[0])
+                connection.sendall(answer)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+        yield (*listener.getsockname(), seen)
+        listener.shutdown(socket.SHUT_RDWR)  # close() alone would leave it in accept()
+        accepting.join(LATE)
+
+
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+REFUSED = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize("drop_in", [False, True])
+@pytest.mark.parametrize(
+    ("method", "answer"), [("GET", SWITCH), ("GET", HINTS), ("CONNECT", PLAIN)], ids=["101", "103", "CONNECT"]
+)
+def test_a_connection_that_speaks_no_http_any_more_reaches_nobody(method: str, answer: bytes, drop_in: bool) -> None:
+    with scripted(answer, b"other: what was that?") as (host, port, seen), contextlib.ExitStack() as stack:
+        if drop_in:
+            theirs = stack.enter_context(http.HTTPConnectionPool(host, port, maxsize=1, block=True, retries=False))
+            assert theirs.request(method, "/first").status == int(answer[9:12])
+            (entry,) = theirs.pooling._roster.entries
+            assert entry.connection.sock is None, "closed at once"
+            assert theirs.request(method, "/second", preload_content=False).read() in {b"", b"ok"}
+        else:
+            pool = stack.enter_context(pooling.create_pool(f"http://{host}:{port}", max_size=1))
+            for path in ("/first", "/second"):
+                with pool.acquire() as connection:
+                    connection.request(method, path)
+                    assert connection.getresponse().status == int(answer[9:12])
+            settled(pool, size=0)
+            assert pool.stats().closed == {"reset": 2}
+        assert [line.split()[1] for line in seen] == [b"/first", b"/second"]
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "1000"}, {}])
+def test_an_answer_before_the_end_of_the_body_costs_the_connection(headers: dict[str, str]) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"begun"
+        raise LookupError("the rest")
+
+    with scripted(REFUSED, PLAIN) as (host, port, _), pooling.create_pool(f"http://{host}:{port}", max_size=1) as pool:
+        for read in (True, False):
+            with pool.acquire() as connection:
+                with pytest.raises(LookupError):
+                    connection.request("POST", "/", body=broken(), headers=headers)
+                if read:
+                    assert connection.getresponse().data == b"no"
+            settled(pool, size=0)
+        assert pool.stats().closed == {"reset": 2}
+
+
+def test_a_body_that_was_sent_to_its_end_leaves_the_connection_clean(make: Any) -> None:
+    pool = make(max_size=1)
+    for body in (b"x" * 100000, "x", io.BytesIO(b"x" * 100000)):
+        with pool.acquire() as connection:
+            length = {"Content-Length": "100000"} if isinstance(body, io.BytesIO) else {}
+            connection.request("POST", "/", body=body, headers=length)
+            assert connection.getresponse().data.strip(b"x") == b""
+    assert pool.stats().opened == 1
+    assert not pool.stats().closed
 
 
 # -- servers that hang up -----------------------------------------------------------------------------------

@@ -211,6 +211,40 @@ def test_what_one_user_has_not_read_never_reaches_the_next(make: Any, path: str,
     assert pool.pooling.stats().leased == 0
 
 
+@pytest.mark.parametrize("path", ["/bytes/1000000", "/drip/0.3", "/"])
+def test_closing_a_response_gives_its_place_back_though_somebody_still_has_it(
+    make: Any, manage: Any, http_server: HTTP, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, manager = make(maxsize=1, block=True, pool_timeout=5.0), manage(max_total=1, pool_timeout=5.0)
+    kept = []
+    for ask, url in ((pool, path), (manager, http_server.url + path)):
+        kept.append(ask.request("GET", url, preload_content=False))
+        kept[-1].close()
+        with ask.request("GET", url, preload_content=False) as response:
+            kept.append(response)
+        response.close()  # once more: nothing is given back twice
+        response.release_conn()
+        assert ask.request("GET", url.replace(path, "/")).data == b"ok"
+        kept.append(ask.request("GET", url.replace(path, "/"), preload_content=False))
+        assert kept[-1].read() == b"ok"
+        kept[-1].close()  # read before: its connection may be in use by another
+    del kept, response
+    (below,) = manager.pooling.values()
+    for stats in (pool.pooling.stats(), below.stats()):
+        assert (stats.leased, stats.leaks, stats.acquired) == (0, 0, 4)
+    assert not pool._uses
+    assert caplog.text == ""
+
+
+def test_what_was_read_and_then_closed_keeps_its_connection(make: Any) -> None:
+    pool = make(maxsize=1, block=True)
+    numbers = set()
+    for _ in range(3):
+        with pool.request("GET", "/connection", preload_content=False) as response:
+            numbers.add(response.read())
+    assert len(numbers) == 1
+
+
 @pytest.mark.parametrize("path", ["/redirect/status/404", "/redirect/redirect/connection", "/redirect/close"])
 @pytest.mark.parametrize("preload", [True, False])
 def test_redirects_give_every_connection_back(

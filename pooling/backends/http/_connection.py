@@ -10,12 +10,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 # What "less one second" of http.Agent is: a request must not be on its way when the server hangs up.
 MARGIN = 1.0
 _TIMEOUT = re.compile(r"\btimeout\s*=\s*\"?(\d+)", re.IGNORECASE)
 _IDLE = "Idle"
+OK, REDIRECTS = 200, 300  # where statuses of success begin, and end
 
 
 def keep_alive(seconds: float = 1.0) -> list[tuple[int, int, int | bytes]]:
@@ -70,9 +72,29 @@ def allowed_idle(headers: Mapping[str, str]) -> float | None:
     return max(0.0, int(found[1]) - MARGIN) if found else None
 
 
+def ends_http(response: Any, method: str | None) -> bool:
+    """Whether something else than the answer to another request comes after this response: another protocol (101), a
+    tunnel, or (102, 103) the real answer to this one, since http.client takes any other than 100 for that."""
+    status: int = response.status
+    return status < OK or (method == "CONNECT" and status < REDIRECTS)
+
+
+class Owner(HTTPResponse):
+    """A response that has taken its use along: closing it gives the connection back, closed. urllib3 itself closes the
+    connection and waits for release_conn(), which nobody calls who leaves a ``with``."""
+
+    def close(self) -> None:
+        super().close()
+        # A destructor closes as well. What nobody has closed is lost, and to be reported as that.
+        if not getattr(self, "_finalizing", False):  # io.IOBase's own word for it
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                self._pool._put_conn(connection)  # type: ignore[union-attr]  # urllib3's pool
+
+
 class _Attentive:
-    """Notes whether a response was read to its end, what the server says about keeping the connection, and whether it
-    was used before.
+    """Notes whether a response was read to its end, whether another request may follow it, what the server says about
+    keeping the connection, and whether it was used before.
 
     A response that is dropped before it was read closes the connection, as urllib3 has it in its own pools: what
     it gives the connection back to is the connection itself.
@@ -82,13 +104,24 @@ class _Attentive:
     unread = False
     stale_at = float("inf")
     _allowed: float | None = None
+    # Whether the server would not take another request for one: it waits for the rest of a body, or speaks something
+    # else by now.
+    spoilt = False
 
     def putrequest(self, *args: Any, **kw: Any) -> None:
         self.unread = True
         super().putrequest(*args, **kw)  # type: ignore[misc]  # HTTPConnection's
+        self.spoilt = True
+
+    def request(self, *args: Any, **kw: Any) -> None:
+        before = self.spoilt
+        super().request(*args, **kw)  # type: ignore[misc]  # HTTPConnection's
+        self.spoilt = before  # it was sent to its end
 
     def getresponse(self) -> Any:
         response = super().getresponse()  # type: ignore[misc]  # HTTPConnection's
+        if self.sock is not None and ends_http(response, self._method):  # type: ignore[attr-defined]  # theirs
+            self.spoilt = True
         response._pool = response._connection = self
         if response.isclosed():
             response.release_conn()
@@ -101,7 +134,7 @@ class _Attentive:
     def _put_conn(self, connection: Any) -> None:
         """The response has been read, or was given up by its release_conn()."""
         response = getattr(self, "_HTTPConnection__response", None)
-        self.unread = response is not None and not response.isclosed()
+        self.unread = self.spoilt or (response is not None and not response.isclosed())
 
     def touch(self) -> None:
         """The server's time begins."""
@@ -111,6 +144,7 @@ class _Attentive:
     def close(self) -> None:
         super().close()  # type: ignore[misc]  # HTTPConnection's
         self.unread, self.stale_at, self.reused = False, float("inf"), False
+        self.spoilt = False
 
 
 class Connection(_Attentive, HTTPConnection):

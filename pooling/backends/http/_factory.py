@@ -213,6 +213,7 @@ def _drain(connection: Any) -> None:
         raise PoolError("the connection was closed by its user, or by the server after its last response")
     if is_idle(connection):
         return
+    _refuse_spoilt(connection)
     connection.timeout = DRAIN_TIME
     connection.sock.settimeout(DRAIN_TIME)
     response = connection._HTTPConnection__response
@@ -223,5 +224,11 @@ def _drain(connection: Any) -> None:
     if response is not None:
         response.read(DRAINED)
     connection._put_conn(connection)
+    _refuse_spoilt(connection)
     if not is_idle(connection) or connection.sock is None:
         raise PoolError("a response was not read to its end")
+
+
+def _refuse_spoilt(connection: Any) -> None:
+    if connection.spoilt:
+        raise PoolError("the server waits for the rest of a request's body, or has left HTTP (101, CONNECT)")

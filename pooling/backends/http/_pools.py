@@ -23,13 +23,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import urllib3
+from urllib3 import HTTPResponse
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError
 from urllib3.util import Timeout
 from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
 from pooling._clock import DEFAULT
 from pooling.backends.http._connect import connect_in_time
-from pooling.backends.http._connection import allowed_idle, is_idle, is_open
+from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
 from pooling.backends.http._factory import PlaceFactory
 from pooling.backends.http._queue import Places
 from pooling.config import Options
@@ -168,9 +169,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._put_back(returned, connection)
             self._count(-1)
 
-    def _make_request(self, conn: Any, *args: Any, **kw: Any) -> Any:
+    def _make_request(self, conn: Any, method: str, *args: Any, **kw: Any) -> Any:
         try:
-            response = super()._make_request(conn, *args, **kw)
+            response = super()._make_request(conn, method, *args, **kw)
         except BaseException as error:
             use = self._current()
             if use is not None:
@@ -180,11 +181,16 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         known = self._uses.get(id(conn))
         if isinstance(known, _Use):
             conn.reused = True
+            # Hardly ever: a call for each response would cost more than the question.
+            if (response.status < OK or method == "CONNECT") and ends_http(response, method):
+                conn.unread = True
             allowed = allowed_idle(response.headers)
             if allowed is not None:
                 self.pooling._keep(known.lease._entry, allowed)
             if kw.get("response_conn") is conn:  # it is the response that gives it back, or is dropped
                 response._pooling_use = known  # type: ignore[attr-defined]
+                if type(response) is HTTPResponse:  # not what a library for tests has put in its place
+                    response.__class__ = Owner
                 self._uses[id(conn)] = weakref.ref(known, partial(_forget, self._uses, id(conn)))
                 self._mine.use = None
         return response
@@ -254,7 +260,11 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     def _put_back(self, use: _Use, connection: Any) -> None:
         connection.stale_at = time.monotonic() + use.lease._entry.keep
-        connection.unread = not is_idle(connection)  # released early: whoever reads it may do so until the next request
+        fit = is_idle(connection)
+        if not fit and connection.unread:  # the server has left HTTP: there is nothing to wait for
+            connection.close()
+            fit = True
+        connection.unread = not fit  # released early: whoever reads it may do so until the next request
         if self._total is None:
             use.lease.release()
         else:
