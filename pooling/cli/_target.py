@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import select
 import socket
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pooling import create_pool
+from pooling._secrets import found, hide
 from pooling.cli._command import Mistake
 from pooling.cli._work import Work
 from pooling.cli._work_sqlite import SqliteWork
@@ -83,6 +85,8 @@ def _close_sessions(target: Target) -> None:
 
 def _proxy(url: str | None) -> Proxy:
     """A proxy in front of the server of a URL."""
+    if url is not None:
+        _factory(url)  # first: what no pool would take may name a server that is none
     address = server_of(url or "sqlite:///")
     if not hasattr(select, "epoll"):
         raise Mistake("--chaos needs Linux, for its epoll")
@@ -245,20 +249,15 @@ def _try(target: Target, url: str | None) -> None:
 
 def _told(error: Exception, url: str | None) -> str:
     """The error on one line. A driver may repeat what it was given: the password is taken out."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    password = _password(url)
-    return text.replace(password, "***") if password else text
-
-
-def _password(url: str | None) -> str | None:
-    try:
-        return urlsplit(url or "").password
-    except ValueError:
-        return None
+    return hide(" ".join(str(error).split()) or type(error).__name__, found(url))
 
 
 def _redacted(url: str) -> str:
     """The URL without password and query, which may hold one too."""
-    bare = url.partition("?")[0]
-    password = _password(bare)
-    return bare.replace(f":{password}@", ":***@") if password else bare
+    # Not by urlsplit(): libpq takes "?" and "#" as parts of a password.
+    place = re.split(r"\?[^@=]*=", url, maxsplit=1)[0]
+    before, at, where = place.rpartition("@")
+    scheme, _, user = before.partition("://")
+    name, colon, _ = user.partition(":")
+    shown = f"{scheme}://{name}{colon and ':***'}@{where}" if at else where
+    return shown.partition("?")[0]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pooling.cli._target import _redacted
 from tests.cli.tiny_pool import OpensTooMany, TinyPool
 from tests.servers.base import free_port
 
@@ -67,6 +68,29 @@ def test_an_unknown_command_is_told_with_the_nearest_and_with_all_there_are(
     assert (code, out) == (2, "")
     assert err.startswith(f"pooling: {told}")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--chaos",)])
+def test_a_password_that_ends_too_early_is_refused_and_not_taken_for_a_host(more: tuple[str, ...], main: Main) -> None:
+    code, out, err = main(*SHORT, *more, "postgresql://u:p@geheim/w@127.0.0.1/x")
+    assert (code, out) == (2, "")
+    assert "it has a '/' before an '@'. Special characters in user, password and database" in err
+    assert "geheim" not in err
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:gehe#im?1@h:5/x?password=geheim", "postgresql://me:***@h:5/x"),
+        ("postgresql://h/x?user=me@there", "postgresql://h/x"),
+        ("mysql://me@there:gehe@im@h/x", "mysql://me@there:***@h/x"),
+        ("redis://:geheim@h/1", "redis://:***@h/1"),
+        ("postgresql://me@h/x", "postgresql://me@h/x"),
+        ("postgresql:///x", "postgresql:///x"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert _redacted(url) == shown
 
 
 def test_without_a_subcommand_one_is_asked_for(main: Main) -> None:
