@@ -71,7 +71,8 @@ class Connection(_Base):
 
     def __init__(self, **args: Any) -> None:
         self.defaults: dict[str, Any] = {}
-        self.rolled_back = False  # the server has rolled a transaction back, and no new one was begun by hand
+        # The error by which the server has, or may have, rolled a transaction back; 0 when a new one was begun by hand.
+        self.conflict = 0
         # An answer is due, or in the middle of being read. An exception out of nowhere (Ctrl-C) leaves it so, and what
         # is read next may be the answer to somebody else's question.
         self.pending = False
@@ -116,6 +117,14 @@ class Connection(_Base):
         """Have the server tell its status, if it has not."""
         if not self._told:
             self.ping(reconnect=False)
+
+    def was_undone(self) -> bool:
+        """Whether the server has rolled the transaction back. After a lock that did not come in time a round trip: that
+        undoes the statement alone or everything, as an option of InnoDB's or MyRocks's has it."""
+        if self.conflict == ER.LOCK_WAIT_TIMEOUT:
+            listed = "SHOW VARIABLES WHERE Variable_name LIKE '%rollback_on_timeout' AND Value = 'ON'"
+            return bool(self._run(listed))
+        return bool(self.conflict)
 
     def restore_autocommit(self) -> None:
         self.autocommit(bool(self.defaults["status"]))
@@ -190,8 +199,8 @@ class Connection(_Base):
         where the connection was lost, _sock is None."""
         code = error.args[0] if error.args else None
         self.pending = code == CR.CR_COMMANDS_OUT_OF_SYNC
-        if code in (ER.LOCK_DEADLOCK, ER.CHECKREAD):
-            self.rolled_back = True
+        if code in (ER.LOCK_DEADLOCK, ER.CHECKREAD) or (code == ER.LOCK_WAIT_TIMEOUT and not self.conflict):
+            self.conflict = code
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
         told = self._told
@@ -205,11 +214,11 @@ class Connection(_Base):
         return rows
 
     def begin(self) -> None:
-        self.rolled_back = False
+        self.conflict = 0
         super().begin()
 
     def rollback(self) -> None:
-        self.rolled_back = False
+        self.conflict = 0
         super().rollback()
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:

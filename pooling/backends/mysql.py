@@ -40,17 +40,18 @@ _LOST = {
 _READ_ONLY_TRANSACTION = 1792  # of the user's own
 _READ_ONLY = {_READ_ONLY_TRANSACTION, 1836}  # a primary that was demoted under us; 1290 says so too, and other things
 _OPTION_PREVENTS = 1290
-_DEADLOCK = 1213
-# Undone, or never begun. A lock that is not to be had undoes the statement alone; the end of the lease undoes the rest.
+# Undone, or never begun. A lock that is not to be had may undo the statement alone; the end of the lease undoes the
+# rest.
 _NOTHING_DONE = {
-    _DEADLOCK, 1205, 3572,  # a deadlock, a lock that did not come in time, one that had to come at once
+    1213, 1205, 3572,  # a deadlock, a lock that did not come in time, one that had to come at once
     1020, 3101,  # a conflict: with a newer row (MariaDB's snapshot isolation), with another node (group replication)
     2003, 1040, 1203,  # unreachable, too many connections
 }  # fmt: skip  # a list with its meanings
 _PERMANENT = {
     1044, 1045, 1049, 1698, 1130,  # no such user, password, database; no access from this host
     1820, 1862, 3118, 4151,  # the password has expired, the account is locked
-    1115, 1193, 1227, 1231, 1251,  # character set, system variable, privilege, value, way of authentication
+    1115, 1253, 1273,  # no such character set or collation, or two that do not belong together
+    1193, 1227, 1231, 1251,  # system variable, privilege, value, way of authentication
     2026, 2059, 2061,  # no TLS there, no such plugin
 }  # fmt: skip  # a list with its meanings
 _MOST = 31536000.0  # seconds; PyMySQL's limit
@@ -147,16 +148,17 @@ class MysqlFactory(Factory[Connection]):
 
     def begin(self, connection: Connection) -> None:
         known = _known(connection)
-        known.rolled_back = False
+        known.conflict = 0
         if known.get_autocommit():
             known.begin()
 
     def commit(self, connection: Connection) -> None:
         known = _known(connection)
-        if known.rolled_back:
+        if known.conflict and known.was_undone():
             # The server has undone everything up to the conflict: the rest alone is not what was meant.
+            code = known.conflict
             known.rollback()
-            raise pymysql.OperationalError(_DEADLOCK, "a conflict has rolled the transaction back: nothing to commit")
+            raise pymysql.OperationalError(code, "a conflict has rolled the transaction back: nothing to commit")
         known.commit()
 
     def is_broken(self, error: BaseException) -> bool:

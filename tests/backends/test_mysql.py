@@ -29,6 +29,18 @@ def backend(mariadb: MariaDB, tmp_path: Path) -> Iterator[MySQL]:
         yield adapter
 
 
+@pytest.fixture(scope="module")
+def undoing() -> Iterator[MariaDB]:
+    """A server where a lock wait timeout undoes the whole transaction."""
+
+    class Undoing(MariaDB):
+        def _command(self) -> list[str]:
+            return [*super()._command(), "--innodb-rollback-on-timeout=ON"]
+
+    with Undoing(external=False) as server:
+        yield server
+
+
 class TestClean:
     """What is given back without a round trip, and what is not."""
 
@@ -314,6 +326,39 @@ class TestTransaction:
         with pool.acquire() as connection:
             assert backend.written(connection, 3) is autocommit  # it came after the transaction
             assert backend.written(connection, 4)
+
+    @pytest.mark.parametrize("undoes_all", [False, True])
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_one_whose_lock_did_not_come_in_time_commits_all_or_nothing(
+        self, undoes_all: bool, autocommit: bool, undoing: MariaDB, mariadb: MariaDB, tmp_path: Path
+    ) -> None:
+        with MySQL(undoing if undoes_all else mariadb, tmp_path) as backend:
+            args = {"autocommit": autocommit, "use_unicode": False}
+            pool = backend.pool(connect_args=args, max_size=2)
+            with pool.transaction() as holder:
+                backend.write(holder, 1)
+                light = contextlib.ExitStack()
+                connection = light.enter_context(pool.transaction())
+                rows(connection, "SET innodb_lock_wait_timeout = 1")
+                backend.write(connection, 2)
+                with pytest.raises(pymysql.OperationalError) as timeout:
+                    backend.write(connection, 1)
+                assert timeout.value.args[0] == 1205
+                backend.write(connection, 3)
+                if undoes_all:
+                    with pytest.raises(pymysql.OperationalError, match="nothing to commit") as caught:
+                        light.close()
+                    assert pool._factory.is_retryable(caught.value)
+                else:
+                    light.close()
+            with pool.transaction() as connection, pool.transaction() as other:  # the next ones are not blamed
+                backend.write(connection, 4)
+                backend.write(other, 5)
+            with pool.acquire() as connection:
+                assert backend.written(connection, 2) is not undoes_all
+                assert backend.written(connection, 3) is (not undoes_all or autocommit)  # it came after the transaction
+                assert backend.written(connection, 4)
+            assert pool.stats().opened == 2
 
     @pytest.mark.parametrize("mode", ["transaction", "session"])
     def test_one_is_not_blamed_for_a_deadlock_of_the_user_before(self, backend: MySQL, mode: Any) -> None:

@@ -58,6 +58,13 @@ class TestConnect:
             factory.connect(5.0)
         factory.close(factory.connect(5.0))
 
+    @pytest.mark.parametrize("query", ["collation=klingon", "charset=latin1&collation=utf8mb4_bin", "charset=klingon"])
+    def test_a_collation_that_cannot_be_fails_for_good(self, backend: MySQL, query: str) -> None:
+        factory = MysqlFactory(f"{backend.url}?{query}")
+        with pytest.raises((pymysql.OperationalError, AttributeError)) as caught:
+            factory.connect(5.0)
+        assert factory.is_permanent(caught.value)
+
     @pytest.mark.parametrize("password", ["pässwörd", "пароль €", "100 %/?#@:"])
     def test_a_password_of_any_letters_is_tried_and_not_shown(self, backend: MySQL, password: str) -> None:
         user = f"{backend.name}_u"
