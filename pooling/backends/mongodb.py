@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from pooling._clock import DEFAULT, Timeout
 from pooling.backends import ConnectArgs, asked
@@ -30,7 +30,7 @@ try:
     from pymongo import errors
     from pymongo.common import SERVER_SELECTION_TIMEOUT
     from pymongo.driver_info import DriverInfo
-    from pymongo.uri_parser import parse_uri
+    from pymongo.uri_parser import parse_uri, split_options
 
     from pooling.backends import _mongo
     from pooling.backends._mongo import Sockets
@@ -49,6 +49,7 @@ _THEIRS = {
     "maxIdleTimeMS": "idle_timeout", "waitQueueTimeoutMS": "timeout", "connectTimeoutMS": "connect_timeout",
 }  # fmt: skip  # a table
 _OURS = {name.lower(): ours for name, ours in _THEIRS.items()}
+_SRV = ("srvservicename", "srvmaxhosts")
 _DEAD = ("poolsize", "buffermaxentries", "usenewurlparser", "useunifiedtopology", "waitqueuemultiple")
 # https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml: BadValue, FailedToParse, UserNotFound,
 # Unauthorized, AuthenticationFailed, CommandNotFound, InvalidOptions, AtlasError
@@ -312,27 +313,37 @@ def _raise(client: pymongo.MongoClient[Any]) -> NoReturn:
 def _read(url: str, srv: bool) -> tuple[str, dict[str, Any]]:
     """Hosts and database, and the options. Errors never repeat the URL: it may hold a password."""
     base, _, query = url.partition("?")
+    options = re.split("[&;]", query) if query else []
     try:
         # As for a plain URL: resolving the name of another kind is the connect's business.
         parts = parse_uri(re.sub(r"^[^:]*", "mongodb", base, count=1), warn=False)
     except (ValueError, errors.PyMongoError):
-        raise ValueError(
-            "the MongoDB URL cannot be read: it looks like mongodb://user:password@host:port/database?option=value, "
-            "with special characters percent-encoded"
-        ) from None
+        raise _unreadable() from None
+    if not all(re.match(r"\w+=", option) for option in options):
+        raise _unreadable()  # a password with a bare question mark, above all
     given = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for option in options:
+        name, _, value = option.partition("=")
         if name.lower() in _DEAD:
             raise TypeError(f"{name} in the MongoDB URL is an option that drivers have not had for years")
+        if name.lower() in _SRV and not srv:
+            raise ValueError(f"{name} in the MongoDB URL is for mongodb+srv:// only")
         try:
-            parse_uri(f"mongodb://localhost/?{name}={value}", warn=False)
+            split_options(option, warn=False)  # as it is written: which parts of a value to decode, PyMongo knows
         except (ValueError, errors.PyMongoError) as error:
             if "unknown option" in str(error).lower():
                 raise TypeError(f"unknown option {name!r} in the MongoDB URL{nearest(name, _THEIRS)}") from None
             raise ValueError(f"{name} in the MongoDB URL has a value that it cannot have") from None
-        given[name] = value
+        given[name] = unquote_plus(value)
     hosts = ",".join(host if srv or port is None else f"{host}:{port}" for host, port in parts["nodelist"])
     return f"{hosts}/{parts['database'] or ''}", given
+
+
+def _unreadable() -> ValueError:
+    return ValueError(
+        "the MongoDB URL cannot be read: it looks like mongodb://user:password@host:port/database?option=value, "
+        "with special characters percent-encoded"
+    )
 
 
 def _merged(options: Options, given: Mapping[str, Any]) -> dict[str, Any]:

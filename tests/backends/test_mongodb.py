@@ -362,8 +362,10 @@ class TestOptions:
             ("mongodb://u:s3cret@h/?maxPoolSiz=4", {}, "TypeError: unknown option .* did you mean 'maxPoolSize'"),
             ("mongodb://u:s3cret@h/?useUnifiedTopology=1", {}, "TypeError: useUnifiedTopology in the MongoDB URL is"),
             ("mongodb://u:s3@cret@h/", {}, "ValueError: the MongoDB URL cannot be read"),
-            ("mongodb://u:s3cret/x@h", {}, "ValueError: the MongoDB URL cannot be read"),
+            ("mongodb://u:s3cret/x@h", {}, "ValueError: URL cannot be read"),
             ("mongodb://", {}, "ValueError: the MongoDB URL cannot be read"),
+            ("mongodb://u:p?s3cret@h/", {}, "ValueError: URL cannot be read"),
+            ("mongodb://h/?w=1&", {}, "ValueError: the MongoDB URL cannot be read"),
         ],
     )
     def test_what_cannot_be_is_refused_without_the_password(self, url: str, options: Any, error: str) -> None:
@@ -372,6 +374,34 @@ class TestOptions:
             create_pool(url, **options)
         assert type(caught.value).__name__ == kind
         assert "s3" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "appName=R%26D", "appName=a+b%3D%25", "tls=true&tlsCertificateKeyFilePassword=p%26w%3Bx", "",
+            "w=majority;journal=true", "readPreference=secondary&readPreferenceTags=dc:ny,rack:1&readPreferenceTags=",
+            "authMechanismProperties=SERVICE_NAME:x,CANONICALIZE_HOST_NAME:true",
+        ],
+    )  # fmt: skip  # a list
+    def test_what_pymongo_reads_in_a_url_is_accepted(self, query: str) -> None:
+        client: Any = pymongo.MongoClient(f"mongodb://h/?{query}", connect=False)
+        client.close()
+        with create_pool(f"mongodb://h/?{query}") as pool:
+            assert pool.name == "h:27017/"
+
+    @pytest.mark.parametrize("query", ["srvServiceName=customname", "srvMaxHosts=2&maxPoolSize=3"])
+    def test_what_is_for_hosts_found_by_dns_is_accepted_there_alone(self, query: str) -> None:
+        with create_pool(f"mongodb+srv://h.example.org/?{query}") as pool:
+            assert pool.name == "h.example.org/"
+        with pytest.raises(ValueError, match=r"srv\w+ in the MongoDB URL is for mongodb\+srv:// only"):
+            create_pool(f"mongodb://h/?{query}")
+
+    def test_an_option_reaches_the_server_as_it_was_meant(self, backend: MongoDB) -> None:
+        separator = "&" if "?" in backend.url else "/?"
+        with create_pool(f"{backend.url}{separator}appName=R%26D+{backend.name}") as pool, pool.acquire() as client:
+            running = client.admin.command({"currentOp": 1, "$all": True})["inprog"]
+            clients = [each.get("clientMetadata", {}).get("application", {}) for each in running]
+            assert {"name": f"R&D {backend.name}"} in clients
 
     def test_the_page_lists_them_with_their_counterparts(self) -> None:
         rows = table(ROOT / "docs" / "backends" / "mongodb.md", "elsewhere")
