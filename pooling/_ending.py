@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import warnings
 import weakref
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -22,23 +25,38 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
     if pid != os.getpid():
         return  # the parent's business
     ending = pool() is not None
-    jobs = []
+    jobs: deque[Job] = deque()
     for line in (ledger.roster.idle, ledger.roster.suspects, ledger.roster.doomed):
         while line:
             jobs.append(Job(line.popleft(), Stage.CLOSING, ledger.config.connect_timeout, 0, True))
     until = runtime.now() + AT_EXIT
-    for job in jobs:
-        if not ending:
-            try:
-                runtime.submit(partial(_close, hooks, job, ledger))
-                continue
-            except RuntimeError:
-                pass
-        if runtime.now() < until:
-            hooks.perform(job, ledger)
-    if jobs and not ending:
+    closed: queue.SimpleQueue[None] = queue.SimpleQueue()
+    count, workers = len(jobs), 0
+    try:
+        # By workers and not here: a close that hangs is to hold up nothing but its own thread.
+        while workers < count:
+            runtime.submit(partial(_close_all, jobs, hooks, ledger, closed))
+            workers += 1
+    except RuntimeError:  # no thread can be started any more: the others take their share
+        while not workers and jobs and (runtime.now() < until or not ending):
+            _close_next(jobs, hooks, ledger, closed)
+    if ending:
+        with contextlib.suppress(queue.Empty):
+            for _ in range(count if workers else 0):
+                closed.get(timeout=max(0.0, until - runtime.now()))
+    elif count:
         warnings.warn(f"pool {ledger.name!r} was dropped without close()", ResourceWarning, stacklevel=2)
 
 
-def _close(hooks: Hooks[Any], job: Job, ledger: Ledger[Any]) -> None:
+def _close_all(jobs: deque[Job], hooks: Hooks[Any], ledger: Ledger[Any], closed: queue.SimpleQueue[None]) -> None:
+    while jobs:
+        _close_next(jobs, hooks, ledger, closed)
+
+
+def _close_next(jobs: deque[Job], hooks: Hooks[Any], ledger: Ledger[Any], closed: queue.SimpleQueue[None]) -> None:
+    try:
+        job = jobs.popleft()
+    except IndexError:
+        return  # another worker took the last one
     hooks.perform(job, ledger)  # whom to report to, nobody is left
+    closed.put(None)

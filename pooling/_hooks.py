@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from pooling._entry import Entry, Stage
 from pooling._ledger import Fate, Ledger
+from pooling._log import write
 from pooling._moves import Job
 from pooling._secrets import Concealed, conceal
 from pooling.config import Config
@@ -70,7 +71,8 @@ class Hooks(Generic[T]):
                 return Fate.DISCARDED
             return Fate.CLEAN if self._is_clean(entry) else Fate.DIRTY
         except Exception as failure:
-            self._log.error("judging a returned connection failed: it is closed", exc_info=self._concealed(failure))
+            why = self._concealed(failure)
+            write(self._log.error, "judging a returned connection failed: it is closed", exc_info=why)
             return Fate.DISCARDED
 
     def cleanness(self) -> Callable[[Any], object]:
@@ -81,9 +83,10 @@ class Hooks(Generic[T]):
         asks = self._config.reset is not None and type(self._factory).is_clean is not Factory.is_clean
         return self._factory.is_clean if asks else _always
 
-    def interrupt(self, connection: T) -> None:
+    def interrupt(self, connection: T | None) -> None:
         """Make whoever is blocked on it fail. On any thread; raises nothing."""
-        self._call(self._factory.interrupt, connection)
+        if connection is not None:  # else it has been closed meanwhile
+            self._call(self._factory.interrupt, connection)
 
     def abandon(self, inherited: Iterable[Entry[T]]) -> None:
         """In a forked child: let go of the parent's connections. Raises nothing."""
@@ -92,7 +95,7 @@ class Hooks(Generic[T]):
                 idle = entry.stage is Stage.OPEN and not entry.thread
                 abandon = self._factory.abandon if idle else self._factory.abandon_in_use
                 if (error := self._call(abandon, entry.connection)) is not None:
-                    self._log.error("abandoning a parent's connection failed", exc_info=self._concealed(error))
+                    write(self._log.error, "abandoning a parent's connection failed", exc_info=self._concealed(error))
 
     def _is_clean(self, entry: Entry[Any]) -> bool:
         if self._config.reset == "session":
@@ -139,7 +142,7 @@ class Hooks(Generic[T]):
         entry.empty()
         if error is not None:
             error = self._concealed(error)
-            self._log.warning("closing a connection failed: %s", type(error).__name__, exc_info=error)
+            write(self._log.warning, "closing a connection failed: %s", type(error).__name__, exc_info=error)
         return error
 
     def _call(self, hook: Callable[..., object], *args: Any) -> BaseException | None:
@@ -157,7 +160,7 @@ class Hooks(Generic[T]):
             return bool(question(error))
         except BaseException as failure:
             name = getattr(question, "__qualname__", "a question")
-            self._log.error("%s raised", name, exc_info=self._concealed(failure))
+            write(self._log.error, "%s raised", name, exc_info=self._concealed(failure))
             return False
 
     def _pause(self, failures: int) -> float | None:
@@ -170,7 +173,7 @@ class Hooks(Generic[T]):
             if not 0 <= pause < math.inf:
                 raise ValueError(f"backoff must return seconds, a finite number, 0 or more, not {pause}")
         except BaseException as failure:
-            self._log.error("backoff failed: the pool's own pause is made", exc_info=self._concealed(failure))
+            write(self._log.error, "backoff failed: the pool's own pause is made", exc_info=self._concealed(failure))
             return None
         return pause
 
@@ -178,9 +181,9 @@ class Hooks(Generic[T]):
         """The error without secrets, to be asked nothing any more: some backends tell errors apart by their texts."""
         secrets: tuple[str, ...] = ()
         try:
-            secrets = tuple(secret for secret in self._factory.secrets() if isinstance(secret, str))
+            secrets = tuple(map(str, self._factory.secrets()))
         except BaseException:
-            self._log.error("%s.secrets() raised", type(self._factory).__qualname__)  # what, might be one
+            write(self._log.error, "%s.secrets() raised", type(self._factory).__qualname__)  # what, might be one
         try:
             return conceal(error, secrets)
         except BaseException:  # it raises when it is read or changed, or has causes without end

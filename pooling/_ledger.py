@@ -173,16 +173,19 @@ class Ledger(Upkeep[T]):
     def warm(self, waiter: Waiter[T]) -> None:
         """Open what min_size asks for, one connection at least, before anybody needs it."""
         self.started = self._slow_start.demand = self.outage.asked = True
-        self.watch(lambda: self._warmed(waiter), waiter)
+        opened = self.tally.opened
+        self.watch(lambda: self._warmed(waiter, opened), waiter)
 
-    def _warmed(self, waiter: Waiter[T]) -> bool:
+    def _warmed(self, waiter: Waiter[T], opened: int) -> bool:
         if self.phase in (Phase.DRAINING, Phase.CLOSED):
             return waiter.fail(self._closed())
         if self.outage.hopeless_for(waiter.started, self.now):
             return waiter.fail(self.outage.explain(self.name, self.now))
         self.outage.asked = True
         opening = len(self.roster.at[Stage.CONNECTING])
-        return self.roster.kept() - opening >= max(self.min_size, 1)
+        # Where no idle one is kept, one that was opened has shown what there was to show.
+        enough = self.roster.kept() - opening >= max(self.min_size, 1)
+        return enough or (self.max_idle == 0 and self.tally.opened > opened)
 
     # -- what workers report ------------------------------------------------------------------------
 
@@ -247,9 +250,11 @@ class Ledger(Upkeep[T]):
         if self._back(token):
             self._free(token.entry, token.entry.reason)
 
-    def queued(self) -> int:
-        """Callers that wait for a connection to come back: those for whom one is being opened are not meant."""
-        return len(self.queue) - self._live(Stage.CONNECTING)
+    def queued(self) -> float:
+        """Callers that wait for a connection to come back: those for whom one is being opened, or may be, are not
+        meant."""
+        room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - len(self.roster.entries))
+        return len(self.queue) - self._live(Stage.CONNECTING) - room
 
     # -- what the owner orders ----------------------------------------------------------------------
 
@@ -268,8 +273,9 @@ class Ledger(Upkeep[T]):
         self._emit("resize")
 
     def enter(self, phase: Phase) -> None:
-        """Go to another phase; from CLOSED there is no way back."""
-        if self.phase is Phase.CLOSED or phase is self.phase:
+        """Go to another phase; from CLOSED there is no way back, and from DRAINING only that one."""
+        ending = self.phase in (Phase.DRAINING, Phase.CLOSED)
+        if phase is self.phase or self.phase is Phase.CLOSED or (ending and phase is not Phase.CLOSED):
             return
         self.phase = phase
         self.roster.calm = self.plain[0] = False  # before idle is emptied: what comes back from now on is settled

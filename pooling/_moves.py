@@ -49,6 +49,12 @@ class Job(NamedTuple):
     """Whether a check makes a round trip; else it is a look at the socket."""
 
 
+class Stuck(NamedTuple):
+    """A connection whose job was written off: what the job is blocked in is to be made to fail."""
+
+    entry: Entry[Any]
+
+
 class Moves(Generic[T]):
     """The state of one pool's books. ``now`` is the time of the transition under way."""
 
@@ -77,7 +83,7 @@ class Moves(Generic[T]):
         self.tally = Tally(name)
         self.watchers: list[tuple[Callable[[], bool], Waiter[T]]] = []
         self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self.outbox: deque[Job | Waiter[T] | Outlet | Notice] = deque()
+        self.outbox: deque[Job | Waiter[T] | Outlet | Notice | Stuck] = deque()
         self._checks = checks
         self._slow_start = SlowStart(config.max_connecting)
 

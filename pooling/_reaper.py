@@ -14,11 +14,13 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from pooling._log import write
 from pooling._workers import await_end
 
 _log = logging.getLogger("pooling")
 
 PAUSE = 1.0  # seconds until a pool whose upkeep has failed is looked at again
+BREATH = 0.01  # seconds after which the reaper goes on that was struck by an exception
 
 
 class Watched(Protocol):
@@ -95,7 +97,8 @@ class Reaper:
 
     def _living(self) -> list[Watched]:
         living = []
-        for key, ref in list(self._pools.items()):
+        # Copied in one piece: a list of pairs allocates each, which may run the collector, and a pool's destructor.
+        for key, ref in self._pools.copy().items():
             pool = ref()
             if pool is None:
                 self._pools.pop(key, None)
@@ -108,26 +111,33 @@ class Reaper:
         with self._starting:
             pass  # until _thread is set
         while self._thread is me:
-            # An alarm that is set while the pools are asked must not be missed: until the answer is known, every
-            # alarm counts as earlier than the next wake-up, so it pokes.
-            self.wakes_at = float("inf")
-            wakes_at = self._round()
-            if wakes_at is None:
-                if self._end():
-                    self._at_rest()
-                continue
-            if self._thread is not me:
-                break
-            self.wakes_at = wakes_at
-            timeout = None if wakes_at == float("inf") else max(0.0, wakes_at - time.monotonic())
             try:
-                self._pokes.get(timeout=timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-                while True:
-                    self._pokes.get_nowait()
-            except queue.Empty:
-                pass
+                self._turn(me)
+            except BaseException:  # sent to this thread from outside: the pools need their reaper all the same
+                time.sleep(BREATH)
         if self._thread is not None:
             self.poke(None)  # what woke this thread may have been meant for its successor
+
+    def _turn(self, me: threading.Thread) -> None:
+        """Look at the pools, and sleep until the next look is due."""
+        # An alarm that is set while the pools are asked must not be missed: until the answer is known, every
+        # alarm counts as earlier than the next wake-up, so it pokes.
+        self.wakes_at = float("inf")
+        wakes_at = self._round()
+        if wakes_at is None:
+            if self._end():
+                self._at_rest()
+            return
+        if self._thread is not me:
+            return
+        self.wakes_at = wakes_at
+        timeout = None if wakes_at == float("inf") else max(0.0, wakes_at - time.monotonic())
+        try:
+            self._pokes.get(timeout=timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+            while True:
+                self._pokes.get_nowait()
+        except queue.Empty:
+            pass
 
     def _end(self) -> bool:
         """Whether the thread may end: not if a pool has come while it made up its mind."""
@@ -149,8 +159,8 @@ class Reaper:
         if pool.due_at() <= time.monotonic():
             try:
                 pool.look()
-            except Exception:
+            except BaseException:
                 # Whatever is wrong with one pool, the others need their reaper; and the reaper a pause.
-                _log.exception("a pool's upkeep failed")
+                write(_log.exception, "a pool's upkeep failed")
                 return time.monotonic() + PAUSE
         return pool.due_at()

@@ -56,7 +56,7 @@ def found(value: object, name: str = "", depth: int = DEPTH) -> Iterator[str]:
         if hasattr(value, "_asdict"):  # a named tuple, such as urllib3's URL
             value = value._asdict()
         if isinstance(value, Mapping):
-            items = list(value.items())[:WIDTH]  # copied at once: others may change it
+            items = list(dict(value).items())[:WIDTH]  # copied at once: others may change it
             plain = {item for key, item in items if isinstance(item, str) and not _NAMED.search(str(key))}
             for key, item in items:
                 if not (_NAMED.search(str(key)) and isinstance(item, str) and item in plain):

@@ -9,7 +9,7 @@ import math
 from typing import TypeVar
 
 from pooling._entry import Entry, Stage
-from pooling._moves import Moves
+from pooling._moves import Moves, Stuck
 from pooling._notice import Notice
 from pooling._waiter import Turn
 
@@ -27,6 +27,8 @@ class Upkeep(Moves[T]):
         for entry in self.roster.overdue(self.now):
             self.roster.write_off(entry)
             self._free(entry, "hung")
+            if entry.connection is not None:
+                self.outbox.append(Stuck(entry))
         for entry in self.roster.lines_due(self.now):
             self._review(entry)
         if self.now >= self.nesting_at:

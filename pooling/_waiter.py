@@ -117,14 +117,14 @@ class WaitQueue(Generic[T]):
 
     def __init__(self) -> None:
         self.lane: OrderedDict[Waiter[T], None] = OrderedDict()
-        self._heap: list[tuple[float, int, Waiter[T]]] = []
+        self.heap: list[tuple[float, int, Waiter[T]]] = []
         self._tickets = itertools.count()
 
     def __len__(self) -> int:
-        return len(self.lane) + len(self._heap)
+        return len(self.lane) + len(self.heap)
 
     def __bool__(self) -> bool:
-        return bool(self.lane or self._heap)
+        return bool(self.lane or self.heap)
 
     def join(self, waiter: Waiter[T]) -> None:
         """Put a waiter at its place; one who stands here already keeps it."""
@@ -132,35 +132,35 @@ class WaitQueue(Generic[T]):
             waiter.ticket = next(self._tickets)
         if waiter.key == waiter.started:
             self.lane.setdefault(waiter)
-        elif not any(known is waiter for _, _, known in self._heap):
-            heapq.heappush(self._heap, (waiter.key, waiter.ticket, waiter))
+        elif not any(known is waiter for _, _, known in self.heap):
+            heapq.heappush(self.heap, (waiter.key, waiter.ticket, waiter))
 
     def __iter__(self) -> Iterator[Waiter[T]]:
         """All of them, in no order."""
         yield from self.lane
-        for _, _, waiter in self._heap:
+        for _, _, waiter in self.heap:
             yield waiter
 
     def head(self) -> Waiter[T] | None:
         """Who is next, or None."""
         first = next(iter(self.lane), None)
-        if not self._heap:
+        if not self.heap:
             return first
-        key, ticket, urgent = self._heap[0]
+        key, ticket, urgent = self.heap[0]
         return urgent if first is None or (key, ticket) < (first.key, first.ticket) else first
 
     def first(self, count: int) -> list[Waiter[T]]:
         """Those who stand in front, in the order in which they will be served."""
         lane = ((waiter.key, waiter.ticket, waiter) for waiter in self.lane)
-        urgent = heapq.nsmallest(count, self._heap)
+        urgent = heapq.nsmallest(count, self.heap)
         return [waiter for _, _, waiter in itertools.islice(heapq.merge(lane, urgent), count)]
 
     def remove(self, waiter: Waiter[T]) -> None:
         """Take a waiter out whose turn is over (served, failed or left)."""
-        if self.lane.pop(waiter, waiter) is waiter and self._heap:  # not in the lane: its values are None
-            if self._heap[0][2] is waiter:
-                heapq.heappop(self._heap)
+        if self.lane.pop(waiter, waiter) is waiter and self.heap:  # not in the lane: its values are None
+            if self.heap[0][2] is waiter:
+                heapq.heappop(self.heap)
             else:
-                left = [line for line in self._heap if line[2] is not waiter]
+                left = [line for line in self.heap if line[2] is not waiter]
                 heapq.heapify(left)
-                self._heap = left
+                self.heap = left

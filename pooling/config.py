@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
@@ -111,7 +112,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, least in _COUNTS.items():
-            _count(name, getattr(self, name), least, optional=name in _OPTIONAL)
+            count(name, getattr(self, name), least, optional=name in _OPTIONAL)
         for name, positive in _SECONDS.items():
             seconds(name, getattr(self, name), positive=positive, optional=name in _OPTIONAL)
         for name, allowed in _CHOICES.items():
@@ -180,6 +181,8 @@ def seconds(name: str, value: object, *, positive: bool = False, optional: bool 
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be seconds as a number{' or None' if optional else ''}, not {value!r}")
+    if _too_large(value):
+        raise ValueError(f"{name} must be a number of seconds, not one of {len(str(value))} digits")
     if math.isnan(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {'greater than' if positive else 'at least'} 0 seconds, not {value!r}")
 
@@ -188,11 +191,17 @@ def offset(name: str, value: object) -> None:
     """Raise TypeError or ValueError unless the value is a number of seconds, of either sign."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be seconds as a number, not {value!r}")
-    if not math.isfinite(value):
+    if _too_large(value) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number of seconds, not {value!r}")
 
 
-def _count(name: str, value: object, least: int, *, optional: bool) -> None:
+def _too_large(value: float) -> bool:
+    """Whether a number is an int that no float can be."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
+
+
+def count(name: str, value: object, least: int, *, optional: bool = False) -> None:
+    """Raise TypeError or ValueError unless the value is a whole number, ``least`` or more."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int):

@@ -10,18 +10,24 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from pooling._log import write
 from pooling.errors import Holder
 
+Item = TypeVar("Item")
 Listener = Callable[["PoolEvent"], object]
 LIMIT = 10_000
 """Events that may wait for one listener; beyond it the oldest are dropped and counted in
 ``stats().events_lost``."""
 
+CALL = 1.0  # seconds in which no second worker is asked for
 PAUSE = 60.0
 """Seconds for which a listener that raises is not spoken of again."""
 
@@ -45,45 +51,62 @@ class PoolEvent:
     holder: Holder | None = None
 
 
-class Outlet:
-    """One listener's queue. :meth:`put` is called under the pool's lock, :meth:`flow` without it."""
+class Flow(Generic[Item]):
+    """A queue to somebody who may be slow, and the one worker that empties it."""
 
-    def __init__(self, listener: Listener, log: logging.Logger) -> None:
-        self.listener = listener
-        self._log = log
+    def __init__(self) -> None:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Also in a forked child: the parent's events are not its own, and the worker that was telling them is not
+        """Also in a forked child: what the parent had to tell is not its own, and the worker that was telling it is not
         there."""
         self.lost = 0
-        self._next_word = -math.inf  # when what it raises is worth a line again
-        self._queue: deque[PoolEvent] = deque()
+        self._queue: deque[Item] = deque()
         self._draining = threading.Lock()
+        self._next_call = -math.inf  # when a worker may be asked for, should the one before have been lost
 
-    def put(self, event: PoolEvent) -> None:
+    def put(self, item: Item) -> None:
         if len(self._queue) >= LIMIT:
             self._queue.popleft()
             self.lost += 1
-        self._queue.append(event)
+        self._queue.append(item)
 
     def flow(self, submit: Callable[[Callable[[], None]], None]) -> None:
-        """Have a worker call the listener, unless one does already."""
-        if self._queue and not self._draining.locked():
+        """Have a worker tell what there is, unless one does already, or is on its way."""
+        now = time.monotonic()
+        if self._queue and now >= self._next_call and not self._draining.locked():
+            self._next_call = now + CALL
             try:
                 submit(self._drain)
             except RuntimeError:
-                pass  # no thread can be started: what waits here is told when one can be
+                self._next_call = -math.inf  # no thread can be started: what waits here is told when one can be
 
     def _drain(self) -> None:
-        # The queue is looked at again after the lock was let go: an event put while this worker was on
-        # its way out found the lock taken and started nobody.
+        # The queue is looked at after the call was answered, and again after the lock was let go: an event put while
+        # this worker was on its way, in or out, started nobody.
+        self._next_call = -math.inf
         while self._queue and self._draining.acquire(blocking=False):
             try:
                 while self._queue:
                     self._tell(self._queue.popleft())
             finally:
                 self._draining.release()
+
+    @abstractmethod
+    def _tell(self, item: Item) -> None: ...
+
+
+class Outlet(Flow[PoolEvent]):
+    """One listener's queue. :meth:`put` is called under the pool's lock, :meth:`flow` without it."""
+
+    def __init__(self, listener: Listener, log: logging.Logger) -> None:
+        super().__init__()
+        self.listener = listener
+        self._log = log
+
+    def begin_anew(self) -> None:
+        super().begin_anew()
+        self._next_word = -math.inf  # when what it raises is worth a line again
 
     def _tell(self, event: PoolEvent) -> None:
         try:
@@ -93,4 +116,16 @@ class Outlet:
             # raises on every event must not fill the log.
             if event.at >= self._next_word:
                 self._next_word = event.at + PAUSE
-                self._log.exception("a listener raised on %s", event.kind)
+                write(self._log.exception, "a listener raised on %s", event.kind)
+
+
+class LogLines(Flow[str]):
+    """Lines for a pool's log. A handler may be slow, or wait for a server: nobody's acquire, and no other pool's
+    upkeep, is to wait with it."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        super().__init__()
+        self._log = log
+
+    def _tell(self, line: str) -> None:
+        write(self._log.warning, "%s", line)

@@ -43,13 +43,13 @@ from pooling._entry import Entry, Token, named, thread_names
 from pooling._fork import flag, settled
 from pooling._hooks import Hooks
 from pooling._ledger import Fate, Ledger
-from pooling._moves import Job, Phase
+from pooling._moves import Job, Phase, Stuck
 from pooling._notice import Notice
 from pooling._runtime import THREADS, Runtime
 from pooling._waiter import SERVED, WAITING, Turn, Waiter
-from pooling.config import Backoff, Config, Options, offset, seconds
+from pooling.config import Backoff, Config, Options, count, offset, seconds
 from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
-from pooling.events import Listener, Outlet
+from pooling.events import Listener, LogLines, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction, leased
 from pooling.retry import Harmless, Retrying
@@ -122,6 +122,7 @@ class Pool(Generic[T]):
         limits = self._ledger.limits
         self._fresh = limits.check_after if limits.uses == math.inf else -math.inf
         self._used = self._ledger.tally.uses.samples
+        self._lines = LogLines(self._log)
         self._runtime.watch(self)
         self._finalizer = weakref.finalize(
             self, dropped, weakref.ref(self), pid, self._ledger, self._hooks, self._runtime
@@ -147,28 +148,32 @@ class Pool(Generic[T]):
             offset("priority", priority)
         if self._plain[0]:
             try:
-                take = self._take
-                token = take()
-            except IndexError:
-                pass  # none is idle
-            else:
-                entry = token.entry
-                clock = self._now
-                now = clock()
-                if now - entry.since < self._fresh and now < entry.plain_until:
-                    entry.since = now
-                    entry.thread = threading.get_ident()
-                    frame = _frame(1)
-                    entry.code = frame.f_code
-                    entry.instruction = frame.f_lasti
-                    lease: Lease[T] = Lease()
-                    lease._pool = self
-                    lease._entry = entry
-                    lease._token = token
-                    return lease
-                stale = [token]
-                del token  # an exception may be kept, and this frame with it: the list is emptied
-                return self._acquire_carefully(stale, timeout, priority, _frame(1))
+                try:
+                    take = self._take
+                    token = take()
+                except IndexError:
+                    pass  # none is idle
+                else:
+                    entry = token.entry
+                    clock = self._now
+                    now = clock()
+                    if now - entry.since < self._fresh and now < entry.plain_until:
+                        entry.since = now
+                        entry.thread = threading.get_ident()
+                        frame = _frame(1)
+                        entry.code = frame.f_code
+                        entry.instruction = frame.f_lasti
+                        lease: Lease[T] = Lease()
+                        lease._pool = self
+                        lease._entry = entry
+                        lease._token = token
+                        return lease
+                    stale = [token]
+                    del token  # that frame must not keep it either: the list is emptied
+                    return self._acquire_carefully(stale, timeout, priority, _frame(1))
+            except BaseException:
+                token = lease = None  # type: ignore[assignment]  # an exception may be kept, and this frame with it
+                raise
         return self._acquire_carefully([], timeout, priority, _frame(1))
 
     def _acquire_for(
@@ -186,31 +191,37 @@ class Pool(Generic[T]):
     def _acquire_carefully(
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
     ) -> Lease[T]:
-        """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long."""
-        if not self._plain[1]:
-            self._check_process()
-        looked_at = False
-        ours = stale and stale[0].entry.roster is self._roster  # else it is a parent's
-        if ours:
-            entry, now, limits = stale[0].entry, self._now(), self._ledger.limits
-            valid = entry.epoch == self._roster.epoch and now < entry.expires_at
-            looked_at = valid and self._config.check == "peek" and not limits.fresh(entry, now)
-            if valid and (self._is_alive(entry) if looked_at else limits.fresh(entry, now)):
-                entry.uses += 1
-                entry.since = now
-                entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
-                if entry.uses >= limits.uses:
-                    entry.plain_until = -math.inf  # lowered only: without the lock, what listen() has set must stay
-                return leased(self, stale.pop())
-        waiter = self._waiter(timeout, priority)
-        waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-        if ours:
-            self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
-        else:
-            self._wait(waiter, None, waiter)
-        token, waiter.token = waiter.token, None
-        assert token is not None  # its turn was SERVED
-        return leased(self, token)
+        """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long, and
+        is emptied whatever happens."""
+        try:
+            if not self._plain[1]:
+                self._check_process()
+            looked_at = False
+            ours = stale and stale[0].entry.roster is self._roster  # else it is a parent's
+            if ours:
+                entry, now, limits = stale[0].entry, self._now(), self._ledger.limits
+                valid = entry.epoch == self._roster.epoch and now < entry.expires_at
+                looked_at = valid and self._config.check == "peek" and not limits.fresh(entry, now)
+                if valid and (self._is_alive(entry) if looked_at else limits.fresh(entry, now)):
+                    entry.uses += 1
+                    entry.since = now
+                    entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
+                    if entry.uses >= limits.uses:
+                        entry.plain_until = -math.inf  # lowered only: without the lock, what listen() has set must stay
+                    return leased(self, stale.pop())
+            waiter = self._waiter(timeout, priority)
+            waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
+            if ours:
+                self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
+            else:
+                self._wait(waiter, None, waiter)
+            token, waiter.token = waiter.token, None
+            assert token is not None  # its turn was SERVED
+            return leased(self, token)
+        except BaseException:
+            stale.clear()  # as in acquire()
+            token = None
+            raise
 
     def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
         """Somebody who is going to wait. Whoever calls has made sure that the pool is this process's."""
@@ -239,7 +250,8 @@ class Pool(Generic[T]):
                 if left <= 0:
                     self._expire(waiter)
                     break
-                waiter.bell.wait(min(left, self._slice + len(ledger.queue.lane) / LOOKS), waiter)
+                others = len(ledger.queue.lane) + len(ledger.queue.heap)
+                waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
                 if waiter.turn is WAITING:
                     self._tell_again(waiter, transition)
         except BaseException:
@@ -318,6 +330,7 @@ class Pool(Generic[T]):
         """
         if timeout is not DEFAULT:
             seconds("timeout", timeout)
+        offset("priority", priority)
         return Transaction(self, timeout, priority)
 
     def run(
@@ -376,7 +389,7 @@ class Pool(Generic[T]):
         self._check_process()
         self._tell(self._ledger.clear)
         for entry in list(self._roster.entries) if interrupt else ():
-            if entry.thread and entry.connection is not None:
+            if entry.thread and entry.epoch < self._roster.cleared:  # not one that was opened meanwhile
                 self._hooks.interrupt(entry.connection)
 
     def suspend(self) -> None:
@@ -396,9 +409,14 @@ class Pool(Generic[T]):
         seconds("timeout", timeout)
         self._check_process()
         self._tell(self._ledger.enter, Phase.DRAINING)
-        back = self._until(lambda: not self._roster.leased() and not self._ledger.queue, timeout)
+        back = self._until(self._is_drained, timeout)
         self.close()
         return back
+
+    def _is_drained(self) -> bool:
+        """Whether no lease is out, none is being refreshed, and nobody waits for one."""
+        refreshed = any(entry.claimant is not None for entry in self._roster.entries)
+        return not (self._roster.leased() or self._ledger.queue or refreshed)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Close the pool: waiters and later acquires get PoolClosed, idle connections are closed now, leased ones when
@@ -443,6 +461,7 @@ class Pool(Generic[T]):
     def waiters(self, most: int = 100) -> tuple[Waiting, ...]:
         """Who waits for a connection: thread, age, call site; at most so many, in the order in which they will be
         served."""
+        count("most", most, 0)
         self._check_process()
         with self._lock:
             first = _report.queue(self._ledger, most)
@@ -504,7 +523,10 @@ class Pool(Generic[T]):
             elif isinstance(item, Outlet):
                 item.flow(self._runtime.submit)
             elif isinstance(item, Notice):
-                self._log.warning("%s", str(item))  # now: a handler may format later, when its threads are gone
+                self._lines.put(str(item))  # in words now: later its threads may be gone
+                self._lines.flow(self._runtime.submit)
+            elif isinstance(item, Stuck):
+                self._interrupt(item)
             elif work:
                 self._submit(item)
             else:
@@ -525,6 +547,14 @@ class Pool(Generic[T]):
             # No thread can be started: the interpreter is ending, or a limit is reached.
             self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)
             self._work_inline(job)
+
+    def _interrupt(self, stuck: Stuck) -> None:
+        """Have a call of the driver fail that was written off: with as many of those as there may be connections,
+        nothing would be opened again before the network gives up, which may take it a quarter of an hour."""
+        try:
+            self._runtime.submit(partial(self._hooks.interrupt, stuck.entry.connection))
+        except RuntimeError:
+            self._hooks.interrupt(stuck.entry.connection)
 
     def _work_inline(self, job: Job) -> None:
         """Do a job on the calling thread. What follows from it is done by the loop that called, not further down

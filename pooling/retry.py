@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
 from pooling._entry import Entry, Stage
-from pooling.config import Backoff, _count, offset, seconds
+from pooling.config import Backoff, count, offset, seconds
 from pooling.errors import ConnectError, PoolError
 from pooling.lease import Lease, Transaction
 
@@ -101,7 +101,7 @@ class Retrying(Generic[T]):
         backoff: Backoff | None = None,
         on: Harmless = (),
     ) -> None:
-        _count("retries", retries, 0, optional=True)
+        count("retries", retries, 0, optional=True)
         if not isinstance(timeout, Default):
             seconds("timeout", timeout)
         offset("priority", priority)

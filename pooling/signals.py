@@ -16,7 +16,6 @@ from pooling.config import seconds
 
 _log = logging.getLogger("pooling")
 
-AGAIN = 0.1  # seconds
 AGAIN = 0.05  # seconds until a signal is sent again that the main thread has not noticed
 ECHO = 1.0  # seconds after its effect in which the same signal counts as that one
 DRAIN = 20.0  # seconds: what waits for a process to end (a container's runtime, say) usually gives it 30 or less

@@ -108,7 +108,7 @@ class Recorder:
     """A growing histogram. ``samples.append(seconds)`` is all that a hot path does, without a lock
     (``list.append`` is atomic); :meth:`fold` is called under the pool's lock, and alone takes samples out."""
 
-    __slots__ = ("_count", "_counts", "_max", "_sum", "_top", "samples")
+    __slots__ = ("_count", "_counts", "_folding", "_max", "_sum", "_top", "samples")
 
     def __init__(self) -> None:
         self.samples: list[float] = []
@@ -117,6 +117,7 @@ class Recorder:
         self._sum = 0.0
         self._max = 0.0
         self._top = 0  # the highest bucket that has any
+        self._folding = False
 
     def add(self, seconds: float) -> None:
         """Under the pool's lock: what has gathered is folded now and then."""
@@ -126,19 +127,26 @@ class Recorder:
 
     def fold(self) -> None:
         """Sort what has gathered into the buckets."""
-        count = len(self.samples)  # others append meanwhile, behind these
-        if not count:
+        if not self.samples or self._folding:
             return
-        batch = self.samples[:count]
-        del self.samples[:count]
-        self._count += count
-        self._sum += sum(batch)
-        found = _sorted(pack(f"{count}d", *batch))
-        # Only what falls into the highest bucket so far can be the longest, and few batches have anything there.
-        if (top := max(found)) >= self._top:
-            self._top, self._max = top, max(self._max, max(batch))  # noqa: PLW3301  # in one call, a tuple of them
-        for bucket, times in found.items():
-            self._counts[bucket] += times
+        try:
+            # A signal handler or destructor that strikes here and asks for the numbers must not take the same samples.
+            self._folding = True
+            batch = self.samples[:]
+            count = len(batch)
+            if not count:
+                return  # it has struck just before, and taken them all
+            del self.samples[:count]  # others append meanwhile, behind these
+            self._count += count
+            self._sum += sum(batch)
+            found = _sorted(pack(f"{count}d", *batch))
+            # Only what falls into the highest bucket so far can be the longest, and few batches have anything there.
+            if (top := max(found)) >= self._top:
+                self._top, self._max = top, max(self._max, max(batch))  # noqa: PLW3301  # in one call, a tuple of them
+            for bucket, times in found.items():
+                self._counts[bucket] += times
+        finally:
+            self._folding = False
 
     def snapshot(self, *, zeros: int = 0) -> Histogram:
         """A frozen copy; ``zeros`` are events known to have taken no time, never recorded one by one."""

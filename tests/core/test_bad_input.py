@@ -297,3 +297,26 @@ def test_stats_pickle(make: Make) -> None:
     pool = make()
     pool.acquire().release()
     assert pickle.loads(pickle.dumps(pool.stats())) == pool.stats()
+
+
+@pytest.mark.parametrize("name", ["execute", "cursor", "commit", "request"])
+def test_a_lease_that_is_taken_for_its_connection_says_how_to_get_that(name: str) -> None:
+    with Pool(FakeFactory(), max_size=1, timeout=20) as pool:
+        with pytest.raises(AttributeError) as caught:
+            getattr(pool.acquire(), name)
+        assert str(caught.value) == (
+            f"'Lease' object has no attribute {name!r}, its connection has: "
+            "use `with pool.acquire() as connection`, or `lease.connection`"
+        )
+        with pool.acquire():  # the error is kept: the lease that was lost by it is not
+            pass
+        with pytest.raises(AttributeError, match=r"use `with pool.transaction\(\) as connection`$"):
+            getattr(pool.transaction(), name)
+
+
+def test_other_names_are_missing_from_a_lease_as_from_any_object() -> None:
+    with Pool(FakeFactory(), max_size=1) as pool, pool.acquire():
+        lease = pool.try_acquire() or pool.transaction()
+        assert not hasattr(lease, "execute")
+        with pytest.raises(AttributeError, match="object has no attribute 'nonsense'$"):
+            lease.nonsense  # type: ignore[union-attr]  # noqa: B018

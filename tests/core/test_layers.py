@@ -39,7 +39,7 @@ LAYERS = (
     {"_outage", "_opening"},
     {"events"},
     {"config", "factory", "stats", "_clock", "_fork", "_reaper"},
-    {"errors", "_secrets", "_workers"},
+    {"errors", "_secrets", "_workers", "_log"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}

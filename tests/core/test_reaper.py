@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -37,3 +39,24 @@ def test_an_alarm_of_a_destructor_that_strikes_in_the_start_does_not_wait_for_it
     assert [thread.name for thread in threading.enumerate()].count("pooling-reaper") >= 1
     reaper.forget(pool)
     reaper.park(1.0)
+
+
+def test_pools_that_are_collected_while_the_reaper_counts_them_do_not_end_it() -> None:
+    """Up to Python 3.11 every pair in a list of a dict's items may run the collector, which may close a pool."""
+    reaper = Reaper(at_rest=lambda: None)
+    pools = [Quiet() for _ in range(300)]
+    for pool in pools:
+        reaper.watch(pool)
+    threshold = gc.get_threshold()
+    try:
+        for _ in range(100):
+            dropped: object = Quiet()
+            reaper.watch(dropped)  # type: ignore[arg-type]
+            weakref.finalize(dropped, reaper._pools.pop, id(dropped), None)
+            dropped.__dict__["itself"] = dropped
+            del dropped
+            gc.set_threshold(20)
+            assert len(reaper._living()) >= len(pools)
+            gc.set_threshold(*threshold)
+    finally:
+        gc.set_threshold(*threshold)

@@ -272,3 +272,28 @@ def test_half_an_answer_to_a_check_of_postgresql_does_not_stop_the_process(mine:
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.stdout, done.stderr) == ("no answer in time True\n", "")
+
+
+@pytest.mark.parametrize("name", ["mysql", "postgres", "redis"])
+def test_paths_that_die_under_resets_cost_no_slot_for_longer_than_a_call_may_take(
+    mine: Mine, proxy: Callable[..., Proxy], name: str
+) -> None:
+    """The network forgets the connections of a pool, as a firewall does, and opens new ones as before. The resets on
+    the old ones never come back by themselves: they are written off, and made to fail."""
+    backend = mine(name)
+    between = proxy(backend.server)
+    kinds = backend.dirt("transaction")
+    dirt = kinds.get("a transaction that has read", next(iter(kinds.values())))  # two that write would wait in turn
+    pool = backend.pool(backend.at(between.host, between.port), max_size=2, connect_timeout=1.0)
+    leases = [pool.acquire() for _ in range(2)]
+    for lease in leases:
+        dirt.make(lease.connection)
+    for link in between.links():
+        link.mute = True
+    for lease in leases:
+        lease.release()
+    crowd = Crowd(backend, pool)
+    crowd.use(timeout=20.0)
+    assert not crowd.failed
+    until(lambda: pool.stats().hung == 0, "what hung has come back")
+    assert pool.stats().closed["hung"] == 2
