@@ -155,6 +155,19 @@ class TestReturn:
             with pool.acquire() as connection:
                 assert connection.calls == ["commit", "rollback"]
 
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_a_reset_on_a_path_that_is_dead_costs_no_slot_for_longer_than_a_call_may_take(
+        self, backend: PG8000, proxy: Callable[..., Proxy], mode: Any
+    ) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), max_size=1, connect_timeout=1.0, reset=mode)
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 1)  # in a transaction, so the rollback is a round trip
+            between.links()[0].mute = True
+        session_of(backend, pool, 20.0)
+        settled(pool, hung=0)
+        assert pool.stats().closed == {"hung": 1}
+
     def test_a_database_without_transactions_is_put_up_with(self, driver: Any) -> None:
         def refuse(self: Any) -> None:
             raise driver.NotSupportedError
