@@ -9,7 +9,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from pooling._outage import describe
 from pooling.config import nearest
+from pooling.errors import PoolError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,6 +48,14 @@ _QUERY = re.compile(r"\?[^@=]*=")  # without an "@" in the first name: what look
 # What ends user and password for the reader of such a URL, also before an "@". The others refuse it by themselves.
 _ENDINGS = {"postgres": "/", "mongodb": "/?", "redis": "/?#"}
 _ELSEWHERE = {"psql": "postgresql", "pg": "postgresql", "pgsql": "postgresql"}
+
+
+class ConnectArgsError(PoolError):
+    """A function given as ``connect_args`` that raised; the cause is what it raised.
+
+    An error of its own type, so that it counts as passing: a driver's TypeError or ValueError says that the arguments
+    are wrong and will be wrong again, where a function may just have read half of a file.
+    """
 
 
 def create_pool(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Any]:
@@ -134,7 +144,13 @@ def asked(connect_args: ConnectArgs, factory: Factory[Any] | None = None) -> dic
     """The arguments for one connect."""
     if not callable(connect_args):
         return dict(connect_args or {})
-    args = dict(connect_args())
+    try:
+        answer = connect_args()
+    except ConnectArgsError:
+        raise  # it has asked another one itself
+    except Exception as error:
+        raise ConnectArgsError(f"connect_args raised {describe(error)}") from error
+    args = dict(answer)
     # Where Factory.secrets() finds them: whichever of these an error shows, it was asked for not long ago.
     if factory is not None:
         vars(factory).setdefault("_answers", deque(maxlen=ANSWERS)).append(args)

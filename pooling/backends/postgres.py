@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.config import Config, nearest
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -18,7 +21,7 @@ try:
     from psycopg import errors
     from psycopg.adapt import AdaptersMap
     from psycopg.conninfo import conninfo_to_dict
-    from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
+    from psycopg.pq import Conninfo, ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 except ImportError as error:
     raise ImportError("PostgreSQL needs psycopg 3: pip install 'pooling[postgres]'") from error
 
@@ -39,18 +42,21 @@ _SAYS_READ_ONLY = (b"in_hot_standby", b"default_transaction_read_only")
 _NOTHING_DONE = {"40001", "40P01", "55P03", _READ_ONLY}
 _CLIENT_SIDE = (errors.PipelineAborted, errors.CancellationTimeout, errors.ConnectionTimeout)
 # A failed connect carries no code, only text. In another language than English none of these is found, and the error
-# counts as passing: the waiters learn of it after fail_after. The last two are PgBouncer's.
+# counts as passing: the waiters learn of it after fail_after. The last row is PgBouncer's.
 _PERMANENT = (
     "authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied",
     "certificate verify failed", "certificate file", "does not support SSL", "is not permitted to log in",
     "permission denied for database", "is not currently accepting connections", "invalid connection option",
-    "server certificate", "requires a valid client certificate", "no such database", "no such user",
+    "server certificate", "requires a valid client certificate",
+    "connection is bad: invalid", "invalid integer value", "could not parse network address", "weak sslmode",
+    "definition of service", "channel binding required", "authentication method requirement",
+    "unrecognized configuration parameter", "invalid value for parameter", "outside the valid range for parameter",
+    "cannot be changed", "permission denied to set", "invalid command-line argument",
+    "no such database", "no such user", "unsupported startup parameter",
 )  # fmt: skip  # a list
-# What users can change on psycopg's object; autocommit first: is_clean looks at it alone.
-_ATTRIBUTES = (
-    "autocommit", "isolation_level", "read_only", "deferrable", "row_factory", "cursor_factory",
-    "server_cursor_factory", "prepare_threshold", "prepared_max",
-)  # fmt: skip  # a list
+# What users can change on psycopg's object: what the next transaction begins with, and what only a whole session has.
+_OF_TRANSACTIONS = ("autocommit", "isolation_level", "read_only", "deferrable")
+_OF_SESSIONS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
 _READS = 16  # reads on one peek: who has sent more than that is alive
 
 
@@ -61,7 +67,7 @@ class PostgresFactory(Factory[Connection]):
     where it is shorter than the pool's. psycopg rounds it to whole seconds, two at least; an acquire ends in time
     all the same, since it does not wait for the driver.
 
-    Raises ValueError for a connection string that cannot be read.
+    Raises ValueError for a connection string that cannot be read, TypeError for an option in it that libpq lacks.
     """
 
     def __init__(self, conninfo: str = "", connect_args: ConnectArgs = None) -> None:
@@ -94,19 +100,17 @@ class PostgresFactory(Factory[Connection]):
         known = _known(connection)
         if known.pgconn.transaction_status == TransactionStatus.UNKNOWN:
             raise psycopg.OperationalError("the connection is closed")
-        if known.pgconn.transaction_status == TransactionStatus.ACTIVE:
-            raise psycopg.InterfaceError("a query or COPY is still under way")
-        if known.pgconn.pipeline_status != PipelineStatus.OFF:
-            raise psycopg.InterfaceError("a pipeline was not ended")
-        known.rollback()
-        known.two_phase = False
+        if unfinished := known.unfinished():
+            raise psycopg.InterfaceError(unfinished)
+        known.rollback()  # refused where a connection.transaction() was not ended
         if mode == "session":
-            known.restore()
+            known.restore(_OF_SESSIONS)
             known.autocommit = True  # DISCARD ALL is refused in a transaction
             # prepare=False: prepared like any other statement it would discard itself and fail.
             known.execute("DISCARD ALL", prepare=False)
             known.forget()
-        known.autocommit = known.defaults["autocommit"]
+        known.restore(_OF_TRANSACTIONS)
+        known.touched = False
 
     def is_alive(self, connection: Connection) -> bool:
         # Something to read may be a notice, a parameter's new value, a notification, a TLS session ticket: libpq
@@ -131,7 +135,9 @@ class PostgresFactory(Factory[Connection]):
             pgconn.transaction_status == TransactionStatus.IDLE
             and pgconn.pipeline_status == PipelineStatus.OFF
             and known.autocommit == known.defaults["autocommit"]
-            and not known.two_phase
+            and not known.touched
+            and not known._num_transactions
+            and not known.lock.locked()
         )
 
     def remember(self, connection: Connection) -> None:
@@ -140,8 +146,11 @@ class PostgresFactory(Factory[Connection]):
         known = _known(connection)
         if known.pgconn.transaction_status == TransactionStatus.INERROR:
             raise errors.InFailedSqlTransaction("on_connect has left a failed transaction")
+        if unfinished := known.unfinished():
+            raise psycopg.InterfaceError(f"on_connect has left something open: {unfinished}")
         known.commit()
-        known.defaults = {name: getattr(known, name) for name in _ATTRIBUTES}
+        known.defaults = {name: getattr(known, name) for name in _OF_TRANSACTIONS + _OF_SESSIONS}
+        known.touched = False
 
     def interrupt(self, connection: Connection) -> None:
         try:
@@ -170,13 +179,19 @@ class PostgresFactory(Factory[Connection]):
     def commit(self, connection: Connection) -> None:
         if connection.closed:
             raise psycopg.OperationalError("the connection is closed: nothing was committed")  # psycopg says nothing
+        # In a pipeline a COMMIT would only be queued; behind anything else it would wait for ever, as the one who can
+        # end that is waiting here.
+        if unfinished := _known(connection).unfinished():
+            raise psycopg.InterfaceError(f"{unfinished} within the transaction: it was not committed")
         if connection.pgconn.transaction_status == TransactionStatus.INERROR:
             self.rollback(connection)  # which is what the server would do, without a word
             raise errors.InFailedSqlTransaction("a statement has failed: the transaction was rolled back")
         _known(connection).end(None)
 
     def rollback(self, connection: Connection) -> None:
-        _known(connection).end(psycopg.Rollback())
+        known = _known(connection)
+        if not known.unfinished():  # else it is closed, which ends the transaction as well
+            known.end(psycopg.Rollback())
 
     def is_broken(self, error: BaseException) -> bool:
         if not isinstance(error, psycopg.Error):
@@ -197,7 +212,7 @@ class PostgresFactory(Factory[Connection]):
         return not told or None in told or b"on" in told
 
     def is_permanent(self, error: BaseException) -> bool:
-        if isinstance(error, (psycopg.ProgrammingError, TypeError, ValueError)):
+        if isinstance(error, (psycopg.ProgrammingError, errors.InvalidParameterValue, TypeError, ValueError)):
             return True  # the connection string, the arguments, or what on_connect executes
         return isinstance(error, psycopg.Error) and any(text in str(error) for text in _PERMANENT)
 
@@ -221,10 +236,13 @@ class _Connection(psycopg.Connection[Any]):
     psycopg has no way to list handlers and to take adapters back, so this notes what passes through.
     """
 
+    _num_transactions = 0  # psycopg's count of its open blocks, should it ever be without one
+
     def __init__(self, pgconn: PGconn, *args: Any) -> None:
         self.defaults: dict[str, Any] = {}
         self.block: psycopg.Transaction | None = None  # the one of Pool.transaction()
-        self.two_phase = False  # whether psycopg may keep a prepared transaction in mind
+        # Whether what psycopg itself knows of transactions may differ: what they begin with, one that is prepared.
+        self.touched = False
         self.dismissed = False  # the server has said that the session is over
         self._handlers: list[tuple[str, Callable[[Any], None]]] = []
         self._own_adapters: AdaptersMap | None = None
@@ -239,10 +257,19 @@ class _Connection(psycopg.Connection[Any]):
         for _ in self.notifies(timeout=0):
             pass
 
-    def restore(self) -> None:
-        """Set everything that users can change on psycopg's object back."""
-        for name, value in self.defaults.items():
-            setattr(self, name, value)
+    def restore(self, names: Iterable[str]) -> None:
+        """Set what users can change on psycopg's object back; sends nothing."""
+        for name in names:
+            setattr(self, name, self.defaults[name])
+
+    def unfinished(self) -> str:
+        """What was begun and not ended, so that nothing else can be sent; "" if nothing was."""
+        if self.pgconn.pipeline_status != PipelineStatus.OFF:
+            return "a pipeline was not ended"
+        if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            return "a query or COPY is still under way"
+        # Which notifies() does between two notifications: to wait for the lock would be to wait for its user.
+        return "a generator of notifies() was not closed" if self.lock.locked() else ""
 
     def end(self, error: BaseException | None) -> None:
         """End the block of Pool.transaction()."""
@@ -273,8 +300,21 @@ class _Connection(psycopg.Connection[Any]):
         return self._own_adapters
 
     def tpc_begin(self, xid: psycopg.Xid | str) -> None:
-        self.two_phase = True
+        self.touched = True
         super().tpc_begin(xid)
+
+    # psycopg's properties are set through these.
+    def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        self.touched = True
+        super().set_isolation_level(value)
+
+    def set_read_only(self, value: bool | None) -> None:
+        self.touched = True
+        super().set_read_only(value)
+
+    def set_deferrable(self, value: bool | None) -> None:
+        self.touched = True
+        super().set_deferrable(value)
 
 
 def _known(connection: Connection) -> _Connection:
@@ -304,6 +344,8 @@ def _parts(conninfo: str) -> dict[str, Any]:
     try:
         parts = conninfo_to_dict(conninfo)
     except (psycopg.ProgrammingError, UnicodeError):
+        if error := _unknown(conninfo):
+            raise error from None
         parts = {"host": "@"}
     # A password with a bare @ or / in it ends up in other parts.
     ports = str(parts.get("port") or 0).split(",")
@@ -313,6 +355,23 @@ def _parts(conninfo: str) -> dict[str, Any]:
             "postgresql://user:password@host:port/database?option=value, with special characters percent-encoded"
         )
     return parts
+
+
+def _unknown(conninfo: str) -> TypeError | None:
+    """An error that names the first option of a URL that libpq does not have; None where something else is wrong."""
+    base, _, query = conninfo.partition("?")
+    if not query or "@" in query or not base.startswith(("postgresql://", "postgres://")):
+        return None  # what reads like an option may be the rest of a password
+    _parts(base)  # raises where it is this that cannot be read
+    known = [option.keyword.decode() for option in Conninfo.get_defaults()]
+    names = (unquote(option.partition("=")[0]) for option in query.split("&"))
+    name = next((name for name in names if name not in known), None)
+    if name is None:
+        return None
+    if name in (field.name for field in fields(Config)):
+        return TypeError(f"{name!r} is an option of the pool and not of a PostgreSQL URL: create_pool(url, {name}=…)")
+    meant = "sslmode" if name == "ssl" else name.lower()  # ssl: as JDBC and asyncpg have it
+    return TypeError(f"unknown option {name!r} in the PostgreSQL URL{nearest(meant, known)}")
 
 
 def _shorter(timeout: float, given: Any) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import struct
 import threading
 import time
-import warnings
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ import pytest
 from psycopg import errors
 
 from pooling import ConnectError, Pool, create_pool
+from pooling.backends import ConnectArgsError
 from pooling.backends.postgres import PostgresFactory
 from tests.backends.adapters import PostgreSQL
 from tests.backends.contract import fill, in_threads, run_python, session_of
 from tests.proxy import Proxy
-from tests.servers import Postgres
+from tests.servers import PgBouncer, Postgres
 
 
 @pytest.fixture
@@ -134,128 +137,6 @@ class TestTLS:
         run_python(script, "PostgreSQL", secure.url, str(secure.folder), "exit")
 
 
-class TestLeftBehind:
-    """Things that stay referenced by the last user while the next one has its turn."""
-
-    @pytest.mark.filterwarnings("ignore:.*ServerCursor:pytest.PytestUnraisableExceptionWarning")  # it was left open
-    @pytest.mark.parametrize("mode", ["transaction", "session"])
-    def test_an_unread_stream_or_a_copy_never_reaches_the_next_user(self, backend: PostgreSQL, mode: Any) -> None:
-        pool = backend.pool(max_size=1, reset=mode)
-        kept: list[Any] = []
-
-        def stream(connection: Any) -> None:
-            kept.append(rows := connection.cursor().stream("SELECT generate_series(1, 100000)"))
-            next(rows)
-
-        def copy(statement: str) -> Callable[[Any], None]:
-            def start(connection: Any) -> None:
-                kept.append(block := connection.cursor().copy(statement))
-                kept.append(block.__enter__())
-
-            return start
-
-        def pipeline(connection: Any) -> None:
-            kept.append(block := connection.pipeline())
-            block.__enter__()
-
-        def served(connection: Any) -> None:
-            cursor = connection.cursor("mine")
-            cursor.execute("SELECT generate_series(1, 100000)")
-            kept.append((cursor, cursor.fetchone()))
-
-        into, out_of = "COPY notes FROM STDIN", "COPY (SELECT generate_series(1, 100000)) TO STDOUT"
-        for leave in (stream, copy(into), copy(out_of), pipeline, served):
-            with pool.acquire() as connection:
-                leave(connection)
-            with pool.acquire() as connection:
-                assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-                assert connection.info.pipeline_status == psycopg.pq.PipelineStatus.OFF
-                assert backend.ask(connection, 7) == 7
-        # What cannot be cleaned is closed for that reason; it says nothing of the other connections.
-        assert pool.stats().closed == {"reset": 4}
-        kept.clear()
-
-    @pytest.mark.parametrize("prepared", [False, True])
-    def test_a_two_phase_transaction_is_not_left_to_the_next_user(self, backend: PostgreSQL, prepared: bool) -> None:
-        pool = backend.pool(max_size=1)
-        with pool.acquire() as connection:
-            xid = connection.xid(1, backend.name, "branch")
-            connection.tpc_begin(xid)
-            backend.write(connection, 1)
-            if prepared:
-                connection.tpc_prepare()
-        with pool.transaction() as connection:
-            assert not backend.written(connection, 1)
-            backend.write(connection, 2)
-        with pool.acquire() as connection:
-            if prepared:
-                connection.tpc_rollback(xid)
-            assert backend.written(connection, 2)
-
-    def test_a_finished_two_phase_transaction_costs_no_connection(self, backend: PostgreSQL) -> None:
-        pool = backend.pool(max_size=1)
-        for number in range(3):
-            with pool.acquire() as connection:
-                connection.tpc_begin(connection.xid(1, backend.name, str(number)))
-                backend.write(connection, number)
-                connection.tpc_prepare()
-                connection.tpc_commit()
-        assert pool.stats().opened == 1
-
-    def test_handlers_adapters_and_unread_notifications_go_with_the_session(self, backend: PostgreSQL) -> None:
-        pool = backend.pool(max_size=1, reset="session")
-        heard: list[Any] = []
-
-        class Loud(psycopg.adapt.Loader):
-            def load(self, data: Any) -> Any:
-                return "loud"
-
-        with pool.acquire() as connection:
-            connection.add_notice_handler(heard.append)
-            connection.add_notify_handler(print)
-            connection.remove_notify_handler(print)
-            connection.adapters.register_loader("int4", Loud)
-            assert one(connection, "SELECT 1") == "loud"
-            connection.execute("LISTEN news")
-            connection.commit()
-            backend.admin.execute("NOTIFY news, 'hello'")
-            connection.execute("SELECT 1")  # brings it
-        with pool.acquire() as connection:
-            connection.add_notify_handler(heard.append)
-        with pool.acquire() as connection, warnings.catch_warnings():
-            warnings.simplefilter("error")  # psycopg warns of handlers beside notifies()
-            assert one(connection, "SELECT 1") == 1
-            connection.execute("DO $$ BEGIN RAISE NOTICE 'hello'; END $$")
-            assert list(connection.notifies(timeout=0.0)) == []
-        assert heard == []
-        assert pool.stats().opened == 1
-
-    def test_adapters_given_for_all_connections_stay(self, backend: PostgreSQL) -> None:
-        class Loud(psycopg.adapt.Loader):
-            def load(self, data: Any) -> Any:
-                return "loud"
-
-        context = psycopg.adapt.AdaptersMap(psycopg.adapters)
-        context.register_loader("int4", Loud)
-
-        class Context:
-            adapters, connection = context, None
-
-        pool = backend.pool(connect_args={"context": Context()}, max_size=1, reset="session")
-        for _ in range(2):
-            with pool.acquire() as connection:
-                assert one(connection, "SELECT 1") == "loud"
-                connection.adapters.register_loader("int4", psycopg.types.numeric.IntLoader)
-                assert one(connection, "SELECT 1") == 1
-
-    def test_statements_are_prepared_anew_after_a_session_reset(self, backend: PostgreSQL) -> None:
-        pool = backend.pool(connect_args={"prepare_threshold": 0}, max_size=1, reset="session")
-        for _ in range(10):
-            session_of(backend, pool)
-        assert pool.stats().opened == 1
-        assert pool.stats().errors == 0
-
-
 class TestSetUp:
     def test_what_on_connect_leaves_in_a_transaction_lasts(self, backend: PostgreSQL) -> None:
         pool = backend.pool(max_size=1, on_connect=lambda c: c.execute("SET TIME ZONE 'Asia/Tokyo'"))
@@ -273,13 +154,61 @@ class TestSetUp:
         with pytest.raises(ConnectError, match="on_connect has left a failed transaction"):
             pool.acquire()
 
+    def test_an_on_connect_that_leaves_something_open_is_found_out(self, backend: PostgreSQL) -> None:
+        kept: list[Any] = []
+
+        def set_up(connection: Any) -> None:
+            kept.append(block := connection.pipeline())
+            block.__enter__()
+
+        pool = backend.pool(on_connect=set_up, fail_after=0.0)
+        with pytest.raises(ConnectError, match="on_connect has left something open: a pipeline was not ended"):
+            pool.acquire()
+
+    def test_a_function_that_could_not_read_its_file_is_asked_again(self, backend: PostgreSQL) -> None:
+        files = iter(['{"application_name": ', "{}"])
+        pool = backend.pool(connect_args=lambda: json.loads(next(files)), timeout=10.0)
+        session_of(backend, pool)
+        assert next(files, None) is None
+
+    def test_a_function_that_fails_is_told_by_what_it_raised_and_without_a_secret(self, backend: PostgreSQL) -> None:
+        def credentials() -> dict[str, Any]:
+            raise ValueError("cannot read password=hunter22 from the file")
+
+        pool = backend.pool(connect_args=credentials, fail_after=0.0)
+        with pytest.raises(ConnectError, match="connect_args raised ValueError: cannot read password=") as caught:
+            pool.acquire()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "\nValueError: cannot read" in told
+        assert told.count("hunter22") == 1  # the line of code above
+
+    @pytest.mark.parametrize("url", ["postgresql:", "mysql:", "redis:", "mongodb:", "http:", "sqlite:"])
+    @pytest.mark.parametrize("kind", [ValueError, TypeError, AttributeError, FileNotFoundError])
+    def test_what_a_function_raises_is_taken_for_passing_by_every_backend(
+        self, url: str, kind: type[Exception]
+    ) -> None:
+        given = kind("authentication failed: it does not exist")
+
+        def credentials() -> dict[str, Any]:
+            raise given
+
+        with create_pool(f"{url}//" + ("" if url == "sqlite:" else "127.0.0.1"), credentials) as pool:
+            factory = pool._factory
+            with pytest.raises(ConnectArgsError) as caught:
+                factory.connect(1.0)
+            assert caught.value.__cause__ is given
+            assert not factory.is_permanent(caught.value)
+
     def test_a_password_may_rotate(self, backend: PostgreSQL) -> None:
         passwords = iter(["yesterday's", "secret"])
         url = backend.server.guarded_url.replace(":secret@", "@")
         pool = backend.pool(url, lambda: {"password": next(passwords)}, timeout=5.0)
         with pytest.raises(ConnectError, match="authentication failed"):
             pool.acquire()
-        time.sleep(0.06)
+        end = time.monotonic() + 5.0
+        while pool.stats().state != "up":  # the next try comes by itself
+            assert time.monotonic() < end
+            time.sleep(0.01)
         session_of(backend, pool)
 
     @pytest.mark.parametrize(("given", "pools", "used"), [("3", 10.0, 3), ("30", 2.5, 3), ("0", 4.0, 4)])
@@ -342,6 +271,13 @@ class TestTransaction:
         session_of(backend, pool)
 
 
+def _is_told_at_once(pool: Pool[Any]) -> None:
+    """And not after fail_after, nor by a PoolTimeout."""
+    with pytest.raises(ConnectError):
+        pool.acquire(timeout=5.0)
+    assert pool._ledger.outage.permanent
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         "conninfo",
@@ -359,6 +295,76 @@ class TestErrors:
         assert "hid" not in str(caught.value)
         assert "den" not in str(caught.value)
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+    @pytest.mark.parametrize(
+        ("query", "told"),
+        [
+            ("sslmod=require", "unknown option 'sslmod' in the PostgreSQL URL, did you mean 'sslmode'?"),
+            ("application_name=a&SSLMODE=require", "'SSLMODE' in the PostgreSQL URL, did you mean 'sslmode'?"),
+            ("ssl=require", "'ssl' in the PostgreSQL URL, did you mean 'sslmode'?"),
+            ("ht%74pproxy=1", "unknown option 'httpproxy' in the PostgreSQL URL"),
+            ("max_size=5", "'max_size' is an option of the pool and not of a PostgreSQL URL: create_pool(url, max_s"),
+        ],
+    )
+    def test_a_wrong_option_is_told_with_the_nearest(self, query: str, told: str) -> None:
+        with pytest.raises(TypeError, match=re.escape(told)) as caught:
+            create_pool(f"postgresql://anna:hidden@db/shop?{query}")
+        assert "hidden" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+    @pytest.mark.parametrize(
+        "conninfo",
+        [
+            "postgresql://anna:hid?den=1@db/shop?sslmod=require",
+            "postgresql://anna:hid/den?hidden=1",
+            "postgresql://anna@db/shop?sslmode",
+            "host=db password=hid den=1",
+        ],
+    )
+    def test_what_may_be_the_rest_of_a_password_is_not_told(self, conninfo: str) -> None:
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            PostgresFactory(conninfo)
+        assert "hid" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "sslmode=foo",
+            "target_session_attrs=foo",
+            "require_auth=foo",
+            "require_auth=scram-sha-256",
+            "channel_binding=require",
+            "sslmode=disable&sslrootcert=system",
+            "service=nowhere",
+            "hostaddr=foo",
+            "port=99999",
+            "keepalives=foo",
+            "client_encoding=foo",
+            "options=-c%20nonsense%3D1",
+            "options=-c%20statement_timeout%3Dabc",
+            "options=-c%20statement_timeout%3D-5",
+            "options=-c%20max_connections%3D5",
+            "options=nonsense",
+        ],
+    )
+    def test_options_that_can_never_be_right_are_told_at_once(self, backend: PostgreSQL, query: str) -> None:
+        _is_told_at_once(backend.pool(f"{backend.url}?{query}"))
+
+    def test_a_setting_that_this_user_may_not_make_is_told_at_once(self, backend: PostgreSQL) -> None:
+        _is_told_at_once(backend.pool(f"{backend.server.guarded_url}?options=-c%20log_statement%3Dall"))
+
+    def test_a_value_that_on_connect_cannot_set_is_told_at_once(self, backend: PostgreSQL) -> None:
+        _is_told_at_once(backend.pool(on_connect=lambda c: c.execute("SET statement_timeout = 'abc'")))
+
+    def test_a_server_that_is_no_standby_may_become_one(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(f"{backend.url}?target_session_attrs=standby", fail_after=0.0)
+        with pytest.raises(ConnectError, match="not in hot standby mode"):
+            pool.acquire()
+        assert not pool._ledger.outage.permanent
+
+    def test_a_bouncer_that_refuses_an_option_is_believed(self, own_server: Callable[..., Postgres]) -> None:
+        with PgBouncer(own_server("postgres")) as bouncer, create_pool(f"{bouncer.url}?replication=bogus") as pool:
+            _is_told_at_once(pool)
 
     def test_the_factory_shows_no_password(self) -> None:
         factory = PostgresFactory("host=db1,db2 port=5432,5433 user=anna password=hidden dbname=shop")
