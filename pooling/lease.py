@@ -175,9 +175,12 @@ class _Connections:
         self._instead = instead
 
     def __get__(self, holder: object, kind: type) -> NoReturn:
-        del holder  # the error may be kept, and this frame with it: nobody is to keep the lease that was lost by it
+        # The error may be kept, and the lease is lost by it. Neither this frame is to keep that, nor the error: without
+        # a name it would get it from the interpreter as its ``obj``.
+        del holder
         raise AttributeError(
-            f"{kind.__name__!r} object has no attribute {self._name!r}, its connection has: {self._instead}"
+            f"{kind.__name__!r} object has no attribute {self._name!r}, its connection has: {self._instead}",
+            name=self._name,
         )
 
 
