@@ -220,6 +220,8 @@ def test_every_method_of_pool_and_lease_is_listed(heading: str, cls: type) -> No
         member = inspect.getattr_static(cls, name)
         if name in ("due_at", "look"):
             continue  # for the reaper
+        if not hasattr(cls, name):
+            continue  # it only says that the connection has it
         if isinstance(member, property):
             actual.append(name)
         else:
