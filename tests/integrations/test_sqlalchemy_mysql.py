@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import sqlalchemy
 from sqlalchemy import exc, text
 
 from tests.integrations.sqlalchemy_engines import Engines, below, engines_on
+from tests.proxy import Proxy
 from tests.servers import MariaDB
 
 
@@ -66,3 +67,35 @@ def test_a_deadlock_leaves_the_connection_with_its_user(engines: Engines) -> Non
         assert session(connection) == first
     with engine.connect() as connection:
         assert session(connection) == first
+
+
+def test_autocommit_that_a_lease_of_the_pool_underneath_leaves_reaches_nobody(engines: Engines) -> None:
+    engine = engines(pool_size=1, max_overflow=0)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE fair_left (x int)"))
+    with below(engine).acquire() as raw:
+        raw.autocommit(True)
+    with engine.connect() as connection:
+        connection.execute(text("INSERT INTO fair_left VALUES (1)"))
+        connection.rollback()
+        assert connection.execute(text("SELECT count(*) FROM fair_left")).scalar() == 0
+    assert below(engine).stats().opened == 1
+
+
+def test_a_check_by_ping_ends_in_time_on_links_that_have_gone_mute(
+    engines: Engines, mariadb: MariaDB, proxy: Callable[..., Proxy]
+) -> None:
+    link = proxy(mariadb)
+    url = mariadb.url.replace("mysql://", "mysql+pymysql://", 1).replace(f":{mariadb.port}/", f":{link.port}/")
+    engine = engines(url=url, pool_size=2, max_overflow=0, check="ping", check_after=0.0, connect_timeout=0.3,
+                     pool_timeout=10.0)  # fmt: skip  # one argument list
+    held = [engine.connect() for _ in range(2)]
+    old = {session(connection) for connection in held}
+    for connection in held:
+        connection.close()
+    for each in link.links():
+        each.mute = True
+    with engine.connect() as connection:  # no error
+        assert session(connection) not in old
+        assert connection.connection.driver_connection._read_timeout is None  # type: ignore[union-attr]  # PyMySQL's
+    assert below(engine).stats().hung == 0, "the thread has come back by itself"

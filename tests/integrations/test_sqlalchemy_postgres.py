@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import multiprocessing
 import os
 import threading
@@ -19,6 +20,7 @@ from sqlalchemy import event, exc, text
 from pooling.integrations.sqlalchemy import FairPool
 from tests.core.helpers import run_python
 from tests.integrations.sqlalchemy_engines import SOON, Engines, below, engines_on, until
+from tests.proxy import Proxy
 from tests.servers import Postgres
 
 
@@ -156,6 +158,128 @@ def test_a_transaction_that_was_left_open_is_rolled_back(engines: Engines, admin
         raw.execute("CREATE TABLE fair_reset (x int)")
     with engine.connect() as connection:
         assert connection.execute(text("SELECT to_regclass('fair_reset')")).scalar() is None
+
+
+# What somebody leaves behind who has the driver's connection from the pool itself.
+def autocommit(raw: Any) -> Any:
+    raw.autocommit = True
+
+
+def begun_in_autocommit(raw: Any) -> Any:
+    raw.autocommit = True
+    raw.execute("BEGIN")
+    raw.execute("CREATE TABLE fair_left (x int)")
+
+
+def committing(raw: Any) -> Any:
+    raw.execute("CREATE TABLE fair_left (x int)")
+
+
+def aborted(raw: Any) -> Any:
+    with pytest.raises(psycopg.errors.SyntaxError):
+        raw.execute("SELEC")
+
+
+def pipeline(raw: Any) -> Any:
+    left = raw.pipeline()
+    left.__enter__()
+    raw.execute("SELECT 1")
+    return left
+
+
+def half_a_copy(raw: Any) -> Any:
+    block = raw.cursor().copy("COPY (SELECT generate_series(1, 1000000)) TO STDOUT")
+    rows = iter(block.__enter__())
+    next(rows)
+    return block, rows
+
+
+def half_a_stream(raw: Any) -> Any:
+    rows = raw.cursor().stream("SELECT generate_series(1, 1000000)")
+    next(rows)
+    return rows
+
+
+LEFT = [autocommit, begun_in_autocommit, committing, aborted, pipeline, half_a_copy, half_a_stream]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is left half is dropped at last
+@pytest.mark.parametrize("reset", ["rollback", "commit", None])
+@pytest.mark.parametrize("leave", LEFT, ids=lambda leave: leave.__name__)
+def test_nothing_of_what_a_lease_of_the_pool_underneath_leaves_reaches_the_engines_users(
+    engines: Engines, leave: Callable[[Any], Any], reset: Any
+) -> None:
+    engine = engines("fair-left", pool_size=1, max_overflow=0, pool_timeout=5.0, pool_reset_on_return=reset)
+    with engine.connect() as connection:
+        first = pid(connection)
+        connection.rollback()
+    with below(engine).acquire() as raw:
+        left = leave(raw)
+    with engine.connect() as connection:
+        same = pid(connection) == first
+        assert connection.execute(text("SELECT to_regclass('fair_left')")).scalar() is None
+        connection.execute(text("CREATE TABLE fair_mine (x int)"))
+        connection.rollback()
+        assert connection.execute(text("SELECT to_regclass('fair_mine')")).scalar() is None
+        connection.rollback()
+    assert same == (leave not in {pipeline, half_a_copy, half_a_stream})  # those are not worth waiting for
+    del left
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_autocommit_rollback": True}])
+def test_an_engines_own_autocommit_outlives_a_lease_of_the_pool_underneath(
+    engines: Engines, options: dict[str, Any]
+) -> None:
+    known = inspect.signature(sqlalchemy.engine.default.DefaultDialect.__init__).parameters
+    if not options.keys() <= known.keys():
+        pytest.skip("not in this SQLAlchemy")
+    engine = engines("fair-own", pool_size=1, max_overflow=0, isolation_level="AUTOCOMMIT", **options)
+    with below(engine).acquire() as raw:
+        assert raw.autocommit
+        raw.autocommit = False
+        raw.execute("CREATE TABLE fair_own (x int)")
+    with below(engine).acquire() as raw:
+        raw.execute("BEGIN")
+        raw.execute("CREATE TABLE fair_own (x int)")
+    with engine.connect() as connection:
+        assert connection.connection.driver_connection.autocommit  # type: ignore[union-attr]  # there is one
+        assert connection.execute(text("SELECT to_regclass('fair_own')")).scalar() is None
+        connection.rollback()
+        connection.execution_options(isolation_level="SERIALIZABLE")
+        assert connection.execute(text("SHOW transaction_isolation")).scalar() == "serializable"
+    with below(engine).acquire() as raw:
+        assert raw.autocommit
+    assert below(engine).stats().opened == 1
+
+
+def test_an_option_of_one_connection_is_undone_as_ever(engines: Engines) -> None:
+    engine = engines("fair-one", pool_size=1, max_overflow=0)
+    for _ in range(2):
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.connection.driver_connection.autocommit  # type: ignore[union-attr]  # there is one
+        with below(engine).acquire() as raw:
+            assert not raw.autocommit
+            raw.autocommit = True
+        with engine.connect() as connection:
+            assert not connection.connection.driver_connection.autocommit  # type: ignore[union-attr]  # there is one
+    assert below(engine).stats().opened == 1
+
+
+def test_a_check_by_ping_ends_in_time_on_links_that_have_gone_mute(
+    engines: Engines, postgres: Postgres, proxy: Callable[..., Proxy]
+) -> None:
+    link = proxy(postgres)
+    url = sqlalchemys(postgres.url).replace(f":{postgres.port}/", f":{link.port}/")
+    engine = engines("fair-mute", url=url, pool_size=2, max_overflow=0, check="ping", check_after=0.0,
+                     connect_timeout=0.3, pool_timeout=10.0)  # fmt: skip  # one argument list
+    old = fill(engine, 2)
+    for each in link.links():
+        each.mute = True
+    with engine.connect() as connection:  # no error
+        assert pid(connection) not in old
+    stats = below(engine).stats()
+    assert stats.hung == 0, "the thread has come back by itself"
+    assert stats.closed["broken"] >= 1
 
 
 def test_a_server_that_is_not_there_is_the_drivers_error_at_once(engines: Engines) -> None:

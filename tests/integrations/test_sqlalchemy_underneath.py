@@ -61,6 +61,27 @@ def test_a_lease_of_the_pool_underneath_connects_and_reconnects_as_sqlalchemy_do
     assert balance(engine)
 
 
+@pytest.mark.parametrize("attribute", ["isolation_level", "autocommit"])
+def test_sqlites_autocommit_that_a_lease_of_the_pool_underneath_leaves_reaches_nobody(
+    engines: Engines, attribute: str
+) -> None:
+    engine = engines(pool_size=1, max_overflow=0)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (x)"))
+    with below(engine).acquire() as direct:
+        if not hasattr(direct, attribute):
+            pytest.skip("from Python 3.12 on")
+        setattr(direct, attribute, None if attribute == "isolation_level" else True)
+        direct.execute("BEGIN")
+        direct.execute("INSERT INTO t VALUES (1)")
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 0
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (2)"))
+        connection.rollback()
+        assert connection.execute(sqlalchemy.text("SELECT count(*) FROM t")).scalar() == 0
+    assert below(engine).stats().opened == 1
+
+
 def test_run_and_a_requests_leases_are_connected_as_well(engines: Engines) -> None:
     engine = engines(pool_size=1, max_overflow=0, check_after=0.0)
 

@@ -34,7 +34,8 @@ class FairPool(QueuePool):
 
     Every option of QueuePool is taken by SQLAlchemy's name and means the same. ``name``, ``min_size``,
     ``max_waiting``, ``idle_timeout``, ``max_lifetime``, ``max_uses``, ``check``, ``check_after``, ``keepalive``,
-    ``nested`` and ``leak_after`` are those of :class:`pooling.config.Config`, with its defaults.
+    ``nested`` and ``leak_after`` are those of :class:`pooling.config.Config`, with its defaults. So is
+    ``connect_timeout``, the seconds of one job of a worker: on connects of the caller it has no effect.
 
     SQLAlchemy's contract comes first: connections are opened by its records, on the thread that asks, with its events;
     the pool underneath, at ``.pooling``, says who may have one. ``min_size`` alone is filled by a worker.
@@ -66,6 +67,7 @@ class FairPool(QueuePool):
         keepalive: float | None = None,
         nested: Nested | None = "warn",
         leak_after: float | None = None,
+        connect_timeout: float = 10.0,
         **kw: Any,
     ) -> None:
         sqlalchemy_pool.Pool.__init__(self, creator, **kw)
@@ -75,6 +77,7 @@ class FairPool(QueuePool):
             "name": name or self._orig_logging_name, "min_size": min_size, "max_waiting": max_waiting,
             "idle_timeout": idle_timeout, "max_lifetime": max_lifetime, "max_uses": max_uses, "check": check,
             "check_after": check_after, "keepalive": keepalive, "nested": nested, "leak_after": leak_after,
+            "connect_timeout": connect_timeout,
         }  # fmt: skip  # a table
         reference = weakref.ref(self)
         pooling = PlacePool(
@@ -251,6 +254,7 @@ class FairPool(QueuePool):
             if _TOOK in vars(record):  # it was opened here and now
                 self.pooling.filled(lease, vars(record).pop(_TOOK))
             self._keep(_place(lease), record)
+            _place(lease).note()
         except BaseException as error:
             self._give_up(lease, record, error)
             raise
@@ -262,13 +266,6 @@ class FairPool(QueuePool):
         record: Any = self._create_connection()
         vars(record).pop(_TOOK, None)
         self._keep(place, record)
-
-    def reset(self, connection: Any) -> None:
-        """What ``reset_on_return`` says."""
-        if self._reset_on_return is sqlalchemy_pool.reset_rollback:
-            self._dialect.do_rollback(connection)
-        elif self._reset_on_return is sqlalchemy_pool.reset_commit:
-            self._dialect.do_commit(connection)
 
     def is_disconnect(self, error: BaseException) -> bool:
         """Whether the dialect says that the connection is lost."""

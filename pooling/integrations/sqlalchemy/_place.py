@@ -22,13 +22,14 @@ class Place:
     here no pool that is forgotten would ever go. What is here can be closed without it.
     """
 
-    __slots__ = ("__weakref__", "clean", "connection", "dialect", "live", "record")
+    __slots__ = ("__weakref__", "clean", "connection", "dialect", "live", "mode", "record")
 
     def __init__(self) -> None:
         self.live = False  # whether it has a connection, as far as the pool's numbers go
         self.clean = False  # whether SQLAlchemy has brought it back, which resets by itself
         self.connection: Any = None  # the driver's, while SQLAlchemy does not have it
         self.dialect: Any = None  # what closes it
+        self.mode = _wire.Mode()  # what a reset goes back to
         self.record: weakref.ref[Any] | None = None  # while SQLAlchemy has it
 
     def lend(self, record: Any) -> None:
@@ -38,6 +39,10 @@ class Place:
     def keep(self, connection: Any, dialect: Any) -> None:
         """The pool has it from now on."""
         self.connection, self.dialect, self.record = connection, dialect, None
+
+    def note(self) -> None:
+        """Somebody may have the connection from the pool itself, of whom SQLAlchemy knows nothing."""
+        self.mode = _wire.mode(_driver(self))
 
     def borrower(self) -> Any:
         """The record, while SQLAlchemy has it."""
@@ -77,15 +82,23 @@ class PlaceFactory(Factory[Place]):
         ping = getattr(place.dialect, "do_ping", None)
         if ping is None:  # a pool without an engine
             super().check(place, timeout)
-        else:
-            ping(place.connection)
-            place.dialect.do_rollback(place.connection)
+        elif not _wire.pings(_driver(place), timeout):
+            with _wire.patience(_driver(place), timeout):
+                ping(place.connection)
+                place.dialect.do_rollback(place.connection)
 
     def reset(self, place: Place, mode: ResetMode) -> None:  # noqa: ARG002  # SQLAlchemy has one of its own
-        """End what one who had the connection from the pool itself has left open."""
-        owner = self._owner()
-        if owner is not None:
-            owner.reset(place.connection)
+        """End what one who had the connection from the pool itself has left open, whatever ``reset_on_return`` says:
+        that is for those who have it from SQLAlchemy."""
+        driver = _driver(place)
+        _wire.refuse_busy(driver)
+        place.dialect.do_rollback(place.connection)
+        if getattr(place.dialect, "skip_autocommit_rollback", False):  # it has skipped what was begun by hand, too
+            place.connection.rollback()
+        _wire.restore(driver, place.mode)
+
+    def remember(self, place: Place) -> None:
+        place.note()
 
     def is_alive(self, place: Place) -> bool:
         return place.connection is None or _wire.looks_alive(_driver(place))

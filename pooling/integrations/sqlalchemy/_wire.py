@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
 
 from pooling.backends import _sockets
-from pooling.backends.dbapi import DbapiFactory, Held, _module_of
+from pooling.backends.dbapi import DbapiFactory, Held, _autocommit, _module_of, _patience, _set_autocommit, _socket_of
+from pooling.errors import PoolError
 
 _READS = 3  # of what libpq has received; the end of the stream makes the second or third one fail
 
@@ -34,6 +37,72 @@ def looks_alive(connection: Any) -> bool:
         return not connection.closed
     except Exception:  # psycopg's errors, and a descriptor that is gone
         return False
+
+
+class Mode(NamedTuple):
+    """How a connection commits; None where its driver does not say."""
+
+    autocommit: Any = None
+    isolation_level: Any = None  # sqlite3's word for it
+
+
+def mode(connection: Any) -> Mode:
+    module = _module_of(type(connection))
+    if module is None:
+        return Mode()
+    return Mode(_autocommit(connection), connection.isolation_level if module.__name__ == "sqlite3" else None)
+
+
+def restore(connection: Any, before: Mode) -> None:
+    """Have it commit as before. To be called after a rollback: in a transaction psycopg would refuse."""
+    now = mode(connection)
+    if now.autocommit != before.autocommit:
+        _set_autocommit(connection, before.autocommit)
+    if now.isolation_level != before.isolation_level:
+        connection.isolation_level = before.isolation_level
+    if getattr(connection, "in_transaction", False):  # begun by hand in sqlite3's autocommit, which rolls nothing back
+        connection.rollback()
+
+
+def refuse_busy(connection: Any) -> None:
+    """Raise where a rollback would wait for ever, or end nothing: in the middle of psycopg's streams, COPYs and
+    pipelines."""
+    pgconn = getattr(connection, "pgconn", None)
+    if pgconn is None or _module_of(type(connection)) is None:
+        return
+    from psycopg.pq import PipelineStatus, TransactionStatus
+
+    if pgconn.transaction_status == TransactionStatus.ACTIVE:
+        raise PoolError("a query or COPY is still under way: read it to its end before the lease ends")
+    if pgconn.pipeline_status != PipelineStatus.OFF:
+        raise PoolError("a pipeline was not ended: end it before the lease ends")
+
+
+def pings(connection: Any, timeout: float) -> bool:
+    """Make a round trip by libpq's own calls, where the driver is psycopg, whose calls have no timeout. False: the
+    dialect has to ask, with :func:`patience`."""
+    if getattr(connection, "pgconn", None) is None or _module_of(type(connection)) is None:
+        return False
+    from pooling.backends.postgres import PostgresFactory
+
+    PostgresFactory().check(connection, timeout)
+    return True
+
+
+@contextmanager
+def patience(connection: Any, seconds: float) -> Iterator[None]:
+    """With a timeout on what the driver reads, where it shows its socket; drivers in C have none but their own."""
+    module = _module_of(type(connection))
+    if module is None:
+        yield
+    elif module.__name__ == "pymysql":  # which sets its socket's timeout anew for every read
+        from pooling.backends.mysql import _Patience
+
+        with _Patience(connection, seconds):
+            yield
+    else:
+        with _patience(_socket_of(connection), seconds):
+            yield
 
 
 def interrupt(connection: Any) -> None:
