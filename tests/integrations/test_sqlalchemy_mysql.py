@@ -98,4 +98,6 @@ def test_a_check_by_ping_ends_in_time_on_links_that_have_gone_mute(
     with engine.connect() as connection:  # no error
         assert session(connection) not in old
         assert connection.connection.driver_connection._read_timeout is None  # type: ignore[union-attr]  # PyMySQL's
-    assert below(engine).stats().hung == 0, "the thread has come back by itself"
+    stats = below(engine).stats()
+    assert stats.hung == 0
+    assert set(stats.closed) == {"broken"}, "the thread has come back by itself, and was not written off"
