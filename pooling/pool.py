@@ -191,7 +191,7 @@ class Pool(Generic[T]):
     def _acquire_carefully(
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
     ) -> Lease[T]:
-        """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long, and
+        """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long. It
         is emptied whatever happens."""
         try:
             if not self._plain[1]:

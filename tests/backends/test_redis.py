@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -25,6 +26,7 @@ from redis.exceptions import (
     TryAgainError,
     WatchError,
 )
+from redis.retry import Retry
 
 from pooling import ConnectError, Pool, PoolError, create_pool
 from pooling.backends.redis import RedisFactory
@@ -197,6 +199,52 @@ class TestNothingReachesTheNextUser:
         lease.release()
         assert self.like_new(backend, pool) != first
         assert pool.stats().errors == 0
+
+    @pytest.mark.parametrize("holder", ["pipeline", "pubsub", "monitor"])
+    def test_what_outlives_its_lease_never_has_its_connection_again(self, backend: Redis, holder: str) -> None:
+        """A pipeline unwatches when it dies, which may be in the middle of the next user's replies; redis-py would
+        even connect for it."""
+        pool = backend.pool(max_size=1, timeout=10.0)
+        for _ in range(20):
+            with pool.acquire() as client:
+                kept: Any = client.monitor() if holder == "monitor" else getattr(client, holder)()
+                if holder == "pipeline":
+                    kept.watch(backend.name)
+                elif holder == "pubsub":
+                    kept.subscribe(backend.name)
+                else:
+                    kept.__enter__()
+            dropped = [kept]
+            del kept
+            dropping = threading.Thread(target=dropped.clear)
+            with pool.acquire() as client:
+                dropping.start()
+                for number in range(200):
+                    assert client.echo(f"{number}") == f"{number}".encode()
+            dropping.join(10.0)
+        assert pool.stats().closed == {"reset": 20}
+        with pool.acquire() as client:
+            kept = client.pipeline()
+            kept.watch(backend.name)
+        settled(pool, leased=0, busy=0, closing=0)
+        with pytest.raises((redis.ConnectionError, redis.WatchError)):
+            kept.get(backend.name)
+
+    def test_a_pipeline_that_is_closed_in_time_keeps_its_connection(self, backend: Redis, pool: Pool[Any]) -> None:
+        for _ in range(3):
+            with pool.acquire() as client, client.pipeline() as pipeline:
+                pipeline.watch(backend.name)
+        assert pool.stats().opened == 1
+
+    def test_a_session_reset_undoes_what_was_changed_in_the_client(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1, reset="session", timeout=10.0)
+        with pool.acquire() as client:
+            client.set(backend.name, "1")
+            client.set_response_callback("GET", lambda response, **options: "mine")
+            client.set_retry(Retry(NoBackoff(), 7))
+        with pool.acquire() as client:
+            assert client.get(backend.name) == b"1"
+            assert client.connection_pool.get_connection().retry.get_retries() == 0
 
     def test_a_pubsub_that_was_not_closed_is(self, backend: Redis, pool: Pool[Any]) -> None:
         with pool.acquire() as client:
@@ -422,7 +470,7 @@ class TestErrors:
         ],
     )  # fmt: skip  # a list
     def test_a_url_that_cannot_be_read_is_refused_and_not_repeated(self, url: str) -> None:
-        with pytest.raises(ValueError, match="Redis URL") as caught:
+        with pytest.raises(ValueError, match="URL") as caught:
             create_pool(url)
         assert "hid" not in str(caught.value)
         assert caught.value.__cause__ is None

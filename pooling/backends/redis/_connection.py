@@ -54,11 +54,13 @@ class Tracked(AbstractConnection):
     ``marks`` is what the session has become, ``pending`` how many replies have not been read, ``fault`` the error by
     which the connection was lost, if it was. All of it speaks of the session that is open now: the driver reconnects
     by itself, and a new session is clean. ``setup`` is what an on_connect has sent, sent again on each new session.
+    ``ended``: it was closed for good.
     """
 
     marks: frozenset[str] = frozenset()
     pending = 0
     fault: BaseException | None = None
+    ended = False
     setup: tuple[Command, ...] = ()
     recorded: tuple[Command, ...] | None = None
     _sessions = 0
@@ -141,6 +143,8 @@ class Tracked(AbstractConnection):
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self.is_connected:
             return
+        if self.ended:  # the driver would connect for whoever has it: a pipeline, say, that unwatches when it dies
+            raise ConnectionError("the connection was closed when its lease ended")
         recorded, self.recorded = self.recorded, None  # the handshake is the driver's
         try:
             super().connect_check_health(*args, **kwargs)

@@ -6,6 +6,7 @@ import copy
 
 from redis import exceptions
 
+from pooling.backends import ConnectArgsError
 from pooling.errors import ConnectError, PoolTimeout, QueueFull
 
 # Redis-py makes these ConnectionErrors; the connection is well.
@@ -57,7 +58,7 @@ def is_demoted(error: BaseException) -> bool:
 
 
 def is_permanent(error: BaseException) -> bool:
-    if isinstance(error, exceptions.BusyLoadingError):
+    if isinstance(error, (exceptions.BusyLoadingError, ConnectArgsError)):
         return False
     if isinstance(error, _REFUSALS) or any(text in str(error) for text in _PERMANENT_TEXTS):
         return True

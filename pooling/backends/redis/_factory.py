@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -71,32 +72,49 @@ class RedisFactory(Factory[Any]):
         return _connection.tracked(kind)(**args), args
 
     def view(self, connection: Any) -> Any:
-        return redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it
+        client = redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it
+        connection.client = weakref.ref(client)
+        return client
 
     def remember(self, connection: Any) -> None:
         connection.setup, connection.recorded = connection.recorded or (), None
         connection.marks = frozenset()
+        client = connection.client()
+        connection.manners = connection.retry, dict(client.response_callbacks)
 
     def close(self, connection: Any) -> None:
+        connection.ended = True
         connection.disconnect()
 
     def check(self, connection: Any, timeout: float) -> None:
         _connection.ping(connection, timeout)
 
     def reset(self, connection: Any, mode: ResetMode) -> None:
+        if connection.held:
+            # It would go on using the connection, at the latest when it dies, in the middle of the next user's replies.
+            raise PoolError("a pipeline or PubSub has outlived its lease, and still has the connection: it is closed")
         renew(connection)
         if mode == "session":
+            self._mend_manners(connection)
             connection.setup = ()  # on_connect comes again
             connection.clean(thoroughly=True)
             connection.recorded = ()
         else:
             connection.clean(thoroughly=False)
 
+    def _mend_manners(self, connection: Any) -> None:
+        """What a user can change in the client, which is there for as long as the connection."""
+        retry, callbacks = connection.manners
+        connection.retry = connection.args["retry"] = retry
+        known = connection.client().response_callbacks
+        known.clear()
+        known.update(callbacks)
+
     def is_alive(self, connection: Any) -> bool:
         return _connection.is_alive(connection)
 
     def is_clean(self, connection: Any) -> bool:
-        return not connection.marks and not connection.pending and connection._sock is not None
+        return not (connection.marks or connection.pending or connection.held) and connection._sock is not None
 
     def interrupt(self, connection: Any) -> None:
         _connection.interrupt(connection)
@@ -150,20 +168,25 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
 
 
 class Bound(ConnectionPoolInterface):
-    """What a redis.Redis takes for its pool: one connection, for everything it does."""
+    """What a redis.Redis takes for its pool: one connection, for everything it does.
+
+    Between two commands nobody has it, unless it is a pipeline that watches, a PubSub or a monitor.
+    """
 
     cache = None
 
     def __init__(self, connection: Any, args: dict[str, Any]) -> None:
         self._connection = connection
+        connection.held = 0
         self.connection_kwargs = args
         self.himport_registry = args.get("himport_registry")
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        self._connection.held += 1
         return self._connection
 
     def release(self, connection: Any) -> None:
-        pass
+        self._connection.held -= 1
 
     def get_protocol(self) -> Any:
         return self.connection_kwargs.get("protocol")
