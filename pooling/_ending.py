@@ -39,7 +39,7 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
             workers += 1
     except RuntimeError:  # no thread can be started any more: the others take their share
         while not workers and jobs and (runtime.now() < until or not ending):
-            _close_next(jobs, hooks, ledger, closed)
+            _close(jobs.popleft(), hooks, ledger, closed)
     if ending:
         with contextlib.suppress(queue.Empty):
             for _ in range(count if workers else 0):
@@ -49,14 +49,11 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
 
 
 def _close_all(jobs: deque[Job], hooks: Hooks[Any], ledger: Ledger[Any], closed: queue.SimpleQueue[None]) -> None:
-    while jobs:
-        _close_next(jobs, hooks, ledger, closed)
+    with contextlib.suppress(IndexError):  # until somebody has taken the last one
+        while True:
+            _close(jobs.popleft(), hooks, ledger, closed)
 
 
-def _close_next(jobs: deque[Job], hooks: Hooks[Any], ledger: Ledger[Any], closed: queue.SimpleQueue[None]) -> None:
-    try:
-        job = jobs.popleft()
-    except IndexError:
-        return  # another worker took the last one
+def _close(job: Job, hooks: Hooks[Any], ledger: Ledger[Any], closed: queue.SimpleQueue[None]) -> None:
     hooks.perform(job, ledger)  # whom to report to, nobody is left
     closed.put(None)

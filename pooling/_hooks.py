@@ -83,10 +83,9 @@ class Hooks(Generic[T]):
         asks = self._config.reset is not None and type(self._factory).is_clean is not Factory.is_clean
         return self._factory.is_clean if asks else _always
 
-    def interrupt(self, connection: T | None) -> None:
+    def interrupt(self, connection: T) -> None:
         """Make whoever is blocked on it fail. On any thread; raises nothing."""
-        if connection is not None:  # else it has been closed meanwhile
-            self._call(self._factory.interrupt, connection)
+        self._call(self._factory.interrupt, connection)
 
     def abandon(self, inherited: Iterable[Entry[T]]) -> None:
         """In a forked child: let go of the parent's connections. Raises nothing."""

@@ -52,7 +52,7 @@ class Job(NamedTuple):
 class Stuck(NamedTuple):
     """A connection whose job was written off: what the job is blocked in is to be made to fail."""
 
-    entry: Entry[Any]
+    connection: Any
 
 
 class Moves(Generic[T]):

@@ -28,7 +28,7 @@ class Upkeep(Moves[T]):
             self.roster.write_off(entry)
             self._free(entry, "hung")
             if entry.connection is not None:
-                self.outbox.append(Stuck(entry))
+                self.outbox.append(Stuck(entry.connection))
         for entry in self.roster.lines_due(self.now):
             self._review(entry)
         if self.now >= self.nesting_at:

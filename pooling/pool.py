@@ -389,7 +389,8 @@ class Pool(Generic[T]):
         self._check_process()
         self._tell(self._ledger.clear)
         for entry in list(self._roster.entries) if interrupt else ():
-            if entry.thread and entry.epoch < self._roster.cleared:  # not one that was opened meanwhile
+            old = entry.epoch < self._roster.cleared  # else it was opened meanwhile
+            if old and entry.thread and entry.connection is not None:
                 self._hooks.interrupt(entry.connection)
 
     def suspend(self) -> None:
@@ -552,9 +553,9 @@ class Pool(Generic[T]):
         """Have a call of the driver fail that was written off: with as many of those as there may be connections,
         nothing would be opened again before the network gives up, which may take it a quarter of an hour."""
         try:
-            self._runtime.submit(partial(self._hooks.interrupt, stuck.entry.connection))
+            self._runtime.submit(partial(self._hooks.interrupt, stuck.connection))
         except RuntimeError:
-            self._hooks.interrupt(stuck.entry.connection)
+            self._hooks.interrupt(stuck.connection)
 
     def _work_inline(self, job: Job) -> None:
         """Do a job on the calling thread. What follows from it is done by the loop that called, not further down

@@ -151,6 +151,33 @@ def test_a_hung_hook_keeps_its_slot_for_two_connect_timeouts_and_is_written_off(
     assert (factory.open, pool.stats().size) == (1, 1)  # what came late was closed
 
 
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_call_that_is_written_off_is_interrupted(
+    clock: ManualClock, factory: FakeFactory, make: Make, monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    pool = make(max_size=1, connect_timeout=2.0)
+    lease = pool.acquire()
+    connection = lease.connection
+    connection.dirty = True
+    factory.gates["reset"].never()
+    lease.release()
+    clock.advance(3.9)
+    assert not connection.interrupted
+
+    def refuse(job: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        if not threads:
+            patch.setattr(clock, "submit", refuse)
+        clock.advance(0.2)
+    clock.advance(0)
+    assert connection.interrupted
+    factory.gates["reset"].ok()
+    clock.advance(0)
+    assert connection.closed
+
+
 def test_at_most_max_size_workers_are_written_off_then_nothing_opens_until_one_ends(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:

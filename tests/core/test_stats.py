@@ -355,3 +355,20 @@ def test_a_snapshot_is_frozen(make: Make) -> None:
     stats = make().stats()
     with pytest.raises(AttributeError):
         stats.size = 3  # type: ignore[misc]
+
+
+def test_samples_that_are_folded_by_whoever_strikes_just_before_are_not_folded_again() -> None:
+    """A signal handler between the look whether there are any and the taking."""
+    recorder, struck = Recorder(), list[bool]()
+
+    class Struck(list[float]):
+        def __len__(self) -> int:
+            there = super().__len__()
+            if not struck:
+                struck.append(True)
+                recorder.fold()
+            return there
+
+    recorder.samples = Struck([0.5, 0.25])
+    recorder.fold()
+    assert (recorder._count, recorder._sum, recorder._folding) == (2, 0.75, False)
