@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
 from pooling._clock import DEFAULT, Timeout
-from pooling.backends import ConnectArgs, asked
+from pooling.backends import ConnectArgs, ConnectArgsError, asked
 from pooling.config import Config, nearest
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
@@ -174,6 +174,8 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
         return isinstance(error, errors.NotPrimaryError)
 
     def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, ConnectArgsError):
+            return False
         if isinstance(error, errors.ConfigurationError):
             cause = error.__cause__  # a name server that does not answer may do so later
             return type(cause).__module__.partition(".")[0] != "dns" or type(cause).__name__ == "NXDOMAIN"

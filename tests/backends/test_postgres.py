@@ -187,7 +187,7 @@ class TestSetUp:
     def test_what_a_function_raises_is_taken_for_passing_by_every_backend(
         self, url: str, kind: type[Exception]
     ) -> None:
-        given = kind("authentication failed: it does not exist")
+        given = kind("authentication failed: it does not exist, certificate verify failed")
 
         def credentials() -> dict[str, Any]:
             raise given
