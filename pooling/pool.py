@@ -152,7 +152,7 @@ class Pool(Generic[T]):
                     take = self._take
                     token = take()
                 except IndexError:
-                    pass  # none is idle
+                    stale: list[Token[T]] = []  # none is idle
                 else:
                     entry = token.entry
                     clock = self._now

@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -63,10 +64,12 @@ def test_an_exception_at_any_line_of_a_caller_loses_nothing() -> None:
     pool.close()
     assert factory.open == 0
     assert len(dry.seen) > 300
-    wrong = []
-    for place, visits in sorted(dry.seen.items()):
-        for visit in {1, (visits + 1) // 2}:
-            wrong += strike(place, visit, workers=False)
+    strikes = [(place, visit) for place, visits in sorted(dry.seen.items()) for visit in {1, (visits + 1) // 2}]
+    # In a thread of its own: an exception that a tracer raises at the "pass" of a handler leaves CPython's 3.11 to 3.13
+    # with the handled one as the thread's current exception for good, the context of whatever other tests raise.
+    with ThreadPoolExecutor(1) as thread:
+        striking = thread.submit(lambda: [strike(place, visit, workers=False) for place, visit in strikes])
+    wrong = [text for found in striking.result() for text in found]
     # On a busy machine a few lines fall to the pool's threads in one run and to the caller in another.
     assert wrong.count(MISSED) < len(dry.seen) / 10
     assert set(wrong) <= {MISSED}, "\n".join(wrong)

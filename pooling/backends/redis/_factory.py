@@ -62,6 +62,7 @@ class RedisFactory(Factory[Any]):
             raise
         connection.recorded = ()
         connection.args = args
+        connection.client = None
         return connection
 
     def _make(self, args: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -74,13 +75,13 @@ class RedisFactory(Factory[Any]):
     def view(self, connection: Any) -> Any:
         client = redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it
         connection.client = weakref.ref(client)
+        self._note_manners(connection)
         return client
 
     def remember(self, connection: Any) -> None:
         connection.setup, connection.recorded = connection.recorded or (), None
         connection.marks = frozenset()
-        client = connection.client()
-        connection.manners = connection.retry, dict(client.response_callbacks)
+        self._note_manners(connection)
 
     def close(self, connection: Any) -> None:
         connection.ended = True
@@ -102,13 +103,19 @@ class RedisFactory(Factory[Any]):
         else:
             connection.clean(thoroughly=False)
 
-    def _mend_manners(self, connection: Any) -> None:
+    def _note_manners(self, connection: Any) -> None:
         """What a user can change in the client, which is there for as long as the connection."""
-        retry, callbacks = connection.manners
-        connection.retry = connection.args["retry"] = retry
-        known = connection.client().response_callbacks
-        known.clear()
-        known.update(callbacks)
+        client = connection.client and connection.client()
+        if client is not None:
+            connection.manners = connection.retry, dict(client.response_callbacks)
+
+    def _mend_manners(self, connection: Any) -> None:
+        client = connection.client and connection.client()
+        if client is not None:
+            connection.retry, callbacks = connection.manners
+            connection.args["retry"] = connection.retry
+            client.response_callbacks.clear()
+            client.response_callbacks.update(callbacks)
 
     def is_alive(self, connection: Any) -> bool:
         return _connection.is_alive(connection)
