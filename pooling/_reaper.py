@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pooling._log import write
-from pooling._workers import await_end
+from pooling._workers import await_end, begin
 
 _log = logging.getLogger("pooling")
 
@@ -90,8 +90,8 @@ class Reaper:
             self._starts = True
             try:
                 thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
-                thread.start()
-                self._thread = thread
+                if begin(thread):
+                    self._thread = thread  # else the next alarm starts another
             finally:
                 self._starts = False
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 Job = Callable[[], None]
 IDLE = 5.0  # seconds after which a thread without work ends
+BIRTH = 1.0  # seconds that a new thread is waited for: on a busy machine it may take its time
 _LOOK = 0.0002  # seconds between two looks whether the system has let go of a thread
 _names = itertools.count(1)
 
@@ -30,6 +31,24 @@ def await_end(thread: threading.Thread, until: float) -> None:
     # Before 3.13 join() can come back a little before the system's own thread has ended, and os.fork counts those.
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until:
         time.sleep(_LOOK)
+
+
+class _Begun(threading.Event):
+    """What Thread.start() waits for, in time."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(BIRTH if timeout is None else timeout)
+
+
+def begin(thread: threading.Thread) -> bool:
+    """Start a thread. False where it has not begun after a while. Raises RuntimeError where none can be started.
+
+    An exception that is sent to whoever starts a thread may strike the newborn one, which goes by its parent's identity
+    until it runs (``PyThreadState_SetAsyncExc``). It ends unseen then, and Thread.start() would wait for it for ever.
+    """
+    begun = thread._started = _Begun()  # type: ignore[attr-defined]  # called so from Python 3.3 to 3.14 at least
+    thread.start()
+    return begun.is_set()
 
 
 class Workers:
@@ -55,14 +74,16 @@ class Workers:
         return None
 
     def _hired(self) -> _Worker:
-        worker = _Worker(self)
-        self._all.add(worker)
-        try:
-            worker.thread.start()
-        except BaseException:
+        while True:
+            worker = _Worker(self)
+            self._all.add(worker)
+            try:
+                if begin(worker.thread):
+                    return worker
+            except BaseException:
+                self._all.discard(worker)
+                raise
             self._all.discard(worker)
-            raise
-        return worker
 
     def park(self, patience: float) -> None:
         """Let idle threads end, and those that are nearly done; wait ``patience`` seconds for it at most. The next

@@ -148,6 +148,24 @@ def test_a_thread_that_cannot_be_started_leaves_nothing_behind(
     assert not workers._all
 
 
+def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second each, in real time: what would be waited for does not come."""
+    bootstrap, stillborn = threading.Thread._bootstrap, []  # type: ignore[attr-defined]
+
+    def first(self: Any) -> None:
+        if self.name.startswith("pooling-") and self.name.partition("-")[2][:6] not in stillborn:
+            stillborn.append(self.name.partition("-")[2][:6])
+        else:
+            bootstrap(self)
+
+    monkeypatch.setattr(threading.Thread, "_bootstrap", first)
+    with Pool(FakeFactory(), runtime=Threads(), max_size=1, idle_timeout=0.1) as pool:
+        pool.acquire(timeout=10).release()
+        pool.acquire(timeout=10).release()
+        eventually(lambda: pool.stats().closed == {"idle": 1})
+    assert sorted(stillborn) == ["reaper", "worker"]
+
+
 def test_where_no_thread_can_be_started_the_caller_does_the_io(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Any) -> None:
         raise RuntimeError("can't start new thread")
