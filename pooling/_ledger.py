@@ -275,7 +275,7 @@ class Ledger(Upkeep[T]):
     def enter(self, phase: Phase) -> None:
         """Go to another phase; from CLOSED there is no way back, and from DRAINING only that one."""
         ending = self.phase in (Phase.DRAINING, Phase.CLOSED)
-        if phase is self.phase or self.phase is Phase.CLOSED or (ending and phase is not Phase.CLOSED):
+        if phase is self.phase or (ending and phase is not Phase.CLOSED):
             return
         self.phase = phase
         self.roster.calm = self.plain[0] = False  # before idle is emptied: what comes back from now on is settled

@@ -170,7 +170,7 @@ class Pool(Generic[T]):
                         return lease
                     stale = [token]
                     del token  # that frame must not keep it either: the list is emptied
-                    return self._acquire_carefully(stale, timeout, priority, _frame(1))
+                return self._acquire_carefully(stale, timeout, priority, _frame(1))
             except BaseException:
                 token = lease = None  # type: ignore[assignment]  # an exception may be kept, and this frame with it
                 raise

@@ -257,6 +257,20 @@ class TestTransaction:
         assert not thread.is_alive()
         return raised[0] if raised else None
 
+    def transaction(
+        self, backend: PostgreSQL, pool: Pool[Any], leave: Callable[[Any], list[Any]], error: Exception | None = None
+    ) -> BaseException | None:
+        """What comes of a transaction that leaves something open and is kept alive, and perhaps ends by an error."""
+        kept: list[Any] = []
+
+        def work() -> None:
+            with pool.transaction() as connection:
+                kept.extend(self.begin(backend, connection, leave))
+                if error is not None:
+                    raise error
+
+        return self.outcome(work)
+
     def is_lost(self, backend: PostgreSQL, pool: Pool[Any]) -> None:
         with pool.acquire() as connection:
             assert not backend.written(connection, 1)
@@ -265,29 +279,15 @@ class TestTransaction:
     def test_it_does_not_pass_for_committed(
         self, backend: PostgreSQL, pool: Pool[Any], leave: Callable[[Any], list[Any]], told: str
     ) -> None:
-        kept: list[Any] = []
-
-        def work() -> None:
-            with pool.transaction() as connection:
-                kept.extend(self.begin(backend, connection, leave))
-
-        error = self.outcome(work)
+        error = self.transaction(backend, pool, leave)
         assert isinstance(error, psycopg.InterfaceError)
         assert str(error).startswith(told)
         assert str(error).endswith("within the transaction: it was not committed")
         self.is_lost(backend, pool)
-        kept.clear()
 
     def test_the_users_own_error_comes_through(
         self, backend: PostgreSQL, pool: Pool[Any], leave: Callable[[Any], list[Any]], told: str
     ) -> None:
-        kept: list[Any] = []
-
-        def work() -> None:
-            with pool.transaction() as connection:
-                kept.extend(self.begin(backend, connection, leave))
-                raise KeyError(told)
-
-        assert isinstance(self.outcome(work), KeyError)
+        assert isinstance(self.transaction(backend, pool, leave, KeyError(told)), KeyError)
         self.is_lost(backend, pool)
         kept.clear()

@@ -274,17 +274,22 @@ def test_the_parameters_and_members_of_a_monitor_are_listed() -> None:
     assert words >= set(public(pooling.PoolMonitor)) | set(public(monitor.Report))
 
 
-@pytest.mark.parametrize(("command", "heading"), [(page, "argument"), (top, "option")])
-def test_every_option_of_page_and_top_is_listed_with_its_default(command: Any, heading: str) -> None:
+def defaults(command: Any, **otherwise: str) -> dict[str, str]:
+    """The options of a command with their defaults as its page writes them; ``otherwise`` by the option's name."""
     parser = argparse.ArgumentParser(add_help=False)
     command.configure(parser)
-    actual = {}
+    found = {}
     for action in parser._actions:
         if action.option_strings:
-            default = action.default
-            text = default if isinstance(default, str) else default_text(default)
-            actual[action.option_strings[0]] = "all" if action.dest == "pool" else text
-    assert {bare(row[0]): bare(row[1]) for row in table(REFERENCE / f"{command.NAME}.md", heading)} == actual
+            text = action.default if isinstance(action.default, str) else default_text(action.default)
+            found[action.option_strings[0]] = otherwise.get(action.dest, text)
+    return found
+
+
+@pytest.mark.parametrize(("command", "heading"), [(page, "argument"), (top, "option")])
+def test_every_option_of_page_and_top_is_listed_with_its_default(command: Any, heading: str) -> None:
+    listed = {bare(row[0]): bare(row[1]) for row in table(REFERENCE / f"{command.NAME}.md", heading)}
+    assert listed == defaults(command, pool="all")
 
 
 def test_every_factory_of_a_backend_is_listed_with_its_arguments() -> None:
@@ -315,14 +320,8 @@ def test_the_arguments_of_an_sqlite_url_are_those_that_are_accepted(tmp_path: Pa
 
 
 def test_every_option_of_the_stress_command_is_listed_with_its_default() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    stress.configure(parser)
-    actual = {}
-    for action in parser._actions:
-        if action.option_strings:
-            default = action.default
-            actual[action.option_strings[0]] = "random" if action.dest == "seed" else default_text(default)
-    assert {bare(row[0]): bare(row[1]) for row in table(REFERENCE / "stress.md", "option")} == actual
+    listed = {bare(row[0]): bare(row[1]) for row in table(REFERENCE / "stress.md", "option")}
+    assert listed == defaults(stress, seed="random")
 
 
 def default_text(default: object) -> str:

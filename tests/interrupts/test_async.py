@@ -55,27 +55,19 @@ class Crowd:
         return thread
 
     def _use(self, chance: random.Random) -> None:
-        # Few threads are to end: the next to start, a worker of the pool's perhaps, may get the identity of one that
-        # has, and then the exception that was meant for that.
         while not self.over.is_set():
-            try:
-                self._use_once(chance)
-            except Struck:
-                pass
-
-    def _use_once(self, chance: random.Random) -> None:
-        draw = chance.random()
-        if draw < 0.7:
-            with self.pool.acquire(timeout=5.0) as connection:
-                connection.dirty = draw < 0.05
-        elif draw < 0.8:
-            self.pool.acquire(timeout=5.0).discard()
-        elif draw < 0.9:
-            leases = [self.pool.acquire(timeout=5.0) for _ in range(chance.randrange(1, 6))]
-            while leases:
-                leases.pop().release()
-        else:
-            self.pool.acquire(timeout=5.0)  # dropped
+            draw = chance.random()
+            if draw < 0.7:
+                with self.pool.acquire(timeout=5.0) as connection:
+                    connection.dirty = draw < 0.05
+            elif draw < 0.8:
+                self.pool.acquire(timeout=5.0).discard()
+            elif draw < 0.9:
+                leases = [self.pool.acquire(timeout=5.0) for _ in range(chance.randrange(1, 6))]
+                while leases:
+                    leases.pop().release()
+            else:
+                self.pool.acquire(timeout=5.0)  # dropped
 
     def one(self) -> threading.Thread:
         number = random.randrange(USERS)

@@ -11,8 +11,8 @@ from urllib3.exceptions import ConnectTimeoutError
 
 from pooling._runtime import THREADS
 
-# Seconds by which the driver's own timeout, which has the better message, goes first. It does not count the loading of
-# certificates, 60 ms of work that a busy machine makes more of.
+# Seconds by which the driver's own timeout, which has the better message, goes first. The driver's does not count the
+# loading of certificates, some tens of milliseconds of work, and more on a busy machine.
 GRACE = 0.1
 
 
