@@ -258,10 +258,14 @@ class TestTransaction:
         return raised[0] if raised else None
 
     def transaction(
-        self, backend: PostgreSQL, pool: Pool[Any], leave: Callable[[Any], list[Any]], error: Exception | None = None
+        self,
+        backend: PostgreSQL,
+        pool: Pool[Any],
+        leave: Callable[[Any], list[Any]],
+        kept: list[Any],
+        error: Exception | None = None,
     ) -> BaseException | None:
-        """What comes of a transaction that leaves something open and is kept alive, and perhaps ends by an error."""
-        kept: list[Any] = []
+        """What comes of a transaction that leaves something open, in ``kept``, and perhaps ends by an error."""
 
         def work() -> None:
             with pool.transaction() as connection:
@@ -279,15 +283,18 @@ class TestTransaction:
     def test_it_does_not_pass_for_committed(
         self, backend: PostgreSQL, pool: Pool[Any], leave: Callable[[Any], list[Any]], told: str
     ) -> None:
-        error = self.transaction(backend, pool, leave)
+        kept: list[Any] = []
+        error = self.transaction(backend, pool, leave, kept)
         assert isinstance(error, psycopg.InterfaceError)
         assert str(error).startswith(told)
         assert str(error).endswith("within the transaction: it was not committed")
         self.is_lost(backend, pool)
+        kept.clear()
 
     def test_the_users_own_error_comes_through(
         self, backend: PostgreSQL, pool: Pool[Any], leave: Callable[[Any], list[Any]], told: str
     ) -> None:
-        assert isinstance(self.transaction(backend, pool, leave, KeyError(told)), KeyError)
+        kept: list[Any] = []
+        assert isinstance(self.transaction(backend, pool, leave, kept, KeyError(told)), KeyError)
         self.is_lost(backend, pool)
         kept.clear()
