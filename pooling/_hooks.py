@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
-from pooling._entry import Entry, Stage
-from pooling._ledger import Fate, Ledger
+from pooling._ledger.entry import Entry, Stage
+from pooling._ledger.jobs import Job
+from pooling._ledger.ledger import Fate, Ledger
 from pooling._log import write
-from pooling._moves import Job
 from pooling._secrets import Concealed, conceal
 from pooling.config import Config
 from pooling.errors import PoolError

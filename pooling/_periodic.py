@@ -8,7 +8,7 @@ import os
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Callable
 
-from pooling._runtime import THREADS, Runtime
+from pooling._runtime.threads import THREADS, Runtime
 from pooling.config import seconds
 
 _log = logging.getLogger("pooling")

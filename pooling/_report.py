@@ -6,10 +6,11 @@ import heapq
 import math
 from typing import Any, NamedTuple
 
-from pooling._entry import Hold, Stage, named, thread_names
-from pooling._ledger import Ledger
-from pooling._moves import Phase
-from pooling._waiter import Waiter
+from pooling._holders import named, thread_names
+from pooling._ledger.entry import Hold, Stage
+from pooling._ledger.ledger import Ledger
+from pooling._ledger.phase import Phase
+from pooling._ledger.queue import Waiter
 from pooling.errors import PoolTimeout, in_words
 from pooling.stats import PoolStats, Waiting
 
@@ -68,10 +69,7 @@ def holds(ledger: Ledger[Any]) -> list[Hold]:
 
 def queue(ledger: Ledger[Any], most: int) -> list[Hold]:
     """Who waits, in the order of service. Written like holders, for they are told in the same way."""
-    return [
-        Hold(waiter.thread, waiter.started, waiter.code, waiter.instruction)
-        for waiter in ledger.queue.first(most)
-    ]
+    return [Hold(waiter.thread, waiter.started, waiter.code, waiter.instruction) for waiter in ledger.queue.first(most)]
 
 
 def waiting(holds: list[Hold], now: float) -> tuple[Waiting, ...]:

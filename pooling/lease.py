@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pooling._clock import DEFAULT, Timeout
-from pooling._entry import Entry, Token
-from pooling._ledger import Fate
+from pooling._ledger.entry import Entry, Token
+from pooling._ledger.ledger import Fate
 from pooling.config import seconds
 from pooling.errors import PoolError
 from pooling.stats import FOLD_AT
@@ -76,12 +76,7 @@ class Lease(Generic[T]):
                 # Orphans first, plain_until after them: a destructor in a cycle of garbage releases a lease that was
                 # reported as lost before. Until that is taken in it stands among the orphans, and then its time is
                 # over.
-                fine = (
-                    error is None
-                    and not roster.orphans
-                    and now < entry.plain_until
-                    and is_clean(entry.connection)
-                )
+                fine = error is None and not roster.orphans and now < entry.plain_until and is_clean(entry.connection)
             except Exception:
                 fine = False  # judge() asks again, and logs what is wrong
             if fine:

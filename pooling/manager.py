@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pooling import _described
-from pooling._moves import Phase
+from pooling import _configuration as _described
+from pooling._ledger.phase import Phase
 from pooling.backends import ConnectArgs, check_connect_args, create_pool, scheme_of
 from pooling.config import Config, nearest, seconds
 from pooling.errors import PoolClosed

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from pooling._periodic import Periodic
-from pooling._runtime import THREADS, Runtime
+from pooling._runtime.threads import THREADS, Runtime
 from pooling._sources import CLOSED, Changes, Sources
 from pooling.errors import in_words
 from pooling.stats import Histogram, Interval, PoolStats

@@ -14,7 +14,7 @@ come, first served, and loses no wake-up:
    of two that come together, either may be the first.
 
 Interrupts. Every change under the lock stands in ``with``, entered and left by C code. A token is in one place; an
-exception between two lines drops it, and its weak reference reports that (see _entry.py). What was decided but not
+exception between two lines drops it, and its weak reference reports that (see _ledger/entry.py). What was decided but not
 yet done stays in the outbox for the next who comes.
 
 Re-entrancy. A destructor, weak-reference callback or signal handler can strike while its own thread holds the lock. It
@@ -38,15 +38,17 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pooling import _report
 from pooling._clock import DEFAULT, Default, Timeout
-from pooling._ending import dropped
-from pooling._entry import Entry, Token, named, thread_names
-from pooling._fork import flag, settled
+from pooling._finalizer import dropped
+from pooling._holders import named, thread_names
 from pooling._hooks import Hooks
-from pooling._ledger import Fate, Ledger
-from pooling._moves import Job, Phase, Stuck
-from pooling._notice import Notice
-from pooling._runtime import THREADS, Runtime
-from pooling._waiter import SERVED, WAITING, Turn, Waiter
+from pooling._ledger.entry import Entry, Token
+from pooling._ledger.jobs import Job, Stuck
+from pooling._ledger.ledger import Fate, Ledger
+from pooling._ledger.notice import Notice
+from pooling._ledger.phase import Phase
+from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
+from pooling._runtime.fork import flag, settled
+from pooling._runtime.threads import THREADS, Runtime
 from pooling.config import Backoff, Config, Options, count, offset, seconds
 from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
 from pooling.events import Listener, LogLines, Outlet
@@ -176,9 +178,7 @@ class Pool(Generic[T]):
                 raise
         return self._acquire_carefully([], timeout, priority, _frame(1))
 
-    def _acquire_for(
-        self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME
-    ) -> Lease[T]:
+    def _acquire_for(self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[T]:
         """An acquire that is shown, while it waits and while it holds, where ``frame`` is: for what stands between the
         pool and its user."""
         if self._plain[0] and self._idle:

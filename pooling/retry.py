@@ -25,7 +25,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
-from pooling._entry import Entry, Stage
+from pooling._ledger.entry import Entry, Stage
 from pooling.config import Backoff, count, offset, seconds
 from pooling.errors import ConnectError, PoolError
 from pooling.lease import Lease, Transaction

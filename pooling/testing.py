@@ -30,10 +30,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from pooling._reaper import Watched
-from pooling._runtime import Lock
-from pooling._waiter import Bell, Turn, Waiter
-from pooling._workers import Workers
+from pooling._ledger.queue import Turn, Waiter
+from pooling._runtime.bell import Bell
+from pooling._runtime.reaper import Watched
+from pooling._runtime.threads import Lock
+from pooling._runtime.workers import Workers
 from pooling.factory import Factory, ResetMode
 
 if TYPE_CHECKING:

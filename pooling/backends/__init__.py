@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from pooling._outage import describe
+from pooling._ledger.outage import describe
 from pooling.config import nearest
 from pooling.errors import PoolError
 

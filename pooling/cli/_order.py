@@ -25,7 +25,7 @@ from collections import deque
 from operator import attrgetter
 from types import FrameType
 
-from pooling._waiter import Bell
+from pooling._runtime.bell import Bell
 from pooling.cli._verdict import Invariant, Verdict
 
 REMEMBERED = 20_000  # services looked back on

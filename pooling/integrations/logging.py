@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pooling._outage import describe
+from pooling._ledger.outage import describe
 from pooling._secrets import hide
 from pooling.errors import in_words
 from pooling.events import PoolEvent

@@ -29,7 +29,7 @@ except ImportError as error:
     ) from error
 
 from pooling._periodic import Periodic
-from pooling._runtime import THREADS, Runtime
+from pooling._runtime.threads import THREADS, Runtime
 from pooling._sources import CLOSED, Changes, Sources
 from pooling.stats import BUCKETS, Histogram, Interval, PoolStats
 

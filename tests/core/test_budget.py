@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pooling import Factory, Pool, PoolTimeout
-from pooling._fork import flag
-from pooling._waiter import Bell
+from pooling._runtime.bell import Bell
+from pooling._runtime.fork import flag
 from pooling.stats import FOLD_AT
 from pooling.testing import FakeConnection
 

@@ -141,7 +141,7 @@ def test_a_pool_dropped_where_no_thread_can_be_started_closes_on_the_spot() -> N
         import gc, threading, time, warnings
         from pooling import Pool
         from pooling.testing import FakeFactory
-        from pooling._runtime import THREADS
+        from pooling._runtime.threads import THREADS
         factory = FakeFactory()
         pool = Pool(factory)
         pool.acquire().release()

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from pooling._runtime import Threads
-from pooling._workers import await_end
+from pooling._runtime.threads import Threads
+from pooling._runtime.workers import await_end
 from tests.core.helpers import run_python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -134,7 +134,7 @@ def test_nobody_is_told_of_the_end_of_a_parents_lease_in_a_child() -> None:
     run_python(
         script(
             """
-            from pooling._runtime import THREADS
+            from pooling._runtime.threads import THREADS
 
             pool = Pool(factory, max_size=2)
             leases = [pool.acquire()]
@@ -295,7 +295,7 @@ def test_a_thread_of_the_child_that_comes_while_another_begins_afresh_waits_for_
     run_python(
         script(
             """
-            from pooling._runtime import THREADS
+            from pooling._runtime.threads import THREADS
             pool = Pool(factory, max_size=2)
             pool.acquire().release()
 
@@ -350,7 +350,7 @@ def test_without_the_kernels_help_a_hook_of_python_notices_the_fork() -> None:
         "import sys, mmap\n"
         + script(
             """
-            import pooling._fork as _fork
+            import pooling._runtime.fork as _fork
 
             class Refuses(_fork.mmap.mmap):
                 def madvise(self, *args):
@@ -624,7 +624,7 @@ def test_forking_a_quiet_pool_warns_of_nothing() -> None:
     run_python(
         script(
             """
-            import pooling._runtime
+            import pooling._runtime.threads
             pooling._runtime.AT_FORK = 10.0  # on a busy machine a thread may need more than 50 ms to end
             pool = Pool(factory, max_size=2, keepalive=60)
             for _ in range(20):
@@ -643,7 +643,7 @@ def test_forking_a_quiet_pool_warns_of_nothing() -> None:
 @pytest.mark.parametrize("without", ["", "sys.modules['ctypes'] = None"])
 def test_what_is_due_in_the_parent_is_done_also_if_it_never_uses_the_pool_again(counts: bool, without: str) -> None:
     run_python(
-        f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
         + script(
             f"""
             {without}
@@ -668,7 +668,7 @@ def test_what_is_due_in_the_parent_is_done_also_if_it_never_uses_the_pool_again(
 @COUNTS
 def test_a_fork_by_another_thread_leaves_the_reaper_running_though_the_main_one_does_nothing(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2, idle_timeout=0.3)
@@ -696,7 +696,7 @@ def test_a_fork_by_another_thread_leaves_the_reaper_running_though_the_main_one_
 @COUNTS
 def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without_need(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2, idle_timeout=None, max_lifetime=None, connect_timeout=0.1)
@@ -717,7 +717,7 @@ def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without
 @COUNTS
 def test_a_child_that_forks_before_it_uses_a_pool_leaves_its_parents_threads_and_locks_alone(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2, keepalive=60)
@@ -757,7 +757,7 @@ def test_a_child_that_forks_before_it_uses_a_pool_leaves_its_parents_threads_and
 @COUNTS
 def test_a_worker_that_hangs_does_not_hold_a_fork_up_for_long(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2)

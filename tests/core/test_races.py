@@ -14,9 +14,10 @@ from unittest.mock import Mock
 import pytest
 
 from pooling import PoolTimeout
-from pooling._entry import TokenRef, call_site
-from pooling._runtime import Threads
-from pooling._waiter import Turn, Waiter
+from pooling._holders import call_site
+from pooling._ledger.entry import TokenRef
+from pooling._ledger.queue import Turn, Waiter
+from pooling._runtime.threads import Threads
 from pooling.pool import LOOKS
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from pooling._reaper import Reaper
+from pooling._runtime.reaper import Reaper
 
 
 class Quiet:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pooling import Pool, PoolError
-from pooling._waiter import Bell
+from pooling._runtime.bell import Bell
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, run_python
@@ -290,7 +290,6 @@ def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it(mon
         pass
     assert pool.stats().wait.max < 5
     pool.close()
-
 
 
 class Cycle:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pooling import ConnectError, Pool, PoolClosed, PoolTimeout
-from pooling._runtime import THREADS
+from pooling._runtime.threads import THREADS
 from pooling.testing import FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
@@ -472,4 +472,3 @@ def test_numbers_asked_for_in_the_middle_of_counting_count_nothing_twice(make: M
         finally:
             sys.settrace(None)
         assert pool.stats().acquired == before + 10
-

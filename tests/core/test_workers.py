@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pooling import Pool, _runtime, _workers
-from pooling._reaper import Reaper
-from pooling._runtime import THREADS, Threads
-from pooling._workers import Workers
+from pooling._runtime.reaper import Reaper
+from pooling._runtime.threads import THREADS, Threads
+from pooling._runtime.workers import Workers
 from pooling.testing import FakeFactory
 
 SOON = 5.0  # seconds until something that happens at once must have happened, on the noisiest of machines

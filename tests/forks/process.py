@@ -20,7 +20,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pooling import _runtime
+from pooling._runtime import threads as _runtime
 from tests.forks.pools import VARIABLE, Pools
 
 FORKING = multiprocessing.get_context("fork")

@@ -14,10 +14,11 @@ from typing import Any
 
 import pooling
 from pooling import Pool, PoolError, PoolTimeout
-from pooling._runtime import Threads
+from pooling._runtime.threads import Threads
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory
 
-CORE = Path(pooling.__file__).parent
+PACKAGE = Path(pooling.__file__).parent
+CORE = (PACKAGE, PACKAGE / "_ledger", PACKAGE / "_runtime")
 # Not the pool's: fakes, and the drivers' side.
 OUTSIDE = {"testing.py", "__init__.py", "__main__.py"}
 SIZE = 4
@@ -50,7 +51,7 @@ class Tracer:
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
         path = Path(frame.f_code.co_filename)
-        if path.parent != CORE or path.name in OUTSIDE:
+        if path.parent not in CORE or path.name in OUTSIDE:
             return None
         return self._line
 

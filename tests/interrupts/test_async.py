@@ -12,7 +12,7 @@ import time
 import pytest
 
 from pooling import Pool
-from pooling._runtime import Threads
+from pooling._runtime.threads import Threads
 from pooling.testing import FakeConnection, FakeFactory
 from tests.interrupts.lines import wait_until
 
@@ -28,9 +28,10 @@ class Struck(BaseException):
 def strike(thread: threading.Thread) -> bool:
     """Have an exception raised in a thread, at its next bytecode or so."""
     ident = thread.ident
-    return ident is not None and ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(ident), ctypes.py_object(Struck)
-    ) == 1
+    return (
+        ident is not None
+        and ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Struck)) == 1
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pooling._entry import Entry, Token
+from pooling._ledger.entry import Entry, Token
 from tests.interrupts.lines import SIZE, Place, Tracer, run_traced, wait_until
 
 MISSED = "the line was not reached"

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pooling._entry import Stage, Token
-from pooling._ledger import Fate, Ledger
-from pooling._moves import Job, Phase
+from pooling._ledger.entry import Stage, Token
+from pooling._ledger.jobs import Job
+from pooling._ledger.ledger import Fate, Ledger
+from pooling._ledger.phase import Phase
+from pooling._ledger.queue import Turn, Waiter
 from pooling._report import snapshot
-from pooling._waiter import Bell, Turn, Waiter
+from pooling._runtime.bell import Bell
 from pooling.config import Config
 from pooling.errors import ConnectError, PoolClosed
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pooling
 from pooling import ConnectError, Lease, Pool, PoolClosed, PoolTimeout
-from pooling._runtime import Lock
+from pooling._runtime.threads import Lock
 from pooling.testing import Actor, FakeBroken, FakeConnection, FakeFactory, ManualClock
 
 CORE = os.path.dirname(pooling.__file__)

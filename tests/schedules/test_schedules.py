@@ -50,17 +50,17 @@ FAULTS = {
         "            if",
     ),
     "a joining caller looks at idle and clears the flag afterwards": (
-        "_ledger.py",
+        "_ledger/ledger.py",
         "        self.roster.calm = self.plain[0] = False\n        if waiter.turn",
         "        if waiter.turn",
     ),
     "a closed pool keeps what comes back in the last moment": (
-        "_ledger.py",
+        "_ledger/settling.py",
         "        if roster.idle and (self.phase is CLOSED or",
         "        if roster.idle and (",
     ),
     "waiters are served last come, first": (
-        "_waiter.py",
+        "_ledger/queue.py",
         "first = next(iter(self.lane), None)",
         "first = next(reversed(self.lane), None)",
     ),
@@ -70,12 +70,12 @@ FAULTS = {
         "                token = self._idle[-1]\n                self._idle.remove(token)\n",
     ),
     "a slot is freed before its connection is closed": (
-        "_roster.py",
+        "_ledger/roster.py",
         "        self.doomed.append(token)",
         "        self.doomed.append(token)\n        self.entries.pop(token.entry, None)",
     ),
     "a token is put back twice": (
-        "_moves.py",
+        "_ledger/moves.py",
         "            self.roster.idle.append(token)",
         "            self.roster.idle.extend([token, token])",
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from urllib3.exceptions import ConnectTimeoutError
 
-from pooling._runtime import THREADS
+from pooling._runtime.threads import THREADS
 
 # Seconds by which the driver's own timeout, which has the better message, goes first. The driver's does not count the
 # loading of certificates, some tens of milliseconds of work, and more on a busy machine.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from pooling._waiter import Turn, Waiter
+from pooling._ledger.queue import Turn, Waiter
 from pooling.backends.redis._shells import Session, ShellFactory, Shells
 from pooling.errors import QueueFull
 from pooling.lease import Lease

@@ -14,7 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
-from pooling._entry import Token
+from pooling._ledger.entry import Token
 from pooling.config import Check, Nested
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
 from pooling.factory import _inherited

@@ -9,9 +9,10 @@ from types import FrameType
 from typing import Any
 
 from pooling._clock import DEFAULT, Timeout
-from pooling._entry import Entry, Stage, Token
-from pooling._ledger import Ledger
-from pooling._moves import Job, Phase
+from pooling._ledger.entry import Entry, Stage, Token
+from pooling._ledger.jobs import Job
+from pooling._ledger.ledger import Ledger
+from pooling._ledger.phase import Phase
 from pooling.config import offset, seconds
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
 from pooling.lease import Lease

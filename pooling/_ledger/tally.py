@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pooling._entry import Entry, named, thread_names
+from pooling._holders import named, thread_names
+from pooling._ledger.entry import Entry
 from pooling.events import Outlet, PoolEvent
 from pooling.stats import Recorder
 

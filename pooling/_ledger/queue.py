@@ -1,7 +1,6 @@
 """Somebody who waits for a connection, and the queue of them.
 
-A waiter blocks on a bell, a semaphore that is its own for so long, and is used again for another's wait. It has
-nothing to do with the pool's lock, so that an interrupted wait can leave that neither held nor let go.
+Written under the pool's lock, but for what its own thread does with a waiter whose turn has come.
 """
 
 from __future__ import annotations
@@ -9,15 +8,17 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import threading  # never "from threading import": gevent replaces what the module holds
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
 from types import CodeType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pooling._clock import Deadline
-from pooling._entry import Token
+from pooling._ledger.entry import Token
+
+if TYPE_CHECKING:
+    from pooling._runtime.bell import Bell
 
 T = TypeVar("T")
 
@@ -35,40 +36,8 @@ class Turn(Enum):
     STARVED = "starved"
 
 
-# Of 3.10 and 3.11 a look-up in an Enum costs as much as a call: where every waiter comes by, the members are globals.
+# On 3.10 and 3.11 an Enum lookup costs as much as a call: where every waiter comes by, the members are globals.
 WAITING, SERVED = Turn.WAITING, Turn.SERVED
-
-
-class Bell:
-    """A binary semaphore: a lock that :meth:`wait` takes and :meth:`ring` lets go of, whoever holds it.
-
-    Not a condition variable: a wait that an exception ends on its way out leaves that one's lock held or not held, and
-    whoever leaves the ``with`` around it with a RuntimeError in place of the exception. Here nobody holds anything.
-    """
-
-    __slots__ = ("_gate",)
-
-    def __init__(self) -> None:
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def ring(self) -> None:
-        """Let the next wait, or the one under way, end. Rung twice is rung once. Never waits."""
-        if self._gate.locked():
-            try:
-                self._gate.release()
-            except RuntimeError:  # somebody else has just rung
-                pass
-
-    def wait(self, seconds: float, waiter: Waiter[Any]) -> None:
-        """Block until it rings, the time is over, or the waiter's turn has come before. It may also end early: by a
-        ring that was meant for the wait before.
-
-        No wake-up is lost: the turn is written before the bell rings, and a bell that has rung before the wait ends it
-        at once.
-        """
-        if waiter.turn is WAITING:
-            self._gate.acquire(True, seconds)
 
 
 class Waiter(Deadline, Generic[T]):

@@ -1,7 +1,7 @@
 """The moves that a connection makes through the pool, each written once.
 
 The state of the ledger and its single steps: put back, hand over, start a job, free a slot. What calls for them,
-and what follows, is in _ledger.py.
+and what follows, is in upkeep.py, settling.py and ledger.py.
 """
 
 from __future__ import annotations
@@ -9,50 +9,27 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pooling._entry import Entry, Hold, Stage, Token, TokenRef
-from pooling._fork import Flag
-from pooling._limits import Limits
-from pooling._notice import Notice
-from pooling._opening import SlowStart
-from pooling._outage import LONGEST_GAP, Outage
-from pooling._roster import Roster
-from pooling._tally import Tally
-from pooling._waiter import WAITING, Turn, Waiter, WaitQueue
+from pooling._ledger.entry import Entry, Stage, Token, TokenRef
+from pooling._ledger.jobs import Job, Stuck
+from pooling._ledger.limits import Limits
+from pooling._ledger.nesting import Nesting
+from pooling._ledger.notice import Notice
+from pooling._ledger.outage import LONGEST_GAP, Outage
+from pooling._ledger.phase import Phase
+from pooling._ledger.queue import WAITING, Turn, Waiter, WaitQueue
+from pooling._ledger.roster import Roster
+from pooling._ledger.slow_start import SlowStart
+from pooling._ledger.tally import Tally
 from pooling.config import Config
 from pooling.errors import PoolClosed, PoolError
 from pooling.events import Outlet
 
+if TYPE_CHECKING:
+    from pooling._runtime.fork import Flag
+
 T = TypeVar("T")
-
-
-class Phase(Enum):
-    RUNNING = "running"
-    SUSPENDED = "suspended"
-    DRAINING = "draining"
-    CLOSED = "closed"
-
-
-RUNNING, SUSPENDED, CLOSED = Phase.RUNNING, Phase.SUSPENDED, Phase.CLOSED  # see _waiter.WAITING
-
-
-class Job(NamedTuple):
-    """Work for a worker, with the token of the entry it is about."""
-
-    token: Token[Any]
-    stage: Stage
-    timeout: float
-    epoch: int
-    thorough: bool
-    """Whether a check makes a round trip; else it is a look at the socket."""
-
-
-class Stuck(NamedTuple):
-    """A connection whose job was written off: what the job is blocked in is to be made to fail."""
-
-    connection: Any
 
 
 class Moves(Generic[T]):
@@ -70,12 +47,9 @@ class Moves(Generic[T]):
         self.limits = Limits(config)
         self.now = 0.0
         self.alarm = math.inf  # when settle() has to be called at the latest
-        self.steady_until = -math.inf  # see Ledger.pass_on()
+        self.steady_until = -math.inf  # see Settling.pass_on()
         self.phase = Phase.RUNNING
-        self.handed = 0  # how often a waiter was served
-        self.nesting_at = math.inf  # when to look for threads that starve each other
-        self.handed_before = 0  # what it was when they were suspected of that
-        self.nested: tuple[Hold, ...] = ()  # those who were found last
+        self.nesting = Nesting(config.nested)
         self.started = False  # whether anybody asked for a connection yet; before that none is opened
         self.roster: Roster[T] = Roster(config, wake)
         self.queue: WaitQueue[T] = WaitQueue()
@@ -143,7 +117,7 @@ class Moves(Generic[T]):
         if waiter.turn is not WAITING:
             waiter.bell.ring()  # as in _wake_forgotten()
             return False
-        self.handed += 1
+        self.nesting.handed += 1
         entry, waited = token.entry, self.now - waiter.started
         entry.uses += 1
         entry.since = self.now

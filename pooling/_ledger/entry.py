@@ -11,18 +11,15 @@ never inferred from an entry being "neither here nor there".
 from __future__ import annotations
 
 import math
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from enum import Enum
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from pooling.errors import Holder
-
 if TYPE_CHECKING:
-    from pooling._roster import Roster
-    from pooling._waiter import Waiter
+    from pooling._ledger.queue import Waiter
+    from pooling._ledger.roster import Roster
 
 T = TypeVar("T")
 
@@ -124,31 +121,3 @@ class Hold(NamedTuple):
     since: float
     code: CodeType | None
     instruction: int
-
-
-def named(holds: Iterable[Hold], now: float, names: Mapping[int | None, str]) -> tuple[Holder, ...]:
-    """The holders with their threads' names and the places of their acquires, longest first. Takes a while: not
-    for under the lock."""
-    return tuple(
-        Holder(names.get(hold.thread, f"thread {hold.thread}"), max(now - hold.since, 0.0), call_site(*hold[2:]))
-        for hold in sorted(holds, key=lambda hold: hold.since)
-    )
-
-
-def thread_names() -> dict[int | None, str]:
-    """The names of the threads of this moment, by identifier."""
-    # What threading.enumerate() lists, without its lock: that one is held while a thread starts, and a destructor that
-    # strikes there may wait for a pool's lock, under which names are asked for. Copying a dict is atomic.
-    active: dict[int | None, threading.Thread] = threading._active.copy()  # type: ignore[attr-defined]
-    return {ident: thread.name for ident, thread in active.items()}
-
-
-def call_site(code: CodeType | None, instruction: int) -> str:
-    """``file:line function`` of an instruction."""
-    if code is None:
-        return "unknown"
-    line = code.co_firstlineno
-    for start, end, number in code.co_lines():
-        if start <= instruction < end and number is not None:
-            line = number
-    return f"{code.co_filename}:{line} {code.co_name}"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pooling._log import write
-from pooling._workers import await_end, begin
+from pooling._runtime.workers import await_end, begin
 
 _log = logging.getLogger("pooling")
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from pooling._fork import once_back
-from pooling._reaper import Reaper, Watched
-from pooling._waiter import Bell
-from pooling._workers import Workers
+from pooling._runtime.bell import Bell
+from pooling._runtime.fork import once_back
+from pooling._runtime.reaper import Reaper, Watched
+from pooling._runtime.workers import Workers
 
 _renewing: dict[int, threading.Lock] = {}  # by process id
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pooling._entry import Hold, named, thread_names
+from pooling._holders import named, thread_names
+from pooling._ledger.entry import Hold
 
 
 class Notice(NamedTuple):

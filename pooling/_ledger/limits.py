@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from pooling._entry import Entry
+from pooling._ledger.entry import Entry
 from pooling.config import Config
 
 

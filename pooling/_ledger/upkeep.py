@@ -5,17 +5,16 @@ Part of the ledger's bookkeeping, pure like it. Looked at by whoever settles whe
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
-from pooling._entry import Entry, Stage
-from pooling._moves import Moves, Stuck
-from pooling._notice import Notice
-from pooling._waiter import Turn
+from pooling._ledger.entry import Entry, Stage
+from pooling._ledger.jobs import Stuck
+from pooling._ledger.moves import Moves
+from pooling._ledger.notice import Notice
+from pooling._ledger.queue import Turn
 
 T = TypeVar("T")
 
-NESTING = 0.05  # seconds after which waiting threads are suspected of starving each other
 STARVING = "every connection is held by a thread that waits for another one, so none will come back"
 
 
@@ -31,42 +30,29 @@ class Upkeep(Moves[T]):
                 self.outbox.append(Stuck(entry.connection))
         for entry in self.roster.lines_due(self.now):
             self._review(entry)
-        if self.now >= self.nesting_at:
-            self.nesting_at = math.inf
-            if self.handed == self.handed_before:
+        if self.now >= self.nesting.look_at:
+            if self.nesting.is_over():
                 self._look_for_nesting()
-            elif self.queue:  # somebody was served, so nobody starved; whoever came since may
-                self._suspect_nesting()
-        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting_at)
-
-    def _suspect_nesting(self) -> None:
-        """Somebody waits: look a little later whether he can be served at all."""
-        self.nesting_at, self.handed_before = self.now + NESTING, self.handed
-        self._alarm(self.nesting_at)
+            elif self.queue:  # whoever came since somebody was served may starve
+                self.nesting.suspect(self.now)
+        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting.look_at)
 
     def _look_for_nesting(self) -> None:
-        """Where every connection is held by a thread that waits for another one, nobody can ever give one back.
-
-        Looked for a little after somebody came to wait: by nothing else can it begin. Only a snapshot of who
-        acquired is known: a lease that was handed to another thread counts for the one that acquired it.
-        """
-        entries = self.roster.entries
-        if len(entries) < self.max_size or self.roster.leased() < len(entries):
+        """Nobody was served since somebody came to wait: see whether nobody ever can be."""
+        roster = self.roster
+        if len(roster.entries) < self.max_size or roster.leased() < len(roster.entries):
             return
-        waiters = {waiter.thread: waiter for waiter in self.queue}
-        if any(entry.thread not in waiters for entry in entries):
-            return
-        if self.config.nested == "raise":
+        starving = self.nesting.starving(roster.entries, self.queue)
+        if starving and self.nesting.mode == "raise":
             # The last to come gives way, as the victim of a database's deadlock does: with its lease others go on.
-            victim = max((waiters[entry.thread] for entry in entries), key=lambda waiter: waiter.ticket)
+            victim = max(starving, key=lambda waiter: waiter.ticket)
             victim.turn = Turn.STARVED
             self.tally.timeouts += 1
             self._emit("timeout", duration=self.now - victim.started)
             self.queue.remove(victim)
             self.outbox.append(victim)
-        elif self.nested != (nested := tuple(entry.hold() for entry in entries)):
-            self.nested = nested  # said once: more callers may come, and change nothing
-            self.outbox.append(Notice(STARVING, nested, self.now))
+        elif starving and (news := self.nesting.news(roster.entries)):
+            self.outbox.append(Notice(STARVING, news, self.now))
 
     def _review(self, entry: Entry[T]) -> None:
         """One entry's line on the agenda is due."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from pooling._entry import Entry, Stage, Token, TokenRef
+from pooling._ledger.entry import Entry, Stage, Token, TokenRef
 from pooling.config import Config
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from pooling._entry import Stage
 from pooling._hooks import Hooks
-from pooling._ledger import Ledger
-from pooling._moves import Job
-from pooling._runtime import Runtime
+from pooling._ledger.entry import Stage
+from pooling._ledger.jobs import Job
+from pooling._ledger.ledger import Ledger
+from pooling._runtime.threads import Runtime
 
 AT_EXIT = 1.0  # seconds that the end of the interpreter is held up to close connections
 
