@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pooling import _configuration as _described
+from pooling import _configuration
 from pooling._ledger.phase import Phase
 from pooling.backends import ConnectArgs, check_connect_args, create_pool, scheme_of
 from pooling.config import Config, nearest, seconds
@@ -83,7 +83,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
             raise TypeError(f"pools must be described by a mapping of their names, not {type(described).__name__}")
         manager = cls(**options)
         for name, entry in described.items():
-            url, connect_args, given = _described.arguments(name, entry)
+            url, connect_args, given = _configuration.arguments(name, entry)
             manager.add(name, url, connect_args, **given)
         return manager
 
@@ -95,7 +95,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
         Raises OSError where the file cannot be read, ValueError where it has no such table or is no TOML. On
         Python 3.10 it needs tomli, or raises ImportError.
         """
-        return cls.from_dict(_described.from_toml(path, table), **options)
+        return cls.from_dict(_configuration.from_toml(path, table), **options)
 
     @classmethod
     def from_env(
@@ -106,7 +106,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
 
         Raises ValueError or TypeError for an option without a pool, or that does not exist.
         """
-        return cls.from_dict(_described.from_env(prefix, os.environ if environ is None else environ), **options)
+        return cls.from_dict(_configuration.from_env(prefix, os.environ if environ is None else environ), **options)
 
     def __getitem__(self, name: str) -> Pool[Any]:
         """The pool of that name. Raises KeyError where there is none, PoolClosed where it would have to be made after
@@ -175,7 +175,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
         return pool
 
     def _plan(
-        self, name: str, source: Source | _described.Variable, connect_args: ConnectArgs, options: Mapping[str, Any]
+        self, name: str, source: Source | _configuration.Variable, connect_args: ConnectArgs, options: Mapping[str, Any]
     ) -> Callable[[], Pool[Any]]:
         if isinstance(source, Pool):
             if connect_args is not None or options:
@@ -184,7 +184,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
         chosen: Any = {"name": name, **self._options, **options}
         Config.of(chosen)
         check_connect_args(connect_args)
-        if isinstance(source, _described.Variable):
+        if isinstance(source, _configuration.Variable):
             return lambda: create_pool(source(), connect_args, **chosen)
         if isinstance(source, str):
             scheme_of(source)

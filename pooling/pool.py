@@ -14,8 +14,8 @@ come, first served, and loses no wake-up:
    of two that come together, either may be the first.
 
 Interrupts. Every change under the lock stands in ``with``, entered and left by C code. A token is in one place; an
-exception between two lines drops it, and its weak reference reports that (see _ledger/entry.py). What was decided but not
-yet done stays in the outbox for the next who comes.
+exception between two lines drops it, and its weak reference reports that (see _ledger/entry.py). What was decided but
+not yet done stays in the outbox for the next who comes.
 
 Re-entrancy. A destructor, weak-reference callback or signal handler can strike while its own thread holds the lock. It
 leaves what it reports in the inbox; the thread it interrupted finds it there before it goes on.
@@ -34,7 +34,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pooling import _report
 from pooling._clock import DEFAULT, Default, Timeout
@@ -42,15 +42,13 @@ from pooling._finalizer import dropped
 from pooling._holders import named, thread_names
 from pooling._hooks import Hooks
 from pooling._ledger.entry import Entry, Token
-from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.ledger import Fate, Ledger
-from pooling._ledger.notice import Notice
 from pooling._ledger.phase import Phase
-from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
 from pooling._runtime.fork import flag, settled
 from pooling._runtime.threads import THREADS, Runtime
+from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
 from pooling.config import Backoff, Config, Options, count, offset, seconds
-from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
+from pooling.errors import Holder
 from pooling.events import Listener, LogLines, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction, leased
@@ -65,19 +63,12 @@ R = TypeVar("R")
 
 _frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
-SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
-LOOKS = 64  # a second that all waiters together take, at most: of ten thousand, each looks once in minutes
-SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
 _forked: dict[int, threading.Lock] = {}  # by process id
 
 
-def _nothing() -> None:
-    """A report of nothing, but that there is something to settle."""
-
-
-class Pool(Generic[T]):
+class Pool(WaitingRoom[T]):
     """A pool of connections.
 
     ``factory`` is a :class:`pooling.Factory`, or any zero-argument callable that returns a connection with a
@@ -212,9 +203,9 @@ class Pool(Generic[T]):
             waiter = self._waiter(timeout, priority)
             waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
             if ours:
-                self._wait(waiter, self._ledger.exchange, stale, looked_at, waiter)
+                self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, looked_at, waiter)
             else:
-                self._wait(waiter, None, waiter)
+                self._wait(waiter, self._ledger.join)
             token, waiter.token = waiter.token, None
             assert token is not None  # its turn was SERVED
             return leased(self, token)
@@ -223,105 +214,11 @@ class Pool(Generic[T]):
             token = None
             raise
 
-    def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
-        """Somebody who is going to wait. Whoever calls has made sure that the pool is this process's."""
-        seconds_ = self._config.timeout if isinstance(timeout, Default) else timeout
-        return Waiter(self._runtime.bell(), self._now(), seconds_, priority, threading.get_ident())
-
     def _is_alive(self, entry: Entry[T]) -> bool:
         try:
             return self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
         except Exception:
             return False  # a check that raises means dead
-
-    def _wait(self, waiter: Waiter[T], transition: Callable[..., object] | None, *args: Any) -> None:
-        """Report the transition, or nothing but that somebody waits, and wait for the waiter's turn. Raises what the
-        turn brought, or PoolTimeout."""
-        if self._lock._is_owned():
-            raise PoolError(
-                f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
-            )
-        ledger = self._ledger
-        try:
-            if transition is not None or self._roster.calm or not self._line_up(waiter):
-                self._report(waiter, transition or ledger.join, *args)
-            while waiter.turn is WAITING:
-                left = waiter.at - self._now()
-                if left <= 0:
-                    self._expire(waiter)
-                    break
-                others = len(ledger.queue.lane) + len(ledger.queue.heap)
-                waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
-                if waiter.turn is WAITING:
-                    self._tell_again(waiter, transition)
-        except BaseException:
-            # Interrupted, or refused: what was handed over in this very moment goes back.
-            self._tell(ledger.leave, waiter)
-            handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it
-            if handed[0] is not None:
-                self._tell(ledger.release, handed.pop(), Fate.CLEAN)
-            raise
-        self._runtime.keep(waiter.bell)
-        if waiter.turn is SERVED:
-            return
-        if waiter.turn is Turn.STARVED:
-            raise self._starved(waiter)
-        assert waiter.error is not None  # its turn is FAILED
-        raise waiter.error
-
-    def _tell_again(self, waiter: Waiter[T], transition: Callable[..., object] | None) -> None:
-        """A slice is over: look, and report once more, should the first report have been lost to an exception on the
-        thread that took it in."""
-        ledger = self._ledger
-        ways: dict[Any, Callable[[Waiter[T]], None]]
-        ways = {None: ledger.join, ledger.exchange: ledger.join, ledger.renew: ledger.reclaim}
-        again = ways.get(transition)
-        self._tell(*(() if again is None else (again, waiter)))
-
-    def _line_up(self, waiter: Waiter[T]) -> bool:
-        """Have somebody stand behind others. False where that is not all that has to be done."""
-        with self._lock:
-            done = not self._selective and self._ledger.line_up(self._now(), waiter)
-        if self._ledger.inbox:
-            self._act()
-        return done
-
-    def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
-        """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
-        ledger = self._ledger
-        with self._lock:
-            ledger.settle(self._now(), transition, *args)
-            refused = self._selective and self._is_too_many(waiter, transition)
-            if refused:
-                ledger.settle(self._now(), ledger.leave, waiter)
-        self._act()
-        if refused:
-            raise self._queue_full()
-
-    def _is_too_many(self, waiter: Waiter[T], transition: Callable[..., object]) -> bool:  # noqa: ARG002  # for others
-        """Under the lock: whether the waiter who has just come may not wait."""
-        limit = self._config.max_waiting
-        if limit is None or waiter.turn is not WAITING or self._ledger.queued() <= limit:
-            return False
-        return not waiter.passed(self._now())  # else it is not going to wait: _expire() tells it
-
-    def _queue_full(self) -> QueueFull:
-        limit = self._config.max_waiting
-        return QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
-
-    def _expire(self, waiter: Waiter[T]) -> None:
-        """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
-        with self._lock:
-            self._ledger.settle(self._now(), partial(self._ledger.leave, waiter, expired=True))
-            then = _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None
-        self._act()
-        if then is not None:
-            raise _report.timed_out(then, waiter)
-
-    def _starved(self, waiter: Waiter[T]) -> PoolTimeout:
-        with self._lock:
-            then = _report.moment(self._ledger, self._now(), stage="nested")
-        return _report.timed_out(then, waiter)
 
     def transaction(self, timeout: Timeout = DEFAULT, priority: float = 0.0) -> Transaction[T]:
         """A lease and a transaction in one ``with``: commits at its end, rolls back on an exception.
@@ -365,7 +262,7 @@ class Pool(Generic[T]):
         seconds("timeout", timeout)
         self._check_process()
         waiter = self._waiter(timeout)
-        self._wait(waiter, self._ledger.warm, waiter)
+        self._wait(waiter, None, self._ledger.warm, waiter)
 
     def resize(self, min_size: int | None = None, max_size: int | Default | None = DEFAULT) -> None:
         """Change the limits of the running pool; what is beyond them is closed when it is idle.
@@ -432,18 +329,6 @@ class Pool(Generic[T]):
         self._until(lambda: len(self._roster.entries) == self._roster.leased(), timeout)
         self._runtime.forget(self)
 
-    def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait for a state of the pool; False where it has not come in time."""
-        self._check_process()
-        if self._lock._is_owned():
-            return False  # a signal handler inside the lock: it cannot wait
-        waiter = self._waiter(timeout)
-        try:
-            self._wait(waiter, self._ledger.watch, done, waiter)
-        except PoolTimeout:
-            return False
-        return True
-
     # -- looking ------------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
@@ -491,82 +376,6 @@ class Pool(Generic[T]):
         self._check_process()
         self._tell(self._ledger.ignore, outlet)
 
-    # -- the two steps that everything goes through --------------------------------------------------
-
-    def _tell(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
-        """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
-        if not self._plain[1]:
-            self._check_process()
-        if self._lock._is_owned():
-            self._ledger.inbox.append((transition or _nothing, args))
-            return
-        with self._lock:
-            now = self._now()
-            more = transition is not None or not self._ledger.pass_on(now)
-            if more:
-                self._ledger.settle(now, transition, *args)
-        if more or self._ledger.inbox:
-            self._act()
-
-    def _act(self, *, work: bool = True) -> None:
-        """Do what was decided, outside the lock. Several threads may do this at once.
-
-        ``work=False`` leaves jobs where they are.
-        """
-        ledger, left = self._ledger, []
-        while ledger.outbox:
-            try:
-                item = ledger.outbox.popleft()
-            except IndexError:
-                break
-            if isinstance(item, Waiter):
-                item.bell.ring()
-            elif isinstance(item, Outlet):
-                item.flow(self._runtime.submit)
-            elif isinstance(item, Notice):
-                self._lines.put(str(item))  # in words now: later its threads may be gone
-                self._lines.flow(self._runtime.submit)
-            elif isinstance(item, Stuck):
-                self._interrupt(item)
-            elif work:
-                self._submit(item)
-            else:
-                left.append(item)
-        if left:
-            ledger.outbox.extend(left)
-        self._runtime.alarm(ledger.alarm)
-        if ledger.inbox:
-            self._tell()
-
-    def _submit(self, job: Job) -> None:
-        if self._inline:
-            self._work_inline(job)
-            return
-        try:
-            self._runtime.submit(partial(self._work, job))
-        except RuntimeError:
-            # No thread can be started: the interpreter is ending, or a limit is reached.
-            self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)
-            self._work_inline(job)
-
-    def _interrupt(self, stuck: Stuck) -> None:
-        """Have a call of the driver fail that was written off: with as many of those as there may be connections,
-        nothing would be opened again before the network gives up, which may take it a quarter of an hour."""
-        try:
-            self._runtime.submit(partial(self._hooks.interrupt, stuck.connection))
-        except RuntimeError:
-            self._hooks.interrupt(stuck.connection)
-
-    def _work_inline(self, job: Job) -> None:
-        """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
-        the stack, however many jobs follow each other."""
-        report = self._hooks.perform(job, self._ledger)
-        with self._lock:
-            self._ledger.settle(self._now(), *report)
-
-    def _work(self, job: Job) -> None:
-        self._tell(*self._hooks.perform(job, self._ledger))
-
     def _end(self, entry: Entry[T], token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
         """A lease ended other than on the plain path."""
         self._check_process()
@@ -578,7 +387,7 @@ class Pool(Generic[T]):
         self._check_process()
         waiter = self._waiter(timeout)
         waiter.code, waiter.instruction, waiter.thread = old.code, old.instruction, old.thread
-        self._wait(waiter, self._ledger.renew, token, waiter)
+        self._wait(waiter, self._ledger.reclaim, self._ledger.renew, token, waiter)
         new, waiter.token = waiter.token, None
         assert new is not None  # its turn was SERVED
         return new
@@ -609,11 +418,6 @@ class Pool(Generic[T]):
             self._act(work=not self._inline)
 
     # -- forks and endings ---------------------------------------------------------------------------
-
-    def _check_process(self) -> None:
-        """In a forked child, start anew. Where callers come by, they look at the byte first, and spare this call."""
-        if not self._plain[1] and self._pid != os.getpid():
-            self._start_anew()
 
     def _start_anew(self) -> None:
         """In a forked child: a lock, ledger and threads of its own. The parent's lock may be held by a thread that does

@@ -174,11 +174,11 @@ def trace(
     kinds: Any = type(pool), type(pool._factory)  # called in the place of what their objects are given here
     owner, made = weakref.ref(pool), weakref.ref(pool._factory)  # which is no reason to keep them
 
-    def wait(waiter: Any, transition: Any, *args: Any) -> None:
+    def wait(waiter: Any, again: Any, first: Any = None, *args: Any) -> None:
         # "watch" is for the end of a pool, not for a connection.
-        wanted = getattr(transition, "__name__", "") != "watch"
+        wanted = getattr(first, "__name__", "") != "watch"
         with spans.timed("pooling.wait", SpanKind.INTERNAL, least) if wanted else nullcontext():
-            kinds[0]._wait(owner(), waiter, transition, *args)
+            kinds[0]._wait(owner(), waiter, again, first, *args)
 
     def connect(timeout: float) -> Any:
         with spans.timed("pooling.connect", SpanKind.CLIENT, 0.0):

@@ -16,8 +16,9 @@ import pytest
 from tests.core.helpers import ROOT
 
 CORE = (
-    "pool", "lease", "config", "stats", "events", "errors", "factory", "_clock", "_configuration", "_finalizer",
-    "_holders", "_hooks", "_ledger", "_log", "_report", "_runtime", "retry", "manager", "signals",
+    "pool", "lease", "config", "stats", "events", "errors", "factory", "retry", "manager", "signals", "_clock",
+    "_configuration", "_dispatch", "_finalizer", "_holders", "_hooks", "_ledger", "_log", "_report", "_runtime",
+    "_waiting",
 )  # fmt: skip  # a table
 # They look at pools from outside, and have branches for races and for strange objects that tests cannot bring about.
 OBSERVERS = {"monitor", "_periodic", "_secrets", "_sources"}

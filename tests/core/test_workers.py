@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, _runtime, _workers
+from pooling import Pool
+from pooling._runtime import threads
+from pooling._runtime import workers as module
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import THREADS, Threads
 from pooling._runtime.workers import Workers
@@ -62,7 +64,7 @@ def test_a_job_never_waits_for_another(workers: Workers) -> None:
 
 
 def test_a_worker_without_work_ends(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    monkeypatch.setattr(module, "IDLE", 0.01)
     thread = run(workers)
     thread.join(SOON)
     assert not thread.is_alive()
@@ -72,7 +74,7 @@ def test_a_worker_without_work_ends(workers: Workers, monkeypatch: pytest.Monkey
 def test_a_worker_that_is_given_a_job_as_it_wants_to_end_does_it(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_workers, "IDLE", 0.01)
+    monkeypatch.setattr(module, "IDLE", 0.01)
     asked = threading.Event()
     retire = workers.retire
     ran = threading.Event()
@@ -117,7 +119,7 @@ def test_a_worker_that_parks_the_others_does_not_wait_for_itself(workers: Worker
 
 
 def test_parking_passes_over_a_worker_that_is_just_being_started(workers: Workers) -> None:
-    starting = _workers._Worker(workers)
+    starting = module._Worker(workers)
     workers._all.add(starting)
     workers.park(0.05)
     workers._all.discard(starting)
@@ -387,6 +389,6 @@ def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.Monke
         def __exit__(self, *details: object) -> None:
             pass
 
-    monkeypatch.setitem(_runtime._renewing, os.getpid(), Beaten())  # type: ignore[misc]
+    monkeypatch.setitem(threads._renewing, os.getpid(), Beaten())  # type: ignore[misc]
     runtime.renew()
     assert runtime._reaper is reaper

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pooling._runtime import threads as _runtime
+from pooling._runtime import threads
 from tests.forks.pools import VARIABLE, Pools
 
 FORKING = multiprocessing.get_context("fork")
@@ -128,7 +128,7 @@ def main() -> None:
             pools.answer()
             answer = pools.use()
         elif what == "patience":
-            _runtime.AT_FORK = 10.0
+            threads.AT_FORK = 10.0
         elif what == "traffic":
             traffic = Traffic(pools)
         elif what == "quiet":

@@ -18,11 +18,12 @@ def test_forks_under_gevent_are_silent_and_both_processes_go_on() -> None:
         from gevent import monkey
         monkey.patch_all()
         import gevent, os, signal
-        from pooling import Pool, _runtime
+        from pooling import Pool
+        from pooling._runtime import threads
         from pooling.testing import FakeFactory
 
         signal.alarm(25)
-        _runtime.AT_FORK = 10.0
+        threads.AT_FORK = 10.0
         factory = FakeFactory()
         pool = Pool(factory, max_size=2, idle_timeout=0.3)
 

@@ -33,10 +33,10 @@ class SlotPool(Pool[Session]):
             self.lost.popleft()  # whose token dies with it
         super().look()
 
-    def _is_too_many(self, waiter: Waiter[Session], transition: Callable[..., object]) -> bool:
+    def _is_too_many(self, waiter: Waiter[Session]) -> bool:
         ledger = self._ledger
-        if transition != ledger.join or not self._refuses():
-            return super()._is_too_many(waiter, transition)
+        if not self._refuses():
+            return super()._is_too_many(waiter)
         return waiter.turn is Turn.WAITING and len(ledger.queue) > ledger.max_size - self._roster.leased()
 
     def _queue_full(self) -> QueueFull:

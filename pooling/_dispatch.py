@@ -1,0 +1,121 @@
+"""The two steps that everything goes through: report to the ledger under the lock, do what it decides outside."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from pooling._hooks import Hooks
+from pooling._ledger.jobs import Job, Stuck
+from pooling._ledger.ledger import Ledger
+from pooling._ledger.notice import Notice
+from pooling._ledger.queue import Waiter
+from pooling._runtime.fork import Flag
+from pooling._runtime.threads import Lock, Runtime
+from pooling.events import LogLines, Outlet
+
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """A report of nothing, but that there is something to settle."""
+
+
+class Dispatch(Generic[T]):
+    """The part of a pool that has the lock."""
+
+    _lock: Lock
+    _ledger: Ledger[T]
+    _plain: Flag
+    _hooks: Hooks[T]
+    _runtime: Runtime
+    _now: Callable[[], float]
+    _inline: bool
+    _lines: LogLines
+    _log: logging.Logger
+    _pid: int
+
+    def _check_process(self) -> None:
+        """In a forked child, start anew. Where callers come by, they look at the byte first, and spare this call."""
+        if not self._plain[1] and self._pid != os.getpid():
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        raise NotImplementedError  # the whole pool's
+
+    def _tell(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
+        """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
+        if not self._plain[1]:
+            self._check_process()
+        if self._lock._is_owned():
+            self._ledger.inbox.append((transition or _nothing, args))
+            return
+        with self._lock:
+            now = self._now()
+            more = transition is not None or not self._ledger.pass_on(now)
+            if more:
+                self._ledger.settle(now, transition, *args)
+        if more or self._ledger.inbox:
+            self._act()
+
+    def _act(self, *, work: bool = True) -> None:
+        """Do what was decided, outside the lock. Several threads may do this at once.
+
+        ``work=False`` leaves jobs where they are.
+        """
+        ledger, left = self._ledger, []
+        while ledger.outbox:
+            try:
+                item = ledger.outbox.popleft()
+            except IndexError:
+                break
+            if isinstance(item, Waiter):
+                item.bell.ring()
+            elif isinstance(item, Outlet):
+                item.flow(self._runtime.submit)
+            elif isinstance(item, Notice):
+                self._lines.put(str(item))  # in words now: later its threads may be gone
+                self._lines.flow(self._runtime.submit)
+            elif isinstance(item, Stuck):
+                self._interrupt(item)
+            elif work:
+                self._submit(item)
+            else:
+                left.append(item)
+        if left:
+            ledger.outbox.extend(left)
+        self._runtime.alarm(ledger.alarm)
+        if ledger.inbox:
+            self._tell()
+
+    def _submit(self, job: Job) -> None:
+        if self._inline:
+            self._work_inline(job)
+            return
+        try:
+            self._runtime.submit(partial(self._work, job))
+        except RuntimeError:
+            # No thread can be started: the interpreter is ending, or a limit is reached.
+            self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)
+            self._work_inline(job)
+
+    def _interrupt(self, stuck: Stuck) -> None:
+        """Have a call of the driver fail that was written off: with as many of those as there may be connections,
+        nothing would be opened again before the network gives up, which may take it a quarter of an hour."""
+        try:
+            self._runtime.submit(partial(self._hooks.interrupt, stuck.connection))
+        except RuntimeError:
+            self._hooks.interrupt(stuck.connection)
+
+    def _work_inline(self, job: Job) -> None:
+        """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
+        the stack, however many jobs follow each other."""
+        report = self._hooks.perform(job, self._ledger)
+        with self._lock:
+            self._ledger.settle(self._now(), *report)
+
+    def _work(self, job: Job) -> None:
+        self._tell(*self._hooks.perform(job, self._ledger))

@@ -1,0 +1,139 @@
+"""How a thread waits for its turn: reported, blocked on a bell, and told how it ended."""
+
+from __future__ import annotations
+
+import threading  # never "from threading import": gevent replaces what the module holds
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from pooling import _report
+from pooling._clock import Default, Timeout
+from pooling._dispatch import Dispatch
+from pooling._ledger.ledger import Fate
+from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
+from pooling._ledger.roster import Roster
+from pooling.config import Config
+from pooling.errors import PoolError, PoolTimeout, QueueFull
+
+T = TypeVar("T")
+
+SLICE = 1.0  # seconds after which a waiter looks by itself: repair, should its wake-up have been lost to an exception
+LOOKS = 64  # a second that all waiters together take, at most: of ten thousand, each looks once in minutes
+SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
+
+
+class WaitingRoom(Dispatch[T]):
+    """The part of a pool in which its callers wait."""
+
+    name: str
+    _config: Config
+    _roster: Roster[T]
+    _slice: float
+    _selective: bool
+
+    def _waiter(self, timeout: Timeout, priority: float = 0.0) -> Waiter[T]:
+        """Somebody who is going to wait. Whoever calls has made sure that the pool is this process's."""
+        seconds_ = self._config.timeout if isinstance(timeout, Default) else timeout
+        return Waiter(self._runtime.bell(), self._now(), seconds_, priority, threading.get_ident())
+
+    def _wait(
+        self,
+        waiter: Waiter[T],
+        again: Callable[[Waiter[T]], None] | None,
+        first: Callable[..., object] | None = None,
+        *args: Any,
+    ) -> None:
+        """Report ``first(*args)``, or where there is none that somebody joins, and wait for the waiter's turn.
+        ``again`` is what is reported once more now and then. Raises what the turn brought, or PoolTimeout."""
+        if self._lock._is_owned():
+            raise PoolError(
+                f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
+            )
+        ledger = self._ledger
+        try:
+            if first is not None:
+                self._report(waiter, first, *args)
+            elif self._roster.calm or not self._line_up(waiter):
+                self._report(waiter, ledger.join, waiter)
+            while waiter.turn is WAITING:
+                left = waiter.at - self._now()
+                if left <= 0:
+                    self._expire(waiter)
+                    break
+                others = len(ledger.queue.lane) + len(ledger.queue.heap)
+                waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
+                if waiter.turn is WAITING:
+                    # The first report may have been lost to an exception on the thread that took it in.
+                    self._tell(*(() if again is None else (again, waiter)))
+        except BaseException:
+            # Interrupted, or refused: what was handed over in this very moment goes back.
+            self._tell(ledger.leave, waiter)
+            handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it
+            if handed[0] is not None:
+                self._tell(ledger.release, handed.pop(), Fate.CLEAN)
+            raise
+        self._runtime.keep(waiter.bell)
+        if waiter.turn is SERVED:
+            return
+        if waiter.turn is Turn.STARVED:
+            raise self._starved(waiter)
+        assert waiter.error is not None  # its turn is FAILED
+        raise waiter.error
+
+    def _line_up(self, waiter: Waiter[T]) -> bool:
+        """Have somebody stand behind others. False where that is not all that has to be done."""
+        with self._lock:
+            done = not self._selective and self._ledger.line_up(self._now(), waiter)
+        if self._ledger.inbox:
+            self._act()
+        return done
+
+    def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
+        """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
+        ledger = self._ledger
+        with self._lock:
+            ledger.settle(self._now(), transition, *args)
+            refused = self._selective and waiter.ticket >= 0 and self._is_too_many(waiter)
+            if refused:
+                ledger.settle(self._now(), ledger.leave, waiter)
+        self._act()
+        if refused:
+            raise self._queue_full()
+
+    def _is_too_many(self, waiter: Waiter[T]) -> bool:
+        """Under the lock: whether the waiter who has just joined the queue may not stay there."""
+        limit = self._config.max_waiting
+        if limit is None or waiter.turn is not WAITING or self._ledger.queued() <= limit:
+            return False
+        return not waiter.passed(self._now())  # else it is not going to wait: _expire() tells it
+
+    def _queue_full(self) -> QueueFull:
+        limit = self._config.max_waiting
+        return QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
+
+    def _expire(self, waiter: Waiter[T]) -> None:
+        """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
+        with self._lock:
+            self._ledger.settle(self._now(), partial(self._ledger.leave, waiter, expired=True))
+            then = _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None
+        self._act()
+        if then is not None:
+            raise _report.timed_out(then, waiter)
+
+    def _starved(self, waiter: Waiter[T]) -> PoolTimeout:
+        with self._lock:
+            then = _report.moment(self._ledger, self._now(), stage="nested")
+        return _report.timed_out(then, waiter)
+
+    def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait for a state of the pool; False where it has not come in time."""
+        self._check_process()
+        if self._lock._is_owned():
+            return False  # a signal handler inside the lock: it cannot wait
+        waiter = self._waiter(timeout)
+        try:
+            self._wait(waiter, None, self._ledger.watch, done, waiter)
+        except PoolTimeout:
+            return False
+        return True
