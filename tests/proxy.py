@@ -1,5 +1,5 @@
 """The fault proxy, which the stress command uses as well (``--chaos``)."""
 
-from pooling.cli._proxy import Link, Proxy
+from pooling.cli.stress._proxy import Link, Proxy
 
 __all__ = ["Link", "Proxy"]

@@ -1,7 +1,7 @@
 """The command line: ``python -m pooling …``, also installed as ``pooling``.
 
-One module per subcommand, all of the same shape: NAME, HELP, ``configure(parser)`` and ``run(arguments)``, which
-returns the exit code. A Mistake that run() raises is the user's: one line on stderr, exit code 2.
+One module or package per subcommand, all of the same shape: NAME, HELP, ``configure(parser)`` and ``run(arguments)``,
+which returns the exit code. A Mistake that run() raises is the user's: one line on stderr, exit code 2.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Mistake(Exception):
 
 
 class Command(Protocol):
-    """A module of this package that is a subcommand."""
+    """A module or package in here that is a subcommand."""
 
     @property
     def NAME(self) -> str: ...  # noqa: N802  # a constant of the module

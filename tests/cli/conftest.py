@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pooling.cli import _harness
 from pooling.cli import main as cli_main
+from pooling.cli.stress import _harness
 from tests.cli.tiny_pool import strays
 
 

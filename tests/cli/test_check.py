@@ -129,7 +129,7 @@ def test_a_backend_of_somebody_else_s_is_checked_by_what_its_factory_has(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factory = FakeFactory()
-    monkeypatch.setattr(check, "create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
     told = checked(main, "gopher://localhost")
     assert (told["driver"], told["server"], told["tls"]) == ("pooling", None, None)
     assert steps(told) == ["connect", "round trip", "reset, transaction", "close"]
@@ -212,7 +212,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(scheme: str, main: Main
 def test_a_server_that_falls_silent_later_is_given_up_in_time(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     factory = FakeFactory()
     factory.gates["check"].never()
-    monkeypatch.setattr(check, "create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
     try:
         line = failed(main, "gopher://localhost", "--timeout", "0.3")
     finally:
@@ -229,7 +229,7 @@ def test_a_step_that_fails_is_named_and_the_connection_is_closed(
 ) -> None:
     factory = FakeFactory()
     factory.gates[step].error(ConnectionResetError(f"gone, password={CANARY}"))
-    monkeypatch.setattr(check, "create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
     line = failed(main, "gopher://localhost")
     named = {"check": "round trip", "reset": "reset", "close": "close"}[step]
     assert line.startswith(f"{named} failed after ")

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pooling import Pool
-from pooling.cli._chaos import LONGEST, Chaos, Trouble
 from pooling.cli._command import Mistake
-from pooling.cli._resources import COME_AND_GO, Level, Resources
-from pooling.cli._target import server_of, through
-from pooling.cli._verdict import Invariant, Verdict
+from pooling.cli.stress._chaos import LONGEST, Chaos, Trouble
+from pooling.cli.stress._resources import COME_AND_GO, Level, Resources
+from pooling.cli.stress._target import server_of, through
+from pooling.cli.stress._verdict import Invariant, Verdict
 from tests.infrastructure.test_proxy import Echo
 from tests.proxy import Proxy
 from tests.servers import KINDS, Redis
@@ -191,7 +191,7 @@ def test_what_comes_and_goes_does_not(tmp_path: Path) -> None:
 
 def test_a_run_of_days_keeps_a_bounded_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     sampled = Resources()
-    monkeypatch.setattr("pooling.cli._resources._sample", lambda: Level(1, 2, 3))
+    monkeypatch.setattr("pooling.cli.stress._resources._sample", lambda: Level(1, 2, 3))
     for _ in range(20_000):
         sampled._next = 0.0
         sampled.look()

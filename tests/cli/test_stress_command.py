@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pooling.cli._target import _redacted
+from pooling.cli.stress._target import _redacted
 from tests.cli.tiny_pool import OpensTooMany, TinyPool
 from tests.servers.base import free_port
 

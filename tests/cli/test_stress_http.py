@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pooling.backends.http import HttpFactory
-from pooling.cli._work_http import HttpWork
+from pooling.cli.stress.work._http import HttpWork
 from tests.servers import HTTP
 
 Main = Callable[..., tuple[int, str, str]]

@@ -13,13 +13,13 @@ from itertools import islice
 import pytest
 from rich.console import Console
 
-from pooling.cli._faults import ARMED, IN_A_ROW, Faults, InjectedRefusal
-from pooling.cli._options import StressOptions
-from pooling.cli._order import Attempt, OrderWatch
-from pooling.cli._plan import Ending, plans
-from pooling.cli._progress import EVERY, ProgressLine
-from pooling.cli._result import Progress
-from pooling.cli._verdict import EVIDENCE_KEPT, Invariant, Verdict
+from pooling.cli.stress._faults import ARMED, IN_A_ROW, Faults, InjectedRefusal
+from pooling.cli.stress._options import StressOptions
+from pooling.cli.stress._order import Attempt, OrderWatch
+from pooling.cli.stress._plan import Ending, plans
+from pooling.cli.stress._progress import EVERY, ProgressLine
+from pooling.cli.stress._result import Progress
+from pooling.cli.stress._verdict import EVIDENCE_KEPT, Invariant, Verdict
 
 MIXED = StressOptions(seed=3, dirty=0.2, lost=0.1, faults=0.2)
 

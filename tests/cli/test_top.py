@@ -25,7 +25,7 @@ from rich.console import Console
 
 from pooling import Pool
 from pooling.cli import top
-from pooling.cli._frame import frame, plain, sparks
+from pooling.cli.top._frame import frame, plain, sparks
 from pooling.integrations.page import PageServer, serve
 from pooling.testing import FakeFactory
 from tests.docs.pages import ROOT, bare, table

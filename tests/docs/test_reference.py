@@ -15,7 +15,7 @@ import pytest
 import pooling
 from pooling import backends, errors, events, factory, monitor, testing
 from pooling.cli import _command, page, stress, top
-from pooling.cli._verdict import MEANING
+from pooling.cli.stress._verdict import MEANING
 from pooling.lease import Lease
 from tests.docs.pages import ROOT, bare, table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from pooling.cli._verdict import Invariant, Verdict
+from pooling.cli.stress._verdict import Invariant, Verdict
 
 EVERY = 0.5  # seconds between two samples
 LONG_ENOUGH = 60.0  # seconds: in a shorter run the start is most of it

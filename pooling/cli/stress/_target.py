@@ -17,15 +17,15 @@ from urllib.parse import urlsplit, urlunsplit
 from pooling import create_pool
 from pooling._secrets import found, hide
 from pooling.cli._command import Mistake
-from pooling.cli._work import Work
-from pooling.cli._work_sqlite import SqliteWork
+from pooling.cli.stress.work import Work
+from pooling.cli.stress.work._sqlite import SqliteWork
 from pooling.factory import Factory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from pooling.cli._proxy import Proxy
-    from pooling.cli._sessions import Sessions
+    from pooling.cli.stress._proxy import Proxy
+    from pooling.cli.stress.work._sessions import Sessions
 
 FIRST_CONNECT = 10.0  # seconds
 
@@ -90,7 +90,7 @@ def _proxy(url: str | None) -> Proxy:
     address = server_of(url or "sqlite:///")
     if not hasattr(select, "epoll"):
         raise Mistake("--chaos needs Linux, for its epoll")
-    from pooling.cli._proxy import Proxy  # only now: elsewhere it cannot even be imported
+    from pooling.cli.stress._proxy import Proxy  # only now: elsewhere it cannot even be imported
 
     try:
         return Proxy(socket.getaddrinfo(*address, socket.AF_INET, socket.SOCK_STREAM)[0][4][:2])  # type: ignore[arg-type]  # IPv4
@@ -145,7 +145,8 @@ def _postgres(url: str, reached: str) -> Target:
     # The name by which the server counts this run's sessions. Autocommit: a use that wants a transaction begins one.
     name = f"pooling-stress-{secrets.token_hex(4)}"
     factory = _factory(reached, {"application_name": name, "autocommit": True})
-    from pooling.cli._work_postgres import PostgresWork, Processes  # only now: without psycopg _factory() has said so
+    # Only now: without psycopg _factory() has said so.
+    from pooling.cli.stress.work._postgres import PostgresWork, Processes
 
     target = Target(_redacted(url), factory, PostgresWork())
     try:
@@ -157,7 +158,7 @@ def _postgres(url: str, reached: str) -> Target:
 
 def _mysql(url: str, reached: str) -> Target:
     factory = _factory(reached, {"autocommit": True})
-    from pooling.cli._work_mysql import MysqlWork, Threads  # only now, as above
+    from pooling.cli.stress.work._mysql import MysqlWork, Threads  # only now, as above
 
     target = Target(_redacted(url), factory, work := MysqlWork())
     if factory.where.endswith("/"):  # type: ignore[attr-defined]  # a MysqlFactory's
@@ -172,7 +173,7 @@ def _mysql(url: str, reached: str) -> Target:
 def _mongodb(url: str, reached: str) -> Target:
     name = f"pooling-stress-{secrets.token_hex(4)}"
     _factory(url)
-    from pooling.cli._work_mongodb import MongoWork, PermitFactory, Sockets  # only now, as above
+    from pooling.cli.stress.work._mongodb import MongoWork, PermitFactory, Sockets  # only now, as above
 
     target = Target(_redacted(url), PermitFactory(reached, {"appname": name}), MongoWork())
     _try(target, url)  # fails at once where PyMongo's own client would go on looking
@@ -185,7 +186,7 @@ def _mongodb(url: str, reached: str) -> Target:
 
 def _http(url: str, reached: str) -> Target:
     factory = _factory(reached)
-    from pooling.cli._work_http import HttpWork  # only now, as above
+    from pooling.cli.stress.work._http import HttpWork  # only now, as above
 
     return Target(url, factory, HttpWork())  # the factory refuses a URL with a password
 
@@ -193,7 +194,7 @@ def _http(url: str, reached: str) -> Target:
 def _redis(url: str, reached: str) -> Target:
     name = f"pooling-stress-{secrets.token_hex(4)}"
     factory = _factory(reached, {"client_name": name})
-    from pooling.cli._work_redis import Clients, RedisWork  # only now, as above
+    from pooling.cli.stress.work._redis import Clients, RedisWork  # only now, as above
 
     target = Target(_redacted(url), factory, RedisWork())
     try:

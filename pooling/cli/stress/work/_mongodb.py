@@ -11,8 +11,8 @@ from pymongo import errors
 
 from pooling.backends import _mongo
 from pooling.backends.mongodb import MongoFactory, Permit
-from pooling.cli._sessions import Sessions
-from pooling.cli._verdict import Verdict
+from pooling.cli.stress._verdict import Verdict
+from pooling.cli.stress.work._sessions import Sessions
 
 # Written in transactions that are never committed, so it never exists for anybody else.
 DATABASE, NOTES = "pooling_stress", "notes"

@@ -19,11 +19,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake, require_rich
-from pooling.cli._options import StressOptions
-from pooling.cli._report import print_tables, write_json
+from pooling.cli.stress._options import StressOptions
+from pooling.cli.stress._report import print_tables, write_json
 
 if TYPE_CHECKING:
-    from pooling.cli._result import Result
+    from pooling.cli.stress._result import Result
 
 NAME = "stress"
 HELP = "Stress a pool with many threads and injected faults, and check while it runs that it keeps its promises."
@@ -94,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(options: StressOptions) -> Result | None:
     from rich.console import Console  # rich is an extra, psycopg comes with the harness where it is there
 
-    from pooling.cli._harness import run as run_harness
-    from pooling.cli._progress import ProgressLine
-    from pooling.cli._target import Unreachable
+    from pooling.cli.stress._harness import run as run_harness
+    from pooling.cli.stress._progress import ProgressLine
+    from pooling.cli.stress._target import Unreachable
 
     try:
         with _interrupts() as struck, ProgressLine(Console(stderr=True)) as line:

@@ -26,7 +26,7 @@ from operator import attrgetter
 from types import FrameType
 
 from pooling._runtime.bell import Bell
-from pooling.cli._verdict import Invariant, Verdict
+from pooling.cli.stress._verdict import Invariant, Verdict
 
 REMEMBERED = 20_000  # services looked back on
 _served_at = attrgetter("served")

@@ -6,17 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from pooling.cli._census import Census, CountedFactory
-from pooling.cli._chaos import Chaos
-from pooling.cli._faults import Faults
-from pooling.cli._options import StressOptions
-from pooling.cli._plan import plans
-from pooling.cli._resources import LONG_ENOUGH, Resources
-from pooling.cli._result import Progress, Result, SessionCount
-from pooling.cli._scene import AnyPool, Scene
-from pooling.cli._target import Target, open_target
-from pooling.cli._user import User
-from pooling.cli._verdict import Invariant, Verdict
+from pooling.cli.stress._census import Census, CountedFactory
+from pooling.cli.stress._chaos import Chaos
+from pooling.cli.stress._faults import Faults
+from pooling.cli.stress._options import StressOptions
+from pooling.cli.stress._plan import plans
+from pooling.cli.stress._resources import LONG_ENOUGH, Resources
+from pooling.cli.stress._result import Progress, Result, SessionCount
+from pooling.cli.stress._scene import AnyPool, Scene
+from pooling.cli.stress._target import Target, open_target
+from pooling.cli.stress._user import User
+from pooling.cli.stress._verdict import Invariant, Verdict
 from pooling.pool import Pool
 
 MakePool = Callable[..., AnyPool]

@@ -7,7 +7,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import ER, SERVER_STATUS
 
-from pooling.cli._sessions import Sessions
+from pooling.cli.stress.work._sessions import Sessions
 
 # Temporary, one per session: it leaves nothing in the database. Unlike its rows it cannot be rolled back, so it is
 # there from the first moment on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pooling.cli._result import Progress
+from pooling.cli.stress._result import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pooling.cli._sessions import Sessions
+from pooling.cli.stress.work._sessions import Sessions
 
 # Temporary, and created in transactions that are never committed: it leaves nothing in the database.
 NOTE = "pooling_stress_note"

@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pooling.cli._command import FAILED, FINE, Mistake, require_rich
-from pooling.cli._frame import frame, line
-from pooling.cli._remote import Remote, Unanswered
+from pooling.cli.top._frame import frame, line
+from pooling.cli.top._remote import Remote, Unanswered
 from pooling.config import nearest
 from pooling.integrations.page._words import span
 

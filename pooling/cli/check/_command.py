@@ -29,9 +29,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from pooling import create_pool
 from pooling._secrets import found, hide
-from pooling.cli._about import About, about
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake
-from pooling.cli._untouched import missing, untouched
+from pooling.cli.check._backends import About, about
+from pooling.cli.check._file import missing, untouched
 from pooling.factory import Factory
 from pooling.integrations.page._words import span
 

@@ -6,8 +6,8 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-from pooling.cli._census import Census
-from pooling.cli._verdict import Invariant, Verdict
+from pooling.cli.stress._census import Census
+from pooling.cli.stress._verdict import Invariant, Verdict
 
 # A server process or thread is listed for a moment longer than its client's close() takes; for this long that is
 # forgiven.

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from pooling.cli._sessions import Sessions
+from pooling.cli.stress.work._sessions import Sessions
 
 NOTE = "pooling_stress_note"  # written in transactions that are never executed
 _QUEUED = (b"QUEUED", "QUEUED")

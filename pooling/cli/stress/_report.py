@@ -28,8 +28,8 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 import pooling
-from pooling.cli._result import Result
-from pooling.cli._verdict import MEANING
+from pooling.cli.stress._result import Result
+from pooling.cli.stress._verdict import MEANING
 from pooling.stats import Histogram
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import time
 from collections import Counter
 from typing import Any
 
-from pooling.cli._faults import Faults
-from pooling.cli._verdict import Invariant, Verdict
-from pooling.cli._work import Work
+from pooling.cli.stress._faults import Faults
+from pooling.cli.stress._verdict import Invariant, Verdict
+from pooling.cli.stress.work import Work
 from pooling.factory import Factory, ResetMode
 
 RETIRED = "retired by the pool"

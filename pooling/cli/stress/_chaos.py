@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pooling.cli._proxy import Proxy
+    from pooling.cli.stress._proxy import Proxy
 
 CALM = 1.0, 0.5  # seconds between two troubles: at least, and the mean of what is added
 LONGEST = 1.5  # seconds of one trouble

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 
-from pooling.cli._plan import Ending
+from pooling.cli.stress._plan import Ending
 
 ARMED = 3  # faults that may wait for a connect
 IN_A_ROW = 3  # refusals in a row, so that what is injected stays a hiccup and never becomes an outage (fail_after)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pooling.cli._options import StressOptions
-from pooling.cli._resources import LONG_ENOUGH, Level
-from pooling.cli._verdict import Invariant, Verdict
+from pooling.cli.stress._options import StressOptions
+from pooling.cli.stress._resources import LONG_ENOUGH, Level
+from pooling.cli.stress._verdict import Invariant, Verdict
 from pooling.stats import Histogram
 
 

@@ -7,12 +7,12 @@ import traceback
 from collections import Counter
 from typing import Any, Protocol
 
-from pooling.cli._census import Census
-from pooling.cli._faults import Faults
-from pooling.cli._order import OrderWatch
-from pooling.cli._plan import Ending
-from pooling.cli._verdict import Invariant, Verdict
-from pooling.cli._work import Work
+from pooling.cli.stress._census import Census
+from pooling.cli.stress._faults import Faults
+from pooling.cli.stress._order import OrderWatch
+from pooling.cli.stress._plan import Ending
+from pooling.cli.stress._verdict import Invariant, Verdict
+from pooling.cli.stress.work import Work
 from pooling.stats import Recorder
 
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pooling.cli._census import Card, Unfit
-from pooling.cli._order import Attempt
-from pooling.cli._plan import Ending, Plan
-from pooling.cli._scene import Scene
-from pooling.cli._verdict import Invariant
+from pooling.cli.stress._census import Card, Unfit
+from pooling.cli.stress._order import Attempt
+from pooling.cli.stress._plan import Ending, Plan
+from pooling.cli.stress._scene import Scene
+from pooling.cli.stress._verdict import Invariant
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout
 
 NAP = 0.05  # seconds: sleeps longer than this end early when the run does

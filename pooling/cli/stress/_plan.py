@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from pooling.cli._options import StressOptions
+from pooling.cli.stress._options import StressOptions
 
 
 class Ending(Enum):
