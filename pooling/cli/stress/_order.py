@@ -4,8 +4,9 @@ A stamp taken before acquire() says little: between the stamp and the queue, and
 noticing it, a thread may be off the processor for as long as the scheduler likes. So nothing here is a matter of
 milliseconds. B has overtaken A only if both of these are certain:
 
-1. A waited when B came. The watch has seen A's thread blocked on a condition variable inside its acquire(), at a
-   moment before B called acquire(). Whoever blocks has joined the queue.
+1. A waited when B came. The watch has seen A's thread blocked inside its acquire(), on the semaphore that is its bell
+   (in pools that are not ours, on a condition variable), at a moment before B called acquire(). Whoever blocks has
+   joined the queue.
 2. B was served before A. B's acquire() had returned before the connection that A was given became free: before the
    user ahead of A on that connection began to release it, or before a worker began to hand it over. A can not have
    been served any earlier than that, whenever its thread may have noticed.

@@ -25,7 +25,7 @@ class AnyPool(Protocol):
 
 
 class Scene:
-    """What all users of a run share."""
+    """Called by all users' threads at once, but for :meth:`fold`; ``_lock`` is for counting errors and endings."""
 
     def __init__(
         self,
