@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pooling._clock import DEFAULT, Timeout
@@ -124,6 +124,10 @@ class Lease(Generic[T]):
         self._entry = new.entry
         self._token = new
         return self._entry.view
+
+    def _acquired_at(self, frame: FrameType) -> None:
+        """Show this as the place of the acquire: for what stands between the pool and its user."""
+        self._entry.code, self._entry.instruction = frame.f_code, frame.f_lasti
 
     def _take(self, verb: str) -> Token[T]:
         try:

@@ -80,6 +80,8 @@ class Pool(WaitingRoom[T]):
     Raises TypeError for an unknown option, ValueError for one out of range.
     """
 
+    _books: type[Ledger[T]] = Ledger  # how they are kept
+
     def __init__(
         self, factory: Factory[T] | Callable[[], T], *, runtime: Runtime | None = None, **options: Unpack[Options]
     ) -> None:
@@ -106,7 +108,7 @@ class Pool(WaitingRoom[T]):
         self._runtime.renew()
         self._lock = self._runtime.lock()
         self._plain = flag()
-        self._ledger: Ledger[T] = Ledger(self.name, self._config, self._plain, self._runtime.poke, checks=self._checks)
+        self._ledger = self._books(self.name, self._config, self._plain, self._runtime.poke, checks=self._checks)
         if parent is not None:
             self._ledger.inherit(parent)
         self._roster = self._ledger.roster
@@ -173,10 +175,10 @@ class Pool(WaitingRoom[T]):
         """An acquire that is shown, while it waits and while it holds, where ``frame`` is: for what stands between the
         pool and its user."""
         if self._plain[0] and self._idle:
-            lease = self.acquire(timeout, priority)
+            lease = Pool.acquire(self, timeout, priority)  # whatever a subclass has its own acquire do beside
         else:
             lease = self._acquire_carefully([], timeout, priority, frame)
-        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+        lease._acquired_at(frame)
         return lease
 
     def _acquire_carefully(

@@ -231,7 +231,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._factory.requests.pop()
         frame = _users_frame()
         if frame is not None:
-            lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+            lease._acquired_at(frame)
         return _Use(lease)
 
     def _enter(self, use: _Use, timeout: float | None) -> Any:

@@ -92,8 +92,7 @@ class ConnectionPool(redis.ConnectionPool):
                 break
             tried = tried or fresh
         self.shells.lend(shell, lease)
-        frame = caller(sys._getframe(1))
-        entry.code, entry.instruction = frame.f_code, frame.f_lasti
+        lease._acquired_at(caller(sys._getframe(1)))
         self._count(idle=-1, used=1)
         self._record(started, fresh=fresh)
         return shell

@@ -289,4 +289,4 @@ def _label(lease: Lease[Any]) -> None:
             break
         frame = frame.f_back
     if frame is not None:
-        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
+        lease._acquired_at(frame)

@@ -75,40 +75,27 @@ class PlacePool(Pool[Place]):
     on the calling thread; it raises the driver's error where that fails."""
 
     _ledger: PlaceLedger
+    _books = PlaceLedger
 
     def __init__(self, factory: PlaceFactory, equip: Callable[[Lease[Place]], None], **options: Any) -> None:
         self._equip = equip
         super().__init__(factory, **options)
-
-    def _build(self, *parent: Any) -> None:
-        super()._build(*parent)
-        self._ledger.__class__ = PlaceLedger  # the same books, kept in another way
 
     def acquire(self, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[Place]:
         if timeout is not DEFAULT:
             seconds("timeout", timeout)
         if priority is not FIRST_COME:
             offset("priority", priority)
-        lease = self.take(timeout, priority, sys._getframe(1))
-        self._equip(lease)
-        return lease
+        return self._acquire_for(sys._getframe(1), timeout, priority)
 
-    def _acquire_carefully(
-        self, stale: list[Token[Place]], timeout: Timeout, priority: float, frame: FrameType
-    ) -> Lease[Place]:
-        lease = super()._acquire_carefully(stale, timeout, priority, frame)
-        if frame.f_code is not PlacePool.take.__code__:  # run(), and the integrations that say where they are called
-            self._equip(lease)
+    def _acquire_for(self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[Place]:
+        lease = self.take(timeout, priority, frame)
+        self._equip(lease)
         return lease
 
     def take(self, timeout: Timeout, priority: float, frame: FrameType) -> Lease[Place]:
         """A lease of a place as it is, connected or not, noted for ``frame``."""
-        if self._plain[0] and self._idle:
-            lease = super().acquire(timeout, priority)
-        else:
-            lease = super()._acquire_carefully([], timeout, priority, frame)
-        lease._entry.code, lease._entry.instruction = frame.f_code, frame.f_lasti
-        return lease
+        return super()._acquire_for(frame, timeout, priority)
 
     def filled(self, lease: Lease[Place], took: float) -> None:
         """The place of a lease was connected."""
