@@ -20,7 +20,9 @@ from pooling.lease import Lease
 from tests.docs.pages import ROOT, bare, table
 
 REFERENCE = ROOT / "docs" / "reference"
-CORE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "pooling").glob("*.py")))
+CORE = "\n".join(
+    path.read_text(encoding="utf-8") for files in ("*.py", "_ledger/*.py") for path in (ROOT / "pooling").glob(files)
+)
 
 
 def names(page: str, first: str) -> list[str]:
