@@ -15,6 +15,7 @@ import pytest
 
 from pooling import PoolTimeout
 from pooling._entry import TokenRef, call_site
+from pooling._roster import Roster
 from pooling._runtime import Threads
 from pooling._waiter import Turn, Waiter
 from pooling.pool import LOOKS
@@ -29,6 +30,18 @@ class Emptied(deque):  # type: ignore[type-arg]
 
     def __bool__(self) -> bool:
         return True
+
+
+class CalmUntilTheAppend(Roster[Any]):
+    """Who joins the queue does it just before a connection comes back."""
+
+    @property
+    def calm(self) -> bool:
+        return not self.idle or self.__dict__["calm"]
+
+    @calm.setter
+    def calm(self, calm: bool) -> None:
+        self.__dict__["calm"] = calm
 
 
 def a_waiter(clock: ManualClock, turn: Turn = Turn.WAITING) -> Waiter[Any]:
@@ -58,23 +71,14 @@ def test_of_two_that_come_for_the_last_idle_connection_one_waits(clock: ManualCl
 
 
 def test_a_release_beside_a_caller_who_has_just_joined_the_queue_serves_it(clock: ManualClock, make: Make) -> None:
-    """The flag is 1 when the release begins and 0 when its append is done: it comes to settle()."""
+    """The roster is calm when the release begins, and no longer when its append is done: it comes to settle()."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
     clock.advance(0)
-    true_flag = pool._plain
-
-    class Late:
-        reads = 0
-
-        def __getitem__(self, index: int) -> int:
-            Late.reads += 1
-            return 1 if Late.reads == 1 else true_flag[index]
-
-    pool._plain = Late()  # type: ignore[assignment]
+    pool._roster.__class__ = CalmUntilTheAppend
     lease.release()
-    pool._plain = true_flag
+    pool._roster.__class__ = Roster
     clock.advance(0)
     waiting.result().release()
 
