@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,15 +15,9 @@ from pooling._reaper import Reaper
 from pooling._runtime import THREADS, Threads
 from pooling._workers import Workers
 from pooling.testing import FakeFactory
+from tests.waiting import until
 
 SOON = 5.0  # seconds until something that happens at once must have happened, on the noisiest of machines
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
 
 
 def names(prefix: str = "pooling-") -> list[str]:
@@ -37,7 +30,7 @@ def run(workers: Workers) -> threading.Thread:
     ran = threading.Event()
     workers.submit(lambda: (done.append(threading.current_thread()), ran.set()))
     assert ran.wait(SOON)
-    eventually(lambda: workers._idle)
+    until(lambda: workers._idle)
     return done[0]
 
 
@@ -57,7 +50,7 @@ def test_a_job_never_waits_for_another(workers: Workers) -> None:
     barrier = threading.Barrier(10)
     for _ in range(10):
         workers.submit(lambda: barrier.wait(SOON))
-    eventually(lambda: len(workers._idle) == 10)
+    until(lambda: len(workers._idle) == 10)
     assert not barrier.broken
 
 
@@ -97,7 +90,7 @@ def test_parking_ends_idle_workers_and_those_that_are_nearly_done_but_waits_for_
 ) -> None:
     hang, short = threading.Event(), threading.Event()
     workers.submit(hang.wait)
-    eventually(lambda: any(worker.busy_since < float("inf") for worker in workers._all))
+    until(lambda: any(worker.busy_since < float("inf") for worker in workers._all))
     idle = run(workers)
     time.sleep(0.25)
     workers.submit(lambda: short.wait(0.02))
@@ -106,14 +99,14 @@ def test_parking_ends_idle_workers_and_those_that_are_nearly_done_but_waits_for_
     assert time.monotonic() - start < SOON
     assert not idle.is_alive() or short.is_set() is False
     hang.set()
-    eventually(lambda: not workers._all)
+    until(lambda: not workers._all)
 
 
 def test_a_worker_that_parks_the_others_does_not_wait_for_itself(workers: Workers) -> None:
     parked = threading.Event()
     workers.submit(lambda: (workers.park(0.05), parked.set()))
     assert parked.wait(SOON)
-    eventually(lambda: not workers._all)
+    until(lambda: not workers._all)
 
 
 def test_parking_passes_over_a_worker_that_is_just_being_started(workers: Workers) -> None:
@@ -162,7 +155,7 @@ def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(mon
     with Pool(FakeFactory(), runtime=Threads(), max_size=1, idle_timeout=0.1) as pool:
         pool.acquire(timeout=10).release()
         pool.acquire(timeout=10).release()
-        eventually(lambda: pool.stats().closed == {"idle": 1})
+        until(lambda: pool.stats().closed == {"idle": 1})
     assert sorted(stillborn) == ["reaper", "worker"]
 
 
@@ -195,7 +188,7 @@ def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_
             pool.acquire(timeout=1).release()
             assert heard == []
         pool.clear()
-        eventually(lambda: heard[:5] == ["wait", "connect", "acquire", "release", "clear"])
+        until(lambda: heard[:5] == ["wait", "connect", "acquire", "release", "clear"])
 
 
 # -- the reaper ----------------------------------------------------------------------------------------------
@@ -244,7 +237,7 @@ def test_a_later_alarm_wakes_nobody(reaper: Reaper) -> None:
     pool = Watched(due=time.monotonic() + 100)
     reaper.watch(pool)
     reaper.alarm(pool.due)
-    eventually(lambda: reaper.wakes_at == pool.due)
+    until(lambda: reaper.wakes_at == pool.due)
     poked: list[Any] = []
     reaper.poke = poked.append  # type: ignore[method-assign, assignment]
     reaper.alarm(pool.due + 1)
@@ -270,7 +263,7 @@ def test_a_pool_whose_upkeep_fails_is_tried_again_after_a_pause(reaper: Reaper) 
     bad = Bad(due=0.0)
     reaper.watch(bad)
     reaper.alarm(0.0)
-    eventually(lambda: reaper.wakes_at != float("inf"))
+    until(lambda: reaper.wakes_at != float("inf"))
     time.sleep(0.1)  # without a pause it looks thousands of times; each poke may make it look once more
     assert bad.looks < 10
 
@@ -281,7 +274,7 @@ def test_the_reaper_ends_with_the_last_pool() -> None:
     pool = Watched()
     reaper.watch(pool)
     reaper.alarm(0.0)
-    eventually(lambda: reaper._thread is not None)
+    until(lambda: reaper._thread is not None)
     thread = reaper._thread
     del pool
     assert rested.wait(SOON)
@@ -307,7 +300,7 @@ def test_a_parked_reaper_starts_again_with_the_next_alarm(reaper: Reaper) -> Non
     pool = Watched()
     reaper.watch(pool)
     reaper.alarm(0.0)
-    eventually(lambda: reaper._thread is not None)
+    until(lambda: reaper._thread is not None)
     reaper.park(SOON)
     assert reaper._thread is None
     pool.due = 0.0
@@ -331,7 +324,7 @@ def test_a_reaper_that_was_replaced_while_it_looked_leaves_its_successor_alone(r
     old = reaper._thread
     reaper.park(0.0)
     reaper.alarm(0.0)
-    eventually(lambda: reaper._thread is not None)
+    until(lambda: reaper._thread is not None)
     wakes_at = reaper.wakes_at
     go.set()
     assert old is not None
@@ -345,7 +338,7 @@ def test_a_pool_at_rest_wakes_nobody() -> None:
     looks: list[float] = []
     with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None, connect_timeout=0.05) as pool:
         pool.acquire().release()
-        eventually(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
+        until(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
         look = pool.look
         pool.look = lambda: (looks.append(time.monotonic()), look())  # type: ignore[method-assign, assignment, return-value]
         time.sleep(0.3)
@@ -356,7 +349,7 @@ def test_a_dropped_lease_is_found_at_once_in_a_pool_at_rest(caplog: pytest.LogCa
     """The orphan itself wakes the reaper."""
     with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None) as pool, caplog.at_level(logging.CRITICAL):
         assert pool.acquire().connection is not None
-        eventually(lambda: pool.stats().closed == {"dropped": 1})
+        until(lambda: pool.stats().closed == {"dropped": 1})
 
 
 def test_the_bell_of_a_thread_is_used_again() -> None:

@@ -28,9 +28,9 @@ import pooling
 from pooling.integrations.django import close_all, pools
 from tests.backends.contract import in_threads
 from tests.integrations.django_project.setting_up import ALIASES, make_tables, set_up
-from tests.integrations.exchange import eventually
 from tests.proxy import Proxy
 from tests.servers import MariaDB, Postgres, Redis
+from tests.waiting import until
 
 SESSION = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
 SERVERS = tuple(SESSION)
@@ -176,7 +176,7 @@ def test_a_thread_that_ends_without_closing_costs_its_connection_and_no_slot(ali
     thread.start()
     thread.join(30)
     gc.collect()
-    eventually(lambda: pool(alias).stats().size == 0)
+    until(lambda: pool(alias).stats().size == 0)
     assert pool(alias).stats().closed["dropped"] == 1
     close_all()
 
@@ -235,7 +235,7 @@ def test_a_transaction_left_open_is_rolled_back_before_the_next_user(alias: str)
     connection.set_autocommit(False)
     items(alias).create(name="left open")
     connection.close()
-    eventually(lambda: pool(alias).stats().idle == 1)
+    until(lambda: pool(alias).stats().idle == 1)
     assert items(alias).count() == 0
     assert connections[alias].get_autocommit()
     assert pool(alias).stats().opened == 1  # by a reset, not by another connection
@@ -296,7 +296,7 @@ def test_a_session_is_cleared_where_that_is_asked_for(server: str, changed: Any)
         cursor.execute(f"CREATE TEMPORARY TABLE {'pg_temp.' if server == 'postgresql' else ''}leftover (id integer)")
         cursor.execute("SET time_zone = '+05:00'" if server == "mysql" else "SET TIME ZONE 'Asia/Tokyo'")
     connection.close()
-    eventually(lambda: connection.pooling.stats().idle == 1)
+    until(lambda: connection.pooling.stats().idle == 1)
     with pytest.raises(ProgrammingError):
         ask(connection, "SELECT count(*) FROM leftover")
     assert ask(connection, SESSION[server]) == before
@@ -358,7 +358,7 @@ def test_a_time_zone_that_somebody_has_changed_is_put_right() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'Asia/Tokyo'")
     connection.close()
-    eventually(lambda: pool("postgresql").stats().idle == 1)
+    until(lambda: pool("postgresql").stats().idle == 1)
     assert ask(connection, "SHOW TIME ZONE") == "UTC"
     assert pool("postgresql").stats().opened == 1
 
@@ -563,7 +563,7 @@ def test_the_first_broken_connection_makes_the_others_suspect(server: str, chang
 def kill(server: str, session: int) -> None:
     with connections[server].cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s)" if server == "postgresql" else "KILL %s", [session])
-    eventually(lambda: session not in alive(server))
+    until(lambda: session not in alive(server))
 
 
 def alive(server: str) -> list[int]:

@@ -18,7 +18,8 @@ from sqlalchemy import event, exc
 import pooling
 from pooling.integrations.sqlalchemy import FairPool
 from pooling.integrations.wsgi import Middleware, leases
-from tests.integrations.sqlalchemy_engines import SOON, Engines, balance, below, counts, engines_on, until
+from tests.integrations.sqlalchemy_engines import SOON, Engines, balance, below, counts, engines_on
+from tests.waiting import until
 
 
 @pytest.fixture
