@@ -260,9 +260,7 @@ def outage(kind: type[Any], away: float) -> dict[str, float]:
         thread.join(10.0)
     late = 1000 * (min(first) - returned[0]) if first else float("inf")
     refused = len(server.refused)
-    return _ended(
-        peer, server, {"connects": refused / away, "connects at once": server.most, "after the return": late}
-    )
+    return _ended(peer, server, {"connects": refused / away, "connects at once": server.most, "after the return": late})
 
 
 def _call(peer: Any) -> bool:

@@ -37,9 +37,7 @@ def test_starving_threads_are_named_within_a_tenth_of_a_second(
     assert [type(error) for error in errors] == [PoolTimeout, type(None)]  # the first gives up, the other goes on
 
 
-def test_it_is_said_once_whoever_comes_next(
-    clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_is_said_once_whoever_comes_next(clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture) -> None:
     pool = make(max_size=1)
     actors = [clock.spawn(twice, pool, clock)]
     clock.advance(0.1)

@@ -292,7 +292,6 @@ def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it(mon
     pool.close()
 
 
-
 class Cycle:
     """Garbage that gives its lease back when it is collected: its weak references are told before it does."""
 
