@@ -88,16 +88,21 @@ def test_a_worker_that_is_given_a_job_as_it_wants_to_end_does_it(
 def test_parking_ends_idle_workers_and_those_that_are_nearly_done_but_waits_for_none_that_hangs(
     workers: Workers,
 ) -> None:
-    hang, short = threading.Event(), threading.Event()
+    hang, both = threading.Event(), threading.Barrier(2)
     workers.submit(hang.wait)
     until(lambda: any(worker.busy_since < float("inf") for worker in workers._all))
-    idle = run(workers)
-    time.sleep(0.25)
-    workers.submit(lambda: short.wait(0.02))
+    (hanging,) = workers._all
+    hanging.busy_since = float("-inf")  # it has been at it for longer than anybody waits
+    for _ in range(2):
+        workers.submit(lambda: both.wait(SOON))
+    until(lambda: len(workers._idle) == 2)
+    others = workers._all - {hanging}
+    workers.submit(lambda: until(lambda: workers._parked))  # done as soon as the others are to end
     start = time.monotonic()
-    workers.park(0.1)
+    workers.park(2 * SOON)
     assert time.monotonic() - start < SOON
-    assert not idle.is_alive() or short.is_set() is False
+    assert not any(worker.thread.is_alive() for worker in others)
+    assert hanging.thread.is_alive()
     hang.set()
     until(lambda: not workers._all)
 
