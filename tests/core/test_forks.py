@@ -55,7 +55,6 @@ def script(text: str) -> str:
 
 
 def test_a_child_opens_its_own_connections_and_the_parents_stay() -> None:
-    """Checklist 54."""
     run_python(
         script(
             """
@@ -93,7 +92,7 @@ def test_a_child_opens_its_own_connections_and_the_parents_stay() -> None:
               "pool.warm_up()", "pool.suspend()", "pool.resize(min_size=1)", "pool.subscribe(print)"]
 )  # fmt: skip
 def test_whatever_the_child_does_first_the_parents_lock_is_not_touched(first: str) -> None:
-    """Checklist 54: held at the fork by a thread that does not exist in the child."""
+    """Held at the fork by a thread that does not exist in the child."""
     run_python(
         script(
             f"""
@@ -190,7 +189,7 @@ def test_a_child_never_uses_a_lease_of_its_parent() -> None:
 
 
 def test_a_child_that_does_nothing_says_nothing_at_its_end() -> None:
-    """Checklist 54: no warning, no close, with the interpreter's whole ending."""
+    """No warning, no close, with the interpreter's whole ending."""
     run_python(
         script(
             """

@@ -60,7 +60,7 @@ def test_the_gaps_between_tries_grow_and_jitter_only_shortens_them(
 def test_while_down_two_tries_a_second_at_most_and_one_in_flight(
     clock: ManualClock, factory: FakeFactory, make: Make, slow: float
 ) -> None:
-    """Promise 7: averaged over any 5 s from the second second on, with 12 callers who ask all the time."""
+    """Averaged over any 5 s from the second second on, with 12 callers who ask all the time."""
     tries: list[float] = []
     inside: list[int] = []
 
@@ -207,7 +207,7 @@ def test_the_pool_goes_on_probing_as_long_as_anybody_has_asked_and_then_stops(
 def test_min_size_keeps_the_pool_probing_with_nobody_asking(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 51: the background work survives outages, however long."""
+    """The background work survives outages, however long."""
     pool = make(min_size=2)
     pool.acquire().discard()
     factory.gates["connect"].error(OSError())
@@ -222,7 +222,6 @@ def test_min_size_keeps_the_pool_probing_with_nobody_asking(
 def test_recovery_comes_within_one_gap_before_the_next_caller_asks(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 57, promise 7."""
     pool = make(fail_after=1)
     factory.gates["connect"].error(OSError())
     keep_asking(clock, pool, 60, 1.0)
@@ -251,7 +250,6 @@ def test_a_quick_recovery_comes_within_250_ms_for_those_who_ask(
 def test_a_server_that_is_down_at_the_start_is_no_trouble_later(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 57."""
     factory.gates["connect"].error(OSError())
     pool = make(min_size=2, fail_after=1)
     assert isinstance(outcome(pool.warm_up, 10), ConnectError)
@@ -383,7 +381,7 @@ def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, mak
 def test_a_server_that_refuses_new_ones_but_serves_the_old_fails_nobody_who_is_served(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Promise 7's patience begins anew with each hand-over: a full server is not a server that is down."""
+    """The patience of fail_after begins anew with each hand-over: a full server is not a server that is down."""
     pool = make(max_size=5, fail_after=1)
     leases = [pool.acquire(), pool.acquire()]
     factory.gates["connect"].error(OSError("too many"))
@@ -418,7 +416,7 @@ def break_one(pool: Any) -> None:
 def test_one_broken_connection_has_the_others_checked_before_they_go_out(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 38, promise 8: one restart, one casualty."""
+    """One restart, one casualty."""
     pool = make(max_size=10, check_after=1000)
     connections = idle(pool, 10)
     for connection in connections:
