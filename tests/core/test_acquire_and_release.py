@@ -11,7 +11,7 @@ import pytest
 from pooling import PoolError, PoolTimeout
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
-from tests.core.helpers import outcome
+from tests.core.helpers import outcome, struck_while_waiting
 
 
 def test_nothing_connects_before_the_first_acquire(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
@@ -310,24 +310,11 @@ def test_an_interrupt_that_is_kept_keeps_no_connection(clock: ManualClock, make:
     """The same for a KeyboardInterrupt that struck as the connection was handed over."""
     pool = make(max_size=1)
     lease = pool.acquire()
-    ordinary = clock.bell
-
-    def struck() -> Any:
-        bell = ordinary()
-
-        class Struck(type(bell)):  # type: ignore[misc]
-            def wait(self, seconds: float, waiter: Any) -> None:
-                super().wait(seconds, waiter)
-                raise KeyboardInterrupt
-
-        return Struck(clock)
-
-    clock.bell = struck  # type: ignore[method-assign]
-    waiting = clock.spawn(pool.acquire, 5)
-    clock.advance(0)
-    lease.release()
-    clock.advance(0)
-    clock.bell = ordinary  # type: ignore[method-assign]
+    with struck_while_waiting(clock, KeyboardInterrupt):
+        waiting = clock.spawn(pool.acquire, 5)
+        clock.advance(0)
+        lease.release()
+        clock.advance(0)
     kept = outcome(waiting.result)
     assert isinstance(kept, KeyboardInterrupt)
     assert pool.acquire().connection is not None  # and dropped

@@ -11,7 +11,7 @@ import pytest
 from pooling import PoolTimeout
 from pooling.testing import Actor, FakeFactory, ManualClock
 from tests.core.conftest import Make
-from tests.core.helpers import outcome, timed
+from tests.core.helpers import outcome, struck_while_waiting, timed
 
 
 def queue_up(clock: ManualClock, pool: Any, served: list[Any], *waiters: tuple[str, float]) -> list[Actor]:
@@ -81,32 +81,18 @@ def test_a_signals_exception_while_waiting_loses_nothing(clock: ManualClock, mak
     """Before, and at the very moment of, the hand-over."""
     pool = make(max_size=1)
     lease = pool.acquire()
+    with struck_while_waiting(clock, Signal):
+        early = clock.spawn(pool.acquire, 5)
+        clock.advance(1.5)
+        assert isinstance(outcome(early.result), Signal)
+        assert pool.stats().waiting == 0
 
-    ordinary = clock.bell
-
-    def struck() -> Any:
-        bell = ordinary()
-
-        class Struck(type(bell)):  # type: ignore[misc]
-            def wait(self, seconds: float, waiter: Any) -> None:
-                super().wait(seconds, waiter)
-                raise Signal
-
-        return Struck(clock)
-
-    clock.bell = struck  # type: ignore[method-assign]
-    early = clock.spawn(pool.acquire, 5)
-    clock.advance(1.5)
-    assert isinstance(outcome(early.result), Signal)
-    assert pool.stats().waiting == 0
-
-    served = clock.spawn(pool.acquire, 5)
-    clock.advance(0.5)
-    lease.release()  # hands over; the exception strikes as the waiter wakes up
-    clock.advance(0)
-    assert isinstance(outcome(served.result), Signal)
-    assert (pool.stats().idle, pool.stats().waiting) == (1, 0)
-    clock.bell = ordinary  # type: ignore[method-assign]
+        served = clock.spawn(pool.acquire, 5)
+        clock.advance(0.5)
+        lease.release()  # hands over; the exception strikes as the waiter wakes up
+        clock.advance(0)
+        assert isinstance(outcome(served.result), Signal)
+        assert (pool.stats().idle, pool.stats().waiting) == (1, 0)
     pool.acquire(timeout=0).release()
 
 
