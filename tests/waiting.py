@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE = 30.0  # seconds: longer than anything that is waited for takes on a machine with much to do
+LATE = 5.0  # seconds by which such a machine may be late with what has a time of its own
 LOOK = 0.001  # seconds between two looks
 
 

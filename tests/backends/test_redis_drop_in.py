@@ -29,6 +29,7 @@ from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, run_python, settled
 from tests.proxy import Proxy
 from tests.servers import Redis as Server
+from tests.waiting import LATE, until
 
 Make = Callable[..., Any]
 
@@ -167,7 +168,7 @@ class TestAsAClientSeesIt:
         start = time.monotonic()
         with pytest.raises(redis.MaxConnectionsError, match=r"2 of 2 are in use, longest by MainThread") as caught:
             pool.get_connection()
-        assert time.monotonic() - start < 0.2
+        assert time.monotonic() - start < LATE  # that of a machine: the pool does not wait
         assert isinstance(caught.value, TooManyConnections)
         assert isinstance(caught.value, pooling.QueueFull)
         for connection in held:
@@ -336,10 +337,10 @@ class TestThroughPooling:
     def test_nobody_starves(self, make: Make) -> None:
         pool = make(max_connections=2, timeout=10)
         counts = [0] * 8
-        until = time.monotonic() + 0.5
+        end = time.monotonic() + 0.5
 
         def work(number: int) -> None:
-            while time.monotonic() < until:
+            while time.monotonic() < end:
                 connection = pool.get_connection()
                 time.sleep(0.002)
                 pool.release(connection)
@@ -355,7 +356,7 @@ class TestThroughPooling:
         start = time.monotonic()
         with pytest.raises(redis.ConnectionError, match="No connection available") as caught:
             pool.get_connection()
-        assert timeout <= time.monotonic() - start < timeout + 0.25
+        assert timeout <= time.monotonic() - start < timeout + LATE
         assert isinstance(caught.value, NoConnection)
         assert isinstance(caught.value, pooling.PoolTimeout)
         assert caught.value.stage == "queue"
@@ -373,7 +374,7 @@ class TestThroughPooling:
         start = time.monotonic()
         with pytest.raises(redis.ConnectionError):
             pool.get_connection()
-        assert 0.2 <= time.monotonic() - start < 0.5
+        assert 0.2 <= time.monotonic() - start < 0.2 + LATE  # nothing else would end it
         between.reset_all()
 
     def test_holders_are_told_by_the_line_that_called_redis(self, make: Make) -> None:
@@ -512,10 +513,7 @@ class TestWhatTheDriversOwnCodeCalls:
             return sorted(client["user"] for client in backend.clients())
 
         pool.re_auth_callback(SimpleToken("secret", time.time() * 1000 + 1e6, time.time() * 1000, {"oid": "guarded"}))
-        until = time.monotonic() + 5
-        while users() != ["default", "guarded"]:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(lambda: users() == ["default", "guarded"])
         pool.release(used)
         assert users() == ["guarded", "guarded"]
         assert pool.pooling.stats().opened == 2

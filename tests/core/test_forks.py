@@ -17,10 +17,12 @@ from tests.core.helpers import run_python
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 COMMON = """
-import gc, os, signal, sys, threading, time
+import functools, gc, os, signal, sys, threading, time
 signal.alarm(20)  # inherited by no child
 from pooling import Pool, PoolError, PoolTimeout
 from pooling.testing import FakeFactory, FakeConnection
+from tests.waiting import comes_true, until
+until = functools.partial(until, seconds=10)  # before the alarm
 
 class Counting(FakeFactory):
     def __init__(self):
@@ -431,8 +433,7 @@ def test_a_connect_under_way_at_the_fork_is_the_parents() -> None:
             factory.gates["connect"].never()
             waiting = threading.Thread(target=lambda: pool.acquire(timeout=10).release())
             waiting.start()
-            while not factory.gates["connect"].inside:
-                time.sleep(0.001)
+            until(lambda: factory.gates["connect"].inside)
 
             def child():
                 factory.gates["connect"].mode = "ok"
@@ -504,8 +505,7 @@ def test_what_was_ordered_before_the_fork_holds_in_the_child(orders: str, check:
 
             def drain():
                 threading.Thread(target=pool.drain, args=(10,), daemon=True).start()
-                while pool.stats().state != "draining":
-                    time.sleep(0.001)
+                until(lambda: pool.stats().state == "draining")
 
             {orders}
             state = pool.stats().state
@@ -542,10 +542,7 @@ def test_a_closed_pool_that_is_asked_in_a_child_starts_no_thread_that_stays() ->
                     pool.acquire()
                 except PoolClosed:
                     pass
-                until = time.monotonic() + 10
-                while threading.active_count() > 1:
-                    assert time.monotonic() < until, threading.enumerate()
-                    time.sleep(0.01)
+                until(lambda: threading.active_count() == 1, "every thread has ended")
 
             in_child(child)
             """
@@ -566,12 +563,6 @@ def test_listeners_hear_of_their_own_processs_events_also_where_the_fork_struck_
                 if event.kind == "wait" and os.getpid() == parent:
                     inside.set()
                     go.wait(20)
-
-            def until(condition):
-                end = time.monotonic() + 10
-                while not condition():
-                    assert time.monotonic() < end, heard
-                    time.sleep(0.001)
 
             parent = os.getpid()
             stop = pool.subscribe(listener)
@@ -650,13 +641,8 @@ def test_what_is_due_in_the_parent_is_done_also_if_it_never_uses_the_pool_again(
             pool.acquire().release()
             for _ in range(3):
                 in_child(lambda: None)
-            until = time.monotonic() + 10
-            while factory.open:
-                assert time.monotonic() < until
-                time.sleep(0.01)
-            while pool.stats().closed != {{"idle": 1}}:
-                assert time.monotonic() < until, pool.stats()
-                time.sleep(0.01)
+            until(lambda: not factory.open)
+            until(lambda: pool.stats().closed == {{"idle": 1}})
             pool.close()
             """
         ),
@@ -676,10 +662,8 @@ def test_a_fork_by_another_thread_leaves_the_reaper_running_though_the_main_one_
 
             def work():
                 in_child(lambda: None)
-                until = time.monotonic() + 10
-                while factory.open and time.monotonic() < until:
-                    time.sleep(0.01)
-                problems.extend([pool.stats()] * factory.open)
+                if not comes_true(lambda: not factory.open, 10):
+                    problems.append(pool.stats())
 
             thread = threading.Thread(target=work)
             thread.start()
@@ -701,7 +685,8 @@ def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without
             pool = Pool(factory, max_size=2, idle_timeout=None, max_lifetime=None, connect_timeout=0.1)
             pool.acquire().release()
             assert threading.active_count() > 1
-            time.sleep(0.3)  # nothing is due any more
+            pooling._runtime.AT_FORK = 10.0  # on a busy machine a thread may need more than 50 ms to end
+            until(lambda: pool.due_at() == float("inf"), "nothing is due any more")
             in_child(lambda: None)
             assert threading.active_count() == 1, threading.enumerate()
             pool.acquire()                     # dropped: the orphan is found by the next who comes
@@ -763,8 +748,7 @@ def test_a_worker_that_hangs_does_not_hold_a_fork_up_for_long(counts: bool) -> N
             factory.gates["connect"].never()
             waiting = threading.Thread(target=lambda: pool.acquire(timeout=10).release())
             waiting.start()
-            while not factory.gates["connect"].inside:
-                time.sleep(0.001)
+            until(lambda: factory.gates["connect"].inside)
             for _ in range(5):
                 start = time.monotonic()
                 in_child(lambda: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, _runtime, _workers
+from pooling import Pool, _reaper, _runtime, _workers
 from pooling._reaper import Reaper
 from pooling._runtime import THREADS, Threads
 from pooling._workers import Workers
@@ -259,18 +260,23 @@ def test_a_pool_whose_upkeep_fails_does_not_harm_the_others(reaper: Reaper, capl
     assert "a pool's upkeep failed" in caplog.text
 
 
-def test_a_pool_whose_upkeep_fails_is_tried_again_after_a_pause(reaper: Reaper) -> None:
+def test_a_pool_whose_upkeep_fails_is_tried_again_after_a_pause(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
     class Bad(Watched):
         def look(self) -> None:
-            self.looks += 1
+            looks.append(time.monotonic())
             raise ZeroDivisionError
 
+    monkeypatch.setattr(_reaper, "PAUSE", 0.05)
     bad = Bad(due=0.0)
     reaper.watch(bad)
     reaper.alarm(0.0)
-    until(lambda: reaper.wakes_at != float("inf"))
-    time.sleep(0.1)  # without a pause it looks thousands of times; each poke may make it look once more
-    assert bad.looks < 10
+    until(lambda: len(looks) >= 5)
+    pauses = [after - before for before, after in itertools.pairwise(looks)]
+    assert min(pauses[2:]) > 0.04  # the alarm may have made it look at once in the beginning
 
 
 def test_the_reaper_ends_with_the_last_pool() -> None:
@@ -346,7 +352,7 @@ def test_a_pool_at_rest_wakes_nobody() -> None:
         until(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
         look = pool.look
         pool.look = lambda: (looks.append(time.monotonic()), look())  # type: ignore[method-assign, assignment, return-value]
-        time.sleep(0.3)
+        time.sleep(0.3)  # several times as long as anything of this pool takes: what would wake it has had its time
         assert looks == []
 
 
