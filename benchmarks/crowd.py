@@ -52,12 +52,12 @@ def together(threads: int, use: Callable[[], object]) -> float:
         gate.wait()
         use()
 
-    crowd = [threading.Thread(target=caller, daemon=True) for _ in range(threads)]
-    for thread in crowd:
+    everybody = [threading.Thread(target=caller, daemon=True) for _ in range(threads)]
+    for thread in everybody:
         thread.start()
     gate.wait()
     began = perf_counter()
-    for thread in crowd:
+    for thread in everybody:
         thread.join()
     return began
 
