@@ -7,14 +7,12 @@ X connections a second, T - S wait at any moment, each (T - S) / X seconds.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
+from benchmarks.crowd import Outcome, Service, crowd
 from benchmarks.peer import Peer
 from benchmarks.peers import Psycopg, contenders
 from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
@@ -57,36 +55,6 @@ SPECIAL = (
 )  # fmt: skip  # one row
 
 
-@dataclass
-class Outcome:
-    """What the threads of one cell saw: for each service the thread, when it called and when it was served."""
-
-    services: list[tuple[int, float, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    errors: int = 0
-
-    def waits(self) -> list[float]:
-        """In ascending order."""
-        return sorted(served - called for _, called, served in self.services)
-
-    def least_to_most(self, threads: int) -> float:
-        """Services of the thread with the fewest, as a part of the most."""
-        counts = Counter(thread for thread, _, _ in self.services)
-        return counts.get(min(range(threads), key=lambda one: counts[one]), 0) / max(counts.values(), default=1)
-
-    def overtaken(self, slack: float = 0.0) -> int:
-        """Services before which somebody was served who had called later (by more than ``slack`` seconds,
-        at both ends)."""
-        calls = sorted((served, called) for _, called, served in self.services)
-        latest, before, count = 0.0, 0, 0
-        for served, called in calls:
-            while calls[before][0] < served - slack:
-                latest = max(latest, calls[before][1])
-                before += 1
-            count += latest > called + slack
-        return count
-
-
 def run(settings: Settings) -> Iterator[Row]:
     cells = SPECIAL if settings.quick else GRID + SPECIAL
     for number, cell in enumerate(cells, 1):
@@ -123,51 +91,21 @@ def _with_pool(kind: type[Peer], cell: Cell, seconds: float) -> Outcome:
 def _crowd(
     threads: int, hold: float, seconds: float, acquire: Callable[[], Any], release: Callable[[Any], None]
 ) -> Outcome:
-    """So many threads that acquire, hold and release until the time is over."""
-    outcome = Outcome()
-    record = outcome.services.append  # of a list it is atomic
-    gate = threading.Barrier(threads + 1)
-    end = float("inf")
+    """So many threads that acquire, hold and release until the time is over. The start is left out, where nobody queues
+    yet, and the end, where nobody holds any more."""
 
-    def caller(number: int) -> None:
-        gate.wait()
-        gate.wait()  # the first is for all to be there, the second for `end` to be set
+    def turns(number: int, end: float, record: Callable[[Service], None]) -> None:
         served = 0.0
-        try:
-            while served < end:
-                called = perf_counter()
-                held = acquire()
-                served = perf_counter()
-                if hold and served < end:
-                    sleep(hold)
-                release(held)
-                record((number, called, served))
-        except Exception:
-            outcome.errors += 1  # what went wrong is not this scenario's subject; that it did is in the table
+        while served < end:
+            called = perf_counter()
+            held = acquire()
+            served = perf_counter()
+            if hold and served < end:
+                sleep(hold)
+            release(held)
+            record((number, called, served))
 
-    crowd = [threading.Thread(target=caller, args=(number,), daemon=True) for number in range(threads)]
-    for thread in crowd:
-        thread.start()
-    gate.wait()
-    began = perf_counter()
-    end = began + seconds
-    gate.wait()
-    for thread in crowd:
-        thread.join()
-    _trim(outcome, began, end)
-    return outcome
-
-
-def _trim(outcome: Outcome, began: float, end: float) -> None:
-    """Leave the start out, where nobody queues yet, and the end, where nobody holds any more. Who has waited since
-    before the end and was served after it has been starved: that counts."""
-    start = began + 0.1 * (end - began)
-    outcome.seconds = end - start
-    outcome.services[:] = [
-        (thread, called, served)
-        for thread, called, served in outcome.services
-        if served >= start and (served < end or called < start)
-    ]
+    return crowd(threads, turns, lead=0.1 * seconds, seconds=0.9 * seconds)
 
 
 def _rows(cell: Cell, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:

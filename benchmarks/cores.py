@@ -6,11 +6,11 @@ says how much the threads of a pool still have in common.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from time import perf_counter
 
+from benchmarks.crowd import together
 from benchmarks.peer import Peer
 from benchmarks.peers import installed
 from benchmarks.rows import Family, Row, Settings, in_turn, ratio, row
@@ -33,7 +33,7 @@ def run(settings: Settings) -> Iterator[Row]:
         for number, names in enumerate(in_turn(list(peers), settings.rounds), 1):
             settings.say(f"{SCENARIO}: {number} of {settings.rounds}")
             for name in names:
-                cycles = _cycles(peers[name], seconds)
+                cycles = peers[name].cycles_in(seconds, perf_counter)
                 for threads in (1, 2):
                     rates[name, threads].append(_rate(peers[name], threads, cycles))
     for (name, threads), found in rates.items():
@@ -42,29 +42,9 @@ def run(settings: Settings) -> Iterator[Row]:
         yield ratio(SCENARIO, name, "cycles of two threads to one's", rates[name, 2], rates[name, 1])
 
 
-def _cycles(peer: Peer, seconds: float) -> int:
-    """How many cycles take one thread about so many seconds."""
-    peer.spin(200)
-    began = perf_counter()
-    peer.spin(200)
-    return max(200, int(seconds / (perf_counter() - began) * 200))
-
-
 def _rate(peer: Peer, threads: int, cycles: int) -> float:
     """Cycles a second of so many threads together, each of which makes so many."""
-    gate = threading.Barrier(threads + 1)
-
-    def spin() -> None:
-        gate.wait()
-        peer.spin(cycles)
-
-    crowd = [threading.Thread(target=spin, daemon=True) for _ in range(threads)]
-    for thread in crowd:
-        thread.start()
-    gate.wait()
-    began = perf_counter()
-    for thread in crowd:
-        thread.join()
+    began = together(threads, lambda: peer.spin(cycles))
     peer.catch_up()
     return threads * cycles / (perf_counter() - began)
 

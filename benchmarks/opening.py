@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter, sleep
 
+from benchmarks.crowd import together
 from benchmarks.peer import Peer
 from benchmarks.peers import contenders
 from benchmarks.rows import Family, Row, Settings, in_turn, row
@@ -57,7 +58,8 @@ def spike(kind: type[Peer]) -> dict[str, float]:
         sleep(0.002)
         peer.release(held)
 
-    total = _together(use)
+    began = together(CALLERS, use)
+    total = perf_counter() - began
     return _ended(peer, server, {"total": 1000 * total, "opened": server.opened - opened})
 
 
@@ -71,7 +73,8 @@ def ramp(kind: type[Peer]) -> dict[str, float]:
         everybody.wait()
         peer.release(held)
 
-    total = _together(use)
+    began = together(CALLERS, use)
+    total = perf_counter() - began
     return _ended(peer, server, {"total": 1000 * total})
 
 
@@ -126,24 +129,6 @@ def _ended(peer: Peer, server: Server, figures: dict[str, float]) -> dict[str, f
     server.end()
     peer.close()
     return figures
-
-
-def _together(use: Callable[[], None]) -> float:
-    """Seconds from the start of all callers to the end of the last."""
-    gate = threading.Barrier(CALLERS + 1)
-
-    def caller() -> None:
-        gate.wait()
-        use()
-
-    threads = [threading.Thread(target=caller, daemon=True) for _ in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    gate.wait()
-    began = perf_counter()
-    for thread in threads:
-        thread.join()
-    return perf_counter() - began
 
 
 FAMILY = Family(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from benchmarks.stubs import Server
@@ -39,6 +40,13 @@ class Peer(ABC):
 
     def catch_up(self) -> None:  # noqa: B027  # most do all their work at once
         """Do what the cycles so far have left to be done later: it is a part of their price."""
+
+    def cycles_in(self, seconds: float, clock: Callable[[], float]) -> int:
+        """How many cycles take about so many seconds of that clock."""
+        self.spin(200)  # the interpreter specialises its bytecode during the first of them
+        began = clock()
+        self.spin(200)
+        return max(200, int(seconds / (clock() - began) * 200))
 
     def close(self) -> None:  # noqa: B027  # the simplest of them hold nothing
         """Let go of everything."""

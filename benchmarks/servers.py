@@ -7,12 +7,11 @@ some pools (MongoClient, urllib3) do not let the two be told apart. Needs the dr
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from benchmarks.contended import Outcome
+from benchmarks.crowd import Outcome, Service, crowd
 from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
 
 THREADS, SIZE, TIMEOUT = 16, 4, 60.0
@@ -285,40 +284,17 @@ def _outcomes(name: str, url: str, subjects: list[Subject], settings: Settings) 
 
 
 def _crowd(use: Use, seconds: float) -> Outcome:
-    """The threads use it until the time is over. An operation counts where it ended in time, or began before the
-    measuring and so lasted all through it."""
-    outcome = Outcome()
-    record = outcome.services.append  # of a list it is atomic
-    gate = threading.Barrier(THREADS + 1)
-    end = float("inf")
+    """The threads use it until the time is over."""
 
-    def caller(number: int) -> None:
-        gate.wait()
-        gate.wait()  # the first is for all to be there, the second for `end` to be set
+    def turns(number: int, end: float, record: Callable[[Service], None]) -> None:
         done = 0.0
-        try:
-            while done < end:
-                called = perf_counter()
-                use()
-                done = perf_counter()
-                record((number, called, done))
-        except Exception:
-            outcome.errors += 1  # that it happened is in the table
+        while done < end:
+            called = perf_counter()
+            use()
+            done = perf_counter()
+            record((number, called, done))
 
-    crowd = [threading.Thread(target=caller, args=(number,), daemon=True) for number in range(THREADS)]
-    for thread in crowd:
-        thread.start()
-    gate.wait()
-    start = perf_counter() + LEAD
-    end = start + seconds
-    gate.wait()
-    for thread in crowd:
-        thread.join()
-    outcome.seconds = seconds
-    outcome.services[:] = [
-        one for one in outcome.services if one[2] >= start and (one[2] < end or one[1] < start)
-    ]  # fmt: skip
-    return outcome
+    return crowd(THREADS, turns, lead=LEAD, seconds=seconds)
 
 
 def _rows(scenario: str, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:

@@ -44,7 +44,7 @@ def _warm(kind: type[Peer], stack: ExitStack) -> Peer:
 def _measure(peers: dict[str, Peer], settings: Settings) -> dict[str, list[float]]:
     """Seconds a cycle, so many samples of each peer."""
     seconds = SAMPLE / 5 if settings.quick else SAMPLE
-    cycles = {name: _cycles(peer, seconds) for name, peer in peers.items()}
+    cycles = {name: peer.cycles_in(seconds, thread_time) for name, peer in peers.items()}
     samples: dict[str, list[float]] = {name: [] for name in peers}
     rounds = settings.rounds * SAMPLES
     gc.collect()  # what building them left behind is not to be collected while one of them runs
@@ -56,14 +56,6 @@ def _measure(peers: dict[str, Peer], settings: Settings) -> dict[str, list[float
             peers[name].catch_up()
             samples[name].append((thread_time() - began) / cycles[name])
     return samples
-
-
-def _cycles(peer: Peer, seconds: float) -> int:
-    """How many cycles take about so many seconds."""
-    peer.spin(200)  # the interpreter specialises its bytecode during the first of them
-    began = thread_time()
-    peer.spin(200)
-    return max(200, int(seconds / (thread_time() - began) * 200))
 
 
 def _beside(samples: dict[str, list[float]]) -> Iterator[Row]:

@@ -20,6 +20,7 @@ from tests.backends.contract import fill, in_threads, session_of, settled
 from tests.docs.pages import ROOT, bare, table
 from tests.proxy import Proxy
 from tests.servers import MongoDB as Server
+from tests.waiting import until
 
 NOBODY = "mongodb://127.0.0.1:1/?directConnection=true"
 MONITORS = 2  # sockets that a client has beside those for operations, per server: one to watch, one to measure
@@ -37,17 +38,10 @@ def tls_server() -> Iterator[Server]:
         yield server
 
 
-def soon(condition: Callable[[], Any], timeout: float = 5.0) -> None:
-    until = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
 def agree(backend: MongoDB, pool: Pool[Any], count: int) -> None:
     """The pool, the driver's events and the server say the same."""
     settled(pool, size=count, closing=0, busy=0)
-    soon(lambda: sockets(pool).open == count)
+    until(lambda: sockets(pool).open == count)
     backend.wait_for(count)
 
 
@@ -72,11 +66,11 @@ class TestOneClient:
     def test_monitors_are_beside_the_cap_and_everything_is_gone_after_close(self, backend: MongoDB) -> None:
         pool = backend.pool(max_size=2)
         fill(backend, pool, 2)
-        soon(lambda: len(backend.addresses(monitors=True)) == MONITORS)
+        until(lambda: len(backend.addresses(monitors=True)) == MONITORS)
         assert backend.count() == 2
         pool.close()
         backend.wait_for(0)
-        soon(lambda: not backend.addresses(monitors=True))
+        until(lambda: not backend.addresses(monitors=True))
         assert sockets(pool)[:3] == (0, 0, 2)
 
     def test_warm_up_opens_min_size_sockets(self, backend: MongoDB) -> None:
@@ -103,7 +97,7 @@ class TestOneClient:
     def test_sockets_are_replaced_with_their_permits_lifetime(self, backend: MongoDB) -> None:
         pool = backend.pool(min_size=3, max_size=3, max_lifetime=0.5)
         old = set(fill(backend, pool, 3))
-        soon(lambda: not set(backend.addresses()) & old)
+        until(lambda: not set(backend.addresses()) & old)
         assert pool.stats().closed["lifetime"] >= 3
         assert sockets(pool).open <= 3
 
@@ -136,14 +130,14 @@ class TestOneClient:
 
         pool = backend.pool(connect_args={"event_listeners": [Uses()]}, max_size=3, keepalive=0.2)
         fill(backend, pool, 3)
-        soon(lambda: len(set(used)) == 3)
+        until(lambda: len(set(used)) == 3)
         assert sockets(pool).opened == 3
 
     def test_the_client_goes_with_the_last_permit(self, backend: MongoDB) -> None:
         pool = backend.pool(max_size=2, idle_timeout=0.2)
         with pool.acquire() as first:
             pass
-        soon(lambda: pool.stats().size == 0)
+        until(lambda: pool.stats().size == 0)
         with pytest.raises(errors.InvalidOperation):
             first.admin.command("ping")
         with pool.acquire() as second:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tests.backends.adapters_redis import Redis
 from tests.backends.contract import fill, session_of, settled
 from tests.proxy import Proxy
 from tests.servers import Redis as Server
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -106,12 +108,17 @@ class TestALeaseIsAClient:
             assert client.hgetall(backend.name) == {b"a": b"1"}
 
     def test_opening_takes_one_round_trip(self, redis_server: Server, proxy: Callable[..., Proxy]) -> None:
+        """All that a connection says until it can be used it says before it has heard anything."""
         between = proxy(redis_server)
-        between.delay = 0.1
-        with create_pool(f"redis://{between.host}:{between.port}/0") as pool:
-            start = time.monotonic()
+        with create_pool(f"redis://{between.host}:{between.port}/0") as pool, ThreadPoolExecutor(1) as thread:
             pool.acquire().release()
-            assert 0.2 <= time.monotonic() - start < 0.35
+            sent = between.bytes_from_client
+            between.mute_after(from_server=0)
+            opening = thread.submit(pool._factory.connect, PATIENCE)
+            until(lambda: between.bytes_from_client == 2 * sent)
+            between.reset_all()
+            with pytest.raises(redis.ConnectionError):
+                opening.result()
 
     def test_nothing_is_retried_in_silence(self, backend: Redis, proxy: Callable[..., Proxy]) -> None:
         between = proxy(backend.server)
@@ -387,10 +394,7 @@ class TestIdle:
     def test_a_keepalive_makes_round_trips(self, backend: Redis) -> None:
         pool = backend.pool(max_size=1, keepalive=0.1)
         first = session_of(backend, pool)
-        until = time.monotonic() + 5
-        while backend.admin.client_list(client_id=[first])[0]["cmd"] != "ping":
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        until(lambda: backend.admin.client_list(client_id=[first])[0]["cmd"] == "ping")
         assert session_of(backend, pool) == first
 
 

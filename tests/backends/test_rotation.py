@@ -14,6 +14,7 @@ import pytest
 from pooling import Pool, PoolManager
 from tests.backends.together import LONG
 from tests.servers import Postgres
+from tests.waiting import until
 
 USERS = 6
 
@@ -55,13 +56,6 @@ class Load:
                 self.errors.append(error)
                 return
             self.requests[number] += 1
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from benchmarks import bars, plots
 from benchmarks.__main__ import main
 from benchmarks.bars import BARS, Bar, judge
-from benchmarks.contended import SLACK, Outcome
+from benchmarks.contended import SLACK
+from benchmarks.crowd import Outcome
 from benchmarks.peers import ALL, missing
 from benchmarks.rows import OURS, Row, in_turn, percentile, ratio, row
 

@@ -27,7 +27,7 @@ def factory(clock: ManualClock) -> FakeFactory:
 @pytest.fixture
 def make(clock: ManualClock, factory: FakeFactory) -> Iterator[Make]:
     """make(**options): a pool in virtual time. At the end of the test it is closed, and whatever its factory opened
-    must be closed as well (checklist line 59), unless a test has taken it away."""
+    must be closed as well, unless a test has taken it away."""
     pools: list[Pool[Any]] = []
 
     def build(**options: Any) -> Pool[FakeConnection]:

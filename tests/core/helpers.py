@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,26 @@ def timed(clock: ManualClock, call: Callable[..., Any], *args: Any, **options: A
     start = clock.now()
     result = outcome(call, *args, **options)
     return clock.now() - start, result
+
+
+@contextmanager
+def struck_while_waiting(clock: ManualClock, error: type[BaseException]) -> Iterator[None]:
+    """In here whoever waits for a connection is struck by the error as it wakes up, as by a signal handler's."""
+    ordinary = clock.bell
+
+    def struck() -> Any:
+        bell = ordinary()
+
+        class Struck(type(bell)):  # type: ignore[misc]
+            def wait(self, seconds: float, waiter: Any) -> None:
+                super().wait(seconds, waiter)
+                raise error
+
+        return Struck(clock)
+
+    clock.bell = struck  # type: ignore[method-assign]
+    yield
+    clock.bell = ordinary  # type: ignore[method-assign]
 
 
 def run_python(script: str, *, timeout: float = 30.0, options: tuple[str, ...] = ("-W", "error")) -> str:

@@ -11,18 +11,16 @@ import pytest
 from pooling import PoolError, PoolTimeout
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
-from tests.core.helpers import outcome
+from tests.core.helpers import outcome, struck_while_waiting
 
 
 def test_nothing_connects_before_the_first_acquire(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 2."""
     make(min_size=3)
     clock.advance(100)
     assert factory.gates["connect"].calls == 0
 
 
 def test_a_returned_connection_is_reused(factory: FakeFactory, make: Make) -> None:
-    """Checklist 3."""
     pool = make()
     with pool.acquire() as first:
         pass
@@ -37,7 +35,6 @@ def test_a_lease_yields_the_drivers_own_object(factory: FakeFactory, make: Make)
 
 
 def test_two_leases_never_share_a_connection(make: Make) -> None:
-    """Checklist 5."""
     pool = make(max_size=5)
     leases = [pool.acquire() for _ in range(5)]
     assert len({id(lease.connection) for lease in leases}) == 5
@@ -46,7 +43,7 @@ def test_two_leases_never_share_a_connection(make: Make) -> None:
 
 
 def test_connections_are_told_apart_by_identity_not_by_equality(clock: ManualClock, make: Make) -> None:
-    """Checklist 5: connections that all compare equal, and cannot be hashed."""
+    """Connections that all compare equal, and cannot be hashed."""
 
     class Equal:
         __hash__ = None  # type: ignore[assignment]
@@ -82,7 +79,6 @@ def test_a_factory_may_hand_out_falsy_connections(make: Make) -> None:
 
 @pytest.mark.parametrize(("order", "expected"), [("lifo", 2), ("fifo", 1)])
 def test_the_order_of_idle_connections_can_be_chosen(make: Make, order: str, expected: int) -> None:
-    """Checklist 6."""
     pool = make(order=order)
     one, two = pool.acquire(), pool.acquire()
     one.release()
@@ -92,7 +88,6 @@ def test_the_order_of_idle_connections_can_be_chosen(make: Make, order: str, exp
 
 
 def test_any_thread_may_release(make: Make) -> None:
-    """Checklist 7."""
     pool = make(max_size=1)
     lease = pool.acquire()
     thread = threading.Thread(target=lease.release)
@@ -104,7 +99,6 @@ def test_any_thread_may_release(make: Make) -> None:
 
 
 def test_releasing_twice_is_refused_and_makes_no_second_owner(make: Make) -> None:
-    """Checklist 23."""
     pool = make(max_size=2)
     lease = pool.acquire()
     lease.release()
@@ -118,7 +112,6 @@ def test_releasing_twice_is_refused_and_makes_no_second_owner(make: Make) -> Non
 
 
 def test_of_many_threads_that_release_one_lease_at_once_one_succeeds(make: Make) -> None:
-    """Checklist 23."""
     pool = make(max_size=1)
     for _ in range(50):
         lease = pool.acquire()
@@ -141,7 +134,6 @@ def test_of_many_threads_that_release_one_lease_at_once_one_succeeds(make: Make)
 
 
 def test_a_stale_lease_cannot_harm_the_new_owner(make: Make) -> None:
-    """Checklist 24."""
     pool = make(max_size=1)
     old = pool.acquire()
     old.release()
@@ -155,7 +147,7 @@ def test_a_stale_lease_cannot_harm_the_new_owner(make: Make) -> None:
 
 
 def test_a_lease_goes_back_to_its_own_pool_whoever_else_is_there(make: Make) -> None:
-    """Checklist 25: nothing can be given to a pool but by its own lease, so a foreign release cannot be written."""
+    """Nothing can be given to a pool but by its own lease, so a foreign release cannot be written."""
     one, two = make(max_size=1), make(max_size=1)
     lease = one.acquire()
     assert not hasattr(two, "release")
@@ -164,7 +156,6 @@ def test_a_lease_goes_back_to_its_own_pool_whoever_else_is_there(make: Make) -> 
 
 
 def test_concurrent_discards_close_once(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 26."""
     lease = make().acquire()
     lease.discard()
     with pytest.raises(PoolError, match=r"^the lease has ended already and cannot be discarded$"):
@@ -175,7 +166,7 @@ def test_concurrent_discards_close_once(clock: ManualClock, factory: FakeFactory
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, GeneratorExit, SystemExit])
 def test_a_with_block_gives_back_on_an_exception(factory: FakeFactory, make: Make, error: type[BaseException]) -> None:
-    """Checklist 27: a clean connection stays clean, without a reset."""
+    """A clean connection stays clean, without a reset."""
     pool = make()
     with pytest.raises(error), pool.acquire():
         raise error
@@ -183,7 +174,6 @@ def test_a_with_block_gives_back_on_an_exception(factory: FakeFactory, make: Mak
 
 
 def test_a_with_block_that_ends_by_a_broken_connection_discards_it(clock: ManualClock, make: Make) -> None:
-    """Checklist 47."""
     pool = make()
     with pytest.raises(FakeBroken), pool.acquire():
         raise FakeBroken
@@ -209,7 +199,7 @@ def test_a_lease_that_ended_inside_its_with_block_is_left_alone(clock: ManualClo
 def test_a_collected_lease_comes_back_as_a_closed_connection(
     clock: ManualClock, factory: FakeFactory, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Checklist 27: never handed out again, for somebody may still use what the lease had yielded."""
+    """Never handed out again, for somebody may still use what the lease had yielded."""
     pool = make(max_size=1)
     connection = pool.acquire().connection
     gc.collect()
@@ -224,7 +214,6 @@ def test_a_collected_lease_comes_back_as_a_closed_connection(
 
 
 def test_a_collected_lease_serves_whoever_waits(clock: ManualClock, make: Make) -> None:
-    """Checklist 27."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5.0)
@@ -237,7 +226,6 @@ def test_a_collected_lease_serves_whoever_waits(clock: ManualClock, make: Make) 
 
 
 def test_discard_frees_capacity_and_wakes_a_waiter(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 22."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5.0)
@@ -282,7 +270,7 @@ def test_a_factory_that_can_tell_clean_keeps_an_interrupted_connection(make: Mak
 
 
 def test_a_connection_that_its_user_closed_is_not_reused(clock: ManualClock, make: Make) -> None:
-    """Checklist 47: seen where it is looked at, after check_after seconds of disuse, and at the release where the
+    """Seen where it is looked at, after check_after seconds of disuse, and at the release where the
     backend's is_clean() raises on it."""
 
     class Sees(FakeFactory):
@@ -301,7 +289,7 @@ def test_a_connection_that_its_user_closed_is_not_reused(clock: ManualClock, mak
 
 @pytest.mark.parametrize("check", ["peek", "ping"])
 def test_an_exception_that_is_kept_keeps_no_connection(clock: ManualClock, make: Make, check: str) -> None:
-    """Promise 9: a timeout in a log or a debugger, its frames and all, holds no second reference to a token, so the
+    """A timeout in a log or a debugger, its frames and all, holds no second reference to a token, so the
     loss of a later lease is noticed."""
     factory = FakeFactory(clock)
     pool = make(factory=factory, max_size=1, check=check)
@@ -319,27 +307,14 @@ def test_an_exception_that_is_kept_keeps_no_connection(clock: ManualClock, make:
 
 
 def test_an_interrupt_that_is_kept_keeps_no_connection(clock: ManualClock, make: Make) -> None:
-    """Promise 9: the same for a KeyboardInterrupt that struck as the connection was handed over."""
+    """The same for a KeyboardInterrupt that struck as the connection was handed over."""
     pool = make(max_size=1)
     lease = pool.acquire()
-    ordinary = clock.bell
-
-    def struck() -> Any:
-        bell = ordinary()
-
-        class Struck(type(bell)):  # type: ignore[misc]
-            def wait(self, seconds: float, waiter: Any) -> None:
-                super().wait(seconds, waiter)
-                raise KeyboardInterrupt
-
-        return Struck(clock)
-
-    clock.bell = struck  # type: ignore[method-assign]
-    waiting = clock.spawn(pool.acquire, 5)
-    clock.advance(0)
-    lease.release()
-    clock.advance(0)
-    clock.bell = ordinary  # type: ignore[method-assign]
+    with struck_while_waiting(clock, KeyboardInterrupt):
+        waiting = clock.spawn(pool.acquire, 5)
+        clock.advance(0)
+        lease.release()
+        clock.advance(0)
     kept = outcome(waiting.result)
     assert isinstance(kept, KeyboardInterrupt)
     assert pool.acquire().connection is not None  # and dropped

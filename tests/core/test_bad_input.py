@@ -87,7 +87,7 @@ def test_options_of_a_wrong_type_and_unknown_ones(factory: FakeFactory, options:
 
 
 def test_every_option_can_be_given_and_is_kept() -> None:
-    """Checklist 1: what is valid is taken, at the edges as well."""
+    """What is valid is taken, at the edges as well."""
     edges: dict[str, Any] = {
         "name": "x", "min_size": 4, "max_size": 4, "max_idle": 4, "timeout": 0, "max_waiting": 0, "idle_timeout": 1e-9,
         "max_lifetime": None, "max_uses": 1, "check": None, "check_after": 0, "keepalive": None, "max_connecting": 1,
@@ -270,7 +270,6 @@ def test_a_missing_driver_names_the_extra_to_install() -> None:
     ],
 )
 def test_errors_pickle(error: PoolError) -> None:
-    """Issue 2."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         copy = pickle.loads(pickle.dumps(error, protocol))
         assert (type(copy), copy.args, copy.__dict__) == (type(error), error.args, error.__dict__)

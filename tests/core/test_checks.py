@@ -26,7 +26,6 @@ def rested(clock: ManualClock, pool: Any, count: int, seconds: float = 2.0) -> l
 def test_dead_idle_connections_are_all_replaced_at_checkout(
     clock: ManualClock, factory: FakeFactory, make: Make, check: str
 ) -> None:
-    """Checklist 38."""
     pool = make(max_size=8, check=check)
     for connection in rested(clock, pool, 8):
         connection.dead = True
@@ -39,7 +38,7 @@ def test_dead_idle_connections_are_all_replaced_at_checkout(
 
 
 def test_a_check_that_raises_means_dead(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 39: by round trip."""
+    """By round trip."""
     pool = make(check="ping", max_size=1)
     rested(clock, pool, 1)
     factory.gates["check"].error(ZeroDivisionError())
@@ -49,7 +48,7 @@ def test_a_check_that_raises_means_dead(clock: ManualClock, factory: FakeFactory
 
 
 def test_a_look_that_raises_means_dead(clock: ManualClock, make: Make) -> None:
-    """Checklist 39: by the caller's look at the socket."""
+    """By the caller's look at the socket."""
 
     class Raises(FakeFactory):
         def is_alive(self, connection: FakeConnection) -> bool:
@@ -63,7 +62,7 @@ def test_a_look_that_raises_means_dead(clock: ManualClock, make: Make) -> None:
 
 
 def test_an_always_failing_check_is_bounded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 40: new connections are not checked, so each acquire costs one check and one connect at most."""
+    """New connections are not checked, so each acquire costs one check and one connect at most."""
     pool = make(check="ping", check_after=0, max_size=2)
     factory.gates["check"].error(FakeBroken())
     for _ in range(50):
@@ -76,7 +75,6 @@ def test_an_always_failing_check_is_bounded(clock: ManualClock, factory: FakeFac
 def test_failing_checks_and_failing_connects_together_back_off(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 40."""
     pool = make(check="ping", max_size=5)
     rested(clock, pool, 5)
     factory.gates["check"].error(FakeBroken())
@@ -91,7 +89,6 @@ def test_failing_checks_and_failing_connects_together_back_off(
 def test_without_a_check_there_is_no_round_trip(
     clock: ManualClock, factory: FakeFactory, make: Make, check: str | None
 ) -> None:
-    """Checklist 41."""
     pool = make(check=check)
     rested(clock, pool, 3, 100)
     pool.acquire(timeout=0).release()
@@ -99,7 +96,6 @@ def test_without_a_check_there_is_no_round_trip(
 
 
 def test_check_none_does_not_even_look(clock: ManualClock, make: Make) -> None:
-    """Checklist 41."""
     pool = make(check=None)
     connection = rested(clock, pool, 1, 100)[0]
     connection.dead = True

@@ -15,7 +15,6 @@ from tests.core.helpers import outcome, timed
 
 
 def test_clear_closes_idle_connections_now(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 35."""
     pool = make(max_size=5)
     for lease in [pool.acquire() for _ in range(5)]:
         lease.release()
@@ -29,7 +28,7 @@ def test_clear_closes_idle_connections_now(clock: ManualClock, factory: FakeFact
 def test_clear_closes_leased_connections_on_their_return(
     clock: ManualClock, factory: FakeFactory, make: Make, dirty: bool
 ) -> None:
-    """Checklist 35: nobody's connection is closed under him."""
+    """Nobody's connection is closed under him."""
     pool = make(max_size=5)
     lease = pool.acquire()
     lease.connection.dirty = dirty
@@ -54,7 +53,7 @@ def test_connections_opened_after_a_clear_stay(clock: ManualClock, make: Make) -
 def test_a_connect_that_was_under_way_at_the_clear_is_retired(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 35: it may have used the old password, or reached the old server."""
+    """It may have used the old password, or reached the old server."""
     pool = make()
     factory.gates["connect"].slow(1)
     waiting = clock.spawn(pool.acquire, 5)
@@ -68,7 +67,7 @@ def test_a_connect_that_was_under_way_at_the_clear_is_retired(
 
 
 def test_waiters_go_on_waiting_through_a_clear(clock: ManualClock, make: Make) -> None:
-    """Checklist 36: a clear alone fails nobody; suspend() pauses, close() fails."""
+    """A clear alone fails nobody; suspend() pauses, close() fails."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
@@ -112,7 +111,6 @@ def test_a_clear_during_a_check_or_reset_is_heeded(clock: ManualClock, factory: 
 def test_a_detached_connection_is_the_callers_and_its_slot_is_free(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 37."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)

@@ -13,7 +13,6 @@ from tests.core.helpers import outcome, run_python, timed
 def test_close_closes_the_idle_ones_and_may_be_called_again(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 28."""
     pool = make(max_size=3)
     for lease in [pool.acquire() for _ in range(3)]:
         lease.release()
@@ -24,7 +23,6 @@ def test_close_closes_the_idle_ones_and_may_be_called_again(
 
 
 def test_an_acquire_after_close_fails_at_once(clock: ManualClock, make: Make) -> None:
-    """Checklist 29."""
     pool = make(name="p")
     pool.close()
     for call in (pool.acquire, pool.warm_up, pool.transaction().__enter__):
@@ -34,7 +32,6 @@ def test_an_acquire_after_close_fails_at_once(clock: ManualClock, make: Make) ->
 
 
 def test_close_fails_every_waiter_at_that_moment(clock: ManualClock, make: Make) -> None:
-    """Checklist 30."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = [clock.spawn(timed, clock, pool.acquire, 60, priority) for priority in (0, 5, -5)]
@@ -48,7 +45,6 @@ def test_close_fails_every_waiter_at_that_moment(clock: ManualClock, make: Make)
 
 
 def test_a_release_after_close_closes_quietly(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 31."""
     pool = make()
     clean, dirty = pool.acquire(), pool.acquire()
     dirty.connection.dirty = True
@@ -62,7 +58,7 @@ def test_a_release_after_close_closes_quietly(clock: ManualClock, factory: FakeF
 
 
 def test_close_during_a_connect_leaks_nothing(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 32: it waits for it, or leaves it to be closed when it comes."""
+    """It waits for it, or leaves it to be closed when it comes."""
     for patience, expected in ((5.0, 1.0), (0.2, 0.2)):
         pool = make()
         factory.gates["connect"].slow(1)
@@ -160,7 +156,7 @@ def test_a_warm_up_into_a_closing_pool_fails(clock: ManualClock, factory: FakeFa
 
 
 def test_close_ends_all_threads() -> None:
-    """Checklist 33, issue 2 point 11: workers and reaper, with the last pool of the process."""
+    """Workers and reaper, with the last pool of the process."""
     run_python(
         """
         import os, threading

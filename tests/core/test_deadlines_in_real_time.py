@@ -54,7 +54,6 @@ def timeout_beside(hook: str, timeout: float) -> float:
 
 @pytest.mark.parametrize("hook", ["connect", "check", "reset", "close", "on_connect", "listener"])
 def test_an_acquire_ends_by_its_timeout_whatever_hangs(hook: str) -> None:
-    """Issue 2 point 3."""
     timeouts = (0, 0.01, 0.1, 1.0)
     with ThreadPoolExecutor(len(timeouts)) as threads:
         overruns = list(threads.map(lambda timeout: best_of_three(lambda: timeout_beside(hook, timeout)), timeouts))
@@ -62,7 +61,7 @@ def test_an_acquire_ends_by_its_timeout_whatever_hangs(hook: str) -> None:
 
 
 def test_a_returned_connection_reaches_a_waiter_at_once_though_its_connect_is_pending() -> None:
-    """Issue 2 point 4: returned after 30 ms, the waiter's own connect would take 1 s."""
+    """Returned after 30 ms, the waiter's own connect would take 1 s."""
 
     def measure() -> float:
         factory = FakeFactory()
@@ -84,7 +83,7 @@ def test_a_returned_connection_reaches_a_waiter_at_once_though_its_connect_is_pe
 
 
 def test_a_hand_over_takes_no_polling_interval() -> None:
-    """Checklist 12: the median of fifty."""
+    """The median of fifty."""
     taken: list[float] = []
     with Pool(FakeFactory(), max_size=1) as pool, ThreadPoolExecutor(1) as thread:
         for _ in range(50):

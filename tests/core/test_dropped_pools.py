@@ -12,7 +12,6 @@ SLOW_MACHINE = 10.0  # seconds; a bare interpreter starts and ends in 0.1
 
 
 def test_a_dropped_pool_closes_its_connections_warns_and_leaves_no_threads() -> None:
-    """Checklist 34, issue 2 point 11."""
     run_python(
         """
         import gc, threading, time, warnings

@@ -60,7 +60,7 @@ def run(threads: int, slots: int, hold: float) -> tuple[list[int], int]:
 
 
 def test_sixteen_threads_on_four_slots_are_served_alike_and_in_order() -> None:
-    """Issue 2 point 6. Best of three: a noisy machine can stop a thread that holds a connection."""
+    """Best of three: a noisy machine can stop a thread that holds a connection."""
     best = 0.0
     for _ in range(3):
         uses, inversions = run(threads=16, slots=4, hold=0.002)

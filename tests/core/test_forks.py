@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-import textwrap
-import threading
-import time
 
 import pytest
 
-from pooling._runtime.threads import Threads
-from pooling._runtime.workers import await_end
+from tests.core.forking import LENIENT, script
 from tests.core.helpers import run_python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
-COMMON = """
-import gc, os, signal, sys, threading, time
-signal.alarm(20)  # inherited by no child
-from pooling import Pool, PoolError, PoolTimeout
-from pooling.testing import FakeFactory, FakeConnection
-
-class Counting(FakeFactory):
-    def __init__(self):
-        super().__init__()
-        self.abandoned = []
-    def abandon(self, connection):
-        self.abandoned.append(connection)
-
-def in_child(call):
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(20)
-        try:
-            call()
-            code = 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            code = 1
-        os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, status
-
-factory = Counting()
-"""
-# A pool in use has threads; from 3.12 on the interpreter warns of forking beside them.
-LENIENT = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
-
-
-def script(text: str) -> str:
-    return COMMON + textwrap.dedent(text)
-
 
 def test_a_child_opens_its_own_connections_and_the_parents_stay() -> None:
-    """Checklist 54."""
     run_python(
         script(
             """
@@ -93,7 +50,7 @@ def test_a_child_opens_its_own_connections_and_the_parents_stay() -> None:
               "pool.warm_up()", "pool.suspend()", "pool.resize(min_size=1)", "pool.subscribe(print)"]
 )  # fmt: skip
 def test_whatever_the_child_does_first_the_parents_lock_is_not_touched(first: str) -> None:
-    """Checklist 54: held at the fork by a thread that does not exist in the child."""
+    """Held at the fork by a thread that does not exist in the child."""
     run_python(
         script(
             f"""
@@ -190,7 +147,7 @@ def test_a_child_never_uses_a_lease_of_its_parent() -> None:
 
 
 def test_a_child_that_does_nothing_says_nothing_at_its_end() -> None:
-    """Checklist 54: no warning, no close, with the interpreter's whole ending."""
+    """No warning, no close, with the interpreter's whole ending."""
     run_python(
         script(
             """
@@ -253,36 +210,6 @@ def test_a_pool_made_in_the_child_has_workers_and_a_reaper_of_its_own() -> None:
                 other.close()
 
             in_child(child)
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-@pytest.mark.parametrize(
-    ("order", "check"),
-    [
-        ("pool.suspend()", "pool.stats().state == 'suspended'"),
-        ("pool.drain()", "pool.stats().state == 'closed'"),
-        ("pool.resize(max_size=7)", "pool.stats().max_size == 7"),
-        ("pool.subscribe(print)", "len(pool._ledger.tally.outlets) == 1"),
-    ],
-)
-def test_an_order_that_is_the_first_thing_in_the_child_is_carried_out_there(order: str, check: str) -> None:
-    run_python(
-        script(
-            f"""
-            pool = Pool(factory, max_size=3)
-            pool.acquire().release()
-
-            def child():
-                {order}
-                assert {check}
-                pool.resume()
-
-            in_child(child)
-            assert (pool.stats().state, pool.stats().max_size) == ("up", 3)
             pool.close()
             """
         ),
@@ -432,8 +359,7 @@ def test_a_connect_under_way_at_the_fork_is_the_parents() -> None:
             factory.gates["connect"].never()
             waiting = threading.Thread(target=lambda: pool.acquire(timeout=10).release())
             waiting.start()
-            while not factory.gates["connect"].inside:
-                time.sleep(0.001)
+            until(lambda: factory.gates["connect"].inside)
 
             def child():
                 factory.gates["connect"].mode = "ok"
@@ -477,355 +403,3 @@ def test_an_abandon_that_raises_is_logged_and_the_child_works() -> None:
         ),
         options=LENIENT,
     )
-
-
-@pytest.mark.parametrize(
-    ("orders", "check"),
-    [
-        ("pool.resize(min_size=1, max_size=7)", "(pool.stats().min_size, pool.stats().max_size) == (1, 7)"),
-        ("pool.suspend()", "pool.stats().state == 'suspended' and refused(PoolTimeout)"),
-        ("pool.close()", "pool.stats().state == 'closed' and refused(PoolClosed)"),
-        ("drain()", "pool.stats().state == 'closed' and refused(PoolClosed)"),
-    ],
-)
-def test_what_was_ordered_before_the_fork_holds_in_the_child(orders: str, check: str) -> None:
-    """A pool that is draining waits for leases which this process does not have: it is closed here."""
-    run_python(
-        script(
-            f"""
-            from pooling import PoolClosed
-            pool = Pool(factory, max_size=3)
-            lease = pool.acquire()
-
-            def refused(kind):
-                try:
-                    pool.acquire(timeout=0.05)
-                except kind:
-                    return True
-
-            def drain():
-                threading.Thread(target=pool.drain, args=(10,), daemon=True).start()
-                while pool.stats().state != "draining":
-                    time.sleep(0.001)
-
-            {orders}
-            state = pool.stats().state
-
-            def child():
-                assert {check}, pool.stats()
-                assert factory.opened == 1
-                pool.resume()
-                if pool.stats().state == "up":
-                    pool.acquire(timeout=5).release()
-                pool.close()
-
-            in_child(child)
-            assert pool.stats().state == state
-            pool.resume()
-            lease.release()
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-def test_a_closed_pool_that_is_asked_in_a_child_starts_no_thread_that_stays() -> None:
-    run_python(
-        script(
-            """
-            from pooling import PoolClosed
-            pool = Pool(factory)
-            pool.close()
-
-            def child():
-                try:
-                    pool.acquire()
-                except PoolClosed:
-                    pass
-                until = time.monotonic() + 10
-                while threading.active_count() > 1:
-                    assert time.monotonic() < until, threading.enumerate()
-                    time.sleep(0.01)
-
-            in_child(child)
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-def test_listeners_hear_of_their_own_processs_events_also_where_the_fork_struck_while_they_were_told() -> None:
-    run_python(
-        script(
-            """
-            pool = Pool(factory, max_size=2)
-            heard, inside, go = [], threading.Event(), threading.Event()
-
-            def listener(event):
-                heard.append((os.getpid(), event.kind))
-                if event.kind == "wait" and os.getpid() == parent:
-                    inside.set()
-                    go.wait(20)
-
-            def until(condition):
-                end = time.monotonic() + 10
-                while not condition():
-                    assert time.monotonic() < end, heard
-                    time.sleep(0.001)
-
-            parent = os.getpid()
-            stop = pool.subscribe(listener)
-            pool.acquire().release()
-            inside.wait(20)
-
-            def child():
-                del heard[:]
-                pool.acquire(timeout=5).release()
-                me = os.getpid()
-                until(lambda: len(heard) == 4)
-                assert heard == [(me, "wait"), (me, "connect"), (me, "acquire"), (me, "release")], heard
-                assert pool.stats().events_lost == 0
-                stop()
-                pool.acquire(timeout=5).release()
-                pool.close()
-                time.sleep(0.05)
-                assert len(heard) == 4, heard
-
-            def ends_it_first():
-                del heard[:]
-                stop()
-                pool.acquire(timeout=5).release()
-                time.sleep(0.05)
-                assert not heard
-
-            in_child(child)
-            in_child(ends_it_first)
-            go.set()
-            until(lambda: len(heard) == 4)
-            assert {pid for pid, _ in heard} == {parent}
-            pool.acquire().release()
-            until(lambda: len(heard) == 6)
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-# -- the threads of the parent ------------------------------------------------------------------------
-
-# Whether os.fork warns of other threads decides how the reaper comes back after it: both ways on every version.
-COUNTS = pytest.mark.parametrize("counts", [True, False], ids=["counted", "not counted"])
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the warning came with 3.12")
-def test_forking_a_quiet_pool_warns_of_nothing() -> None:
-    run_python(
-        script(
-            """
-            import pooling._runtime.threads
-            pooling._runtime.threads.AT_FORK = 10.0  # on a busy machine a thread may need more than 50 ms to end
-            pool = Pool(factory, max_size=2, keepalive=60)
-            for _ in range(20):
-                pool.acquire(timeout=5).release()
-                in_child(lambda: pool.acquire(timeout=5).release())
-            in_child(lambda: in_child(lambda: pool.acquire(timeout=5).release()))
-            pool.acquire(timeout=5).release()
-            pool.close()
-            """
-        ),
-        options=("-W", "always"),  # as an error the warning would be swallowed
-    )
-
-
-@COUNTS
-@pytest.mark.parametrize("without", ["", "sys.modules['ctypes'] = None"])
-def test_what_is_due_in_the_parent_is_done_also_if_it_never_uses_the_pool_again(counts: bool, without: str) -> None:
-    run_python(
-        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
-        + script(
-            f"""
-            {without}
-            pool = Pool(factory, max_size=2, idle_timeout=0.3)
-            pool.acquire().release()
-            for _ in range(3):
-                in_child(lambda: None)
-            until = time.monotonic() + 10
-            while factory.open:
-                assert time.monotonic() < until
-                time.sleep(0.01)
-            while pool.stats().closed != {{"idle": 1}}:
-                assert time.monotonic() < until, pool.stats()
-                time.sleep(0.01)
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-@COUNTS
-def test_a_fork_by_another_thread_leaves_the_reaper_running_though_the_main_one_does_nothing(counts: bool) -> None:
-    run_python(
-        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
-        + script(
-            """
-            pool = Pool(factory, max_size=2, idle_timeout=0.3)
-            pool.acquire().release()
-            problems = []
-
-            def work():
-                in_child(lambda: None)
-                until = time.monotonic() + 10
-                while factory.open and time.monotonic() < until:
-                    time.sleep(0.01)
-                problems.extend([pool.stats()] * factory.open)
-
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join()
-            assert not problems, problems
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-@COUNTS
-def test_a_fork_ends_the_threads_that_have_nothing_to_do_and_starts_none_without_need(counts: bool) -> None:
-    run_python(
-        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
-        + script(
-            """
-            pool = Pool(factory, max_size=2, idle_timeout=None, max_lifetime=None, connect_timeout=0.1)
-            pool.acquire().release()
-            assert threading.active_count() > 1
-            time.sleep(0.3)  # nothing is due any more
-            in_child(lambda: None)
-            assert threading.active_count() == 1, threading.enumerate()
-            pool.acquire()                     # dropped: the orphan is found by the next who comes
-            pool.acquire(timeout=5).release()
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-@COUNTS
-def test_a_child_that_forks_before_it_uses_a_pool_leaves_its_parents_threads_and_locks_alone(counts: bool) -> None:
-    run_python(
-        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
-        + script(
-            """
-            pool = Pool(factory, max_size=2, keepalive=60)
-            pool.acquire().release()
-            locked, done = threading.Event(), threading.Event()
-            threads = pooling._runtime.threads.THREADS
-
-            def hold():
-                with threads._reaper._starting:
-                    locked.set()
-                    done.wait()
-
-            def child():
-                threads._pid = pid
-                in_child(lambda: None)
-                assert threading.active_count() == 1
-                assert factory.abandoned == []
-                in_child(lambda: pool.acquire(timeout=5).release())
-                pool.acquire(timeout=5).release()
-
-            holder = threading.Thread(target=hold)
-            holder.start()
-            locked.wait()
-            # The hook must not wait for the holder: what is meant is one that comes between the hook and the fork.
-            pid, threads._pid = threads._pid, 0
-            in_child(child)
-            threads._pid = pid
-            done.set()
-            holder.join()
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-@COUNTS
-def test_a_worker_that_hangs_does_not_hold_a_fork_up_for_long(counts: bool) -> None:
-    run_python(
-        f"import pooling._runtime.threads; pooling._runtime.threads.COUNTED = {counts}\n"
-        + script(
-            """
-            pool = Pool(factory, max_size=2)
-            factory.gates["connect"].never()
-            waiting = threading.Thread(target=lambda: pool.acquire(timeout=10).release())
-            waiting.start()
-            while not factory.gates["connect"].inside:
-                time.sleep(0.001)
-            for _ in range(5):
-                start = time.monotonic()
-                in_child(lambda: None)
-                assert time.monotonic() - start < 1.0
-            factory.gates["connect"].ok()
-            waiting.join()
-            pool.close()
-            """
-        ),
-        options=LENIENT,
-    )
-
-
-def test_waiting_for_a_threads_end_waits_for_the_systems_own_thread_too() -> None:
-    """As far as the system tells: join() of Python 3.12 is back a little before."""
-
-    class Joined(threading.Thread):
-        def join(self, timeout: float | None = None) -> None:
-            pass
-
-    done = threading.Event()
-    thread = Joined(target=done.wait)
-    thread.start()
-    start = time.monotonic()
-    await_end(thread, start + 0.05)
-    waited = time.monotonic() - start
-    done.set()
-    threading.Thread.join(thread)
-    assert waited >= 0.05 or not os.path.exists("/proc/self/task")
-    await_end(thread, time.monotonic() + 10)
-    assert time.monotonic() - start < 5
-
-
-def test_a_thread_that_is_a_greenlet_is_only_joined() -> None:
-    """gevent's threads are all on one thread of the system, which never ends."""
-
-    class Greenlet(threading.Thread):
-        native_id = threading.get_native_id()  # type: ignore[assignment]
-
-    greenlet = Greenlet()
-    greenlet.start()
-    start = time.monotonic()
-    await_end(greenlet, start + 60)
-    assert not greenlet.is_alive()
-    assert time.monotonic() - start < 30
-
-
-def test_a_reaper_that_cannot_be_started_again_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    class Due:
-        def due_at(self) -> float:
-            return 0.0
-
-        def look(self) -> None:
-            pass
-
-    threads, pool = Threads(), Due()
-    threads.watch(pool)
-    monkeypatch.setattr(threading.Thread, "start", refused)
-    threads.resume()
-    assert threads._reaper._thread is None

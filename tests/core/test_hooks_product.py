@@ -78,7 +78,7 @@ def all_slots(clock: ManualClock, pool: Any, within: float) -> None:
 @pytest.mark.parametrize("how", BEHAVIOURS)
 @pytest.mark.parametrize("hook", HOOKS)
 def test_the_pool_lives_on(clock: ManualClock, hook: str, how: str) -> None:
-    """Issue 2 point 2. Every use is checked first, reset afterwards, and every second one ends by a close."""
+    """Every use is checked first, reset afterwards, and every second one ends by a close."""
     factory = FakeFactory(clock)
     gates = {**factory.gates, "on_connect": Gate(clock), "listener": Gate(clock)}
     pool = Pool(

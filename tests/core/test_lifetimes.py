@@ -9,7 +9,7 @@ from tests.core.conftest import Make
 
 
 def test_max_lifetime_is_jittered_and_never_exceeded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 48: closed between 90 % and 100 % of it, not all together."""
+    """Closed between 90 % and 100 % of it, not all together."""
     pool = make(max_size=20, max_lifetime=100, idle_timeout=None)
     for lease in [pool.acquire() for _ in range(20)]:
         lease.release()
@@ -25,7 +25,6 @@ def test_max_lifetime_is_jittered_and_never_exceeded(clock: ManualClock, factory
 
 
 def test_a_leased_connection_is_not_closed_under_its_user(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 48 and 52."""
     pool = make(max_lifetime=10, idle_timeout=5)
     lease = pool.acquire()
     clock.advance(1000)
@@ -51,7 +50,7 @@ def test_a_connection_past_its_lifetime_is_not_handed_out(clock: ManualClock, fa
 def test_a_lifetime_that_ends_between_two_looks_is_seen_by_the_acquire(
     clock: ManualClock, factory: FakeFactory, make: Make, used: bool
 ) -> None:
-    """Checklist 48: also without a reaper."""
+    """Also without a reaper."""
     pool = make(max_lifetime=10, check=None)
     if used:
         pool.acquire().release()
@@ -64,7 +63,6 @@ def test_a_lifetime_that_ends_between_two_looks_is_seen_by_the_acquire(
 
 
 def test_idle_connections_are_closed_down_to_min_size(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 49."""
     pool = make(max_size=8, min_size=3, idle_timeout=10, max_lifetime=None)
     for lease in [pool.acquire() for _ in range(8)]:
         lease.release()
@@ -85,7 +83,7 @@ def test_use_keeps_a_connection_from_being_idle(clock: ManualClock, make: Make) 
 
 
 def test_the_reaper_never_takes_a_leased_connection(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 52: everything is due at once, again and again, while some are in use."""
+    """Everything is due at once, again and again, while some are in use."""
     pool = make(max_size=6, idle_timeout=1, keepalive=0.5, max_lifetime=3, leak_after=2)
     leases = [pool.acquire() for _ in range(6)]
     held = {id(lease.connection) for lease in leases[:3]}
@@ -144,7 +142,7 @@ def test_max_idle_does_not_take_from_those_who_wait(clock: ManualClock, factory:
 def test_a_spare_time_of_min_size_is_not_kept_past_its_lifetime(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 50: it is replaced, and the pool is never without."""
+    """It is replaced, and the pool is never without."""
     pool = make(min_size=2, max_lifetime=10)
     pool.acquire().release()
     clock.advance(100)

@@ -21,7 +21,7 @@ def use(clock: ManualClock, pool: Any, seconds: float) -> None:
 def test_never_more_open_than_the_cap_with_those_connecting_and_slowly_closing(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 4: every use ends by a close that takes longer than the use."""
+    """Every use ends by a close that takes longer than the use."""
     pool = make(max_size=3, max_uses=1, timeout=1000)
     factory.gates["connect"].slow(0.2)
     factory.gates["close"].slow(0.5)
@@ -47,7 +47,6 @@ def test_no_cap_opens_for_everybody(clock: ManualClock, factory: FakeFactory, ma
 
 @pytest.mark.parametrize("most", [1, 3, 8])
 def test_concurrent_connects_are_limited(clock: ManualClock, factory: FakeFactory, make: Make, most: int) -> None:
-    """Checklist 20."""
     pool = make(max_size=50, max_connecting=most, min_size=20)
     factory.gates["connect"].slow(1)
     for _ in range(50):
@@ -77,7 +76,7 @@ def test_opening_begins_with_one_and_doubles_with_each_success_while_waiters_rem
 def test_a_spike_of_short_uses_opens_two_at_most_and_is_over_soon(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 53, issue 2 point 5: 5 idle of 50, 50 callers at once, a connect takes 150 ms and a use 2 ms."""
+    """5 idle of 50, 50 callers at once, a connect takes 150 ms and a use 2 ms."""
     pool = make(max_size=50)
     for lease in [pool.acquire() for _ in range(5)]:
         lease.release()
@@ -93,7 +92,7 @@ def test_a_spike_of_short_uses_opens_two_at_most_and_is_over_soon(
 
 
 def test_a_spike_shrinks_gradually_not_at_once(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 53: those last used go later, those unused for idle_timeout go; min_size stays."""
+    """Those last used go later, those unused for idle_timeout go; min_size stays."""
     pool = make(max_size=20, min_size=2, idle_timeout=10, max_lifetime=None)
     leases = [pool.acquire() for _ in range(10)]
     for lease in leases:
@@ -110,7 +109,7 @@ def test_a_spike_shrinks_gradually_not_at_once(clock: ManualClock, factory: Fake
 
 
 def test_a_ramp_is_followed_fast(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Issue 2 point 5: from 1 to 50 held connections, a connect takes 50 ms: 500 ms at most."""
+    """From 1 to 50 held connections, a connect takes 50 ms: 500 ms at most."""
     pool = make(max_size=50)
     pool.acquire().release()
     factory.gates["connect"].slow(0.05)
@@ -123,7 +122,7 @@ def test_a_ramp_is_followed_fast(clock: ManualClock, factory: FakeFactory, make:
 
 
 def test_spike_and_ramp_in_real_time() -> None:
-    """Issue 2 point 5 with real threads, once each, with a margin for a noisy machine; best of three."""
+    """With real threads, once each, with a margin for a noisy machine; best of three."""
     import threading
     import time
 
@@ -163,7 +162,7 @@ def test_spike_and_ramp_in_real_time() -> None:
 
 
 def test_a_slow_connect_blocks_nobody_else(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 18: others lease, release and look at the pool while it hangs."""
+    """Others lease, release and look at the pool while it hangs."""
     pool = make(max_size=2)
     lease = pool.acquire()
     lease.release()
@@ -182,7 +181,7 @@ def test_a_slow_connect_blocks_nobody_else(clock: ManualClock, factory: FakeFact
 def test_a_connect_error_is_tried_again_until_the_deadline(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 16: an ordinary error frees the slot; the waiter waits for the next try."""
+    """An ordinary error frees the slot; the waiter waits for the next try."""
     pool = make(max_size=1)
     factory.gates["connect"].error(ConnectionResetError("once"))
     waiting = clock.spawn(pool.acquire, 3)
@@ -197,7 +196,7 @@ def test_a_connect_error_is_tried_again_until_the_deadline(
 def test_a_factorys_error_reaches_the_caller_as_cause_and_frees_the_slot(
     clock: ManualClock, factory: FakeFactory, make: Make, error: type[BaseException]
 ) -> None:
-    """Checklist 16 and 17: BaseException as well; every waiter hears of it, each by an error of its own."""
+    """BaseException as well; every waiter hears of it, each by an error of its own."""
     pool = make(max_size=1, fail_after=0)
     cause = error("no luck")
     factory.gates["connect"].error(cause)
@@ -215,7 +214,7 @@ def test_a_factorys_error_reaches_the_caller_as_cause_and_frees_the_slot(
 def test_the_next_waiter_is_served_when_the_first_ones_connect_fails(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 17: the slot that a failed connect frees goes on serving the queue."""
+    """The slot that a failed connect frees goes on serving the queue."""
     pool = make(max_size=1)
     factory.gates["connect"].error(OSError())
     first = clock.spawn(pool.acquire, 0.01)
@@ -230,7 +229,6 @@ def test_the_next_waiter_is_served_when_the_first_ones_connect_fails(
 def test_min_size_is_filled_from_the_first_use_on_and_refilled(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 50."""
     pool = make(min_size=3, max_size=5)
     pool.acquire().release()
     clock.advance(0)
@@ -244,7 +242,7 @@ def test_min_size_is_filled_from_the_first_use_on_and_refilled(
 
 
 def test_no_callback_runs_under_the_lock(clock: ManualClock) -> None:
-    """Checklist 21: every hook, listener and logger that the pool calls finds its lock free."""
+    """Every hook, listener and logger that the pool calls finds its lock free."""
     import logging
 
     held: list[str] = []

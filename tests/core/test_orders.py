@@ -11,7 +11,6 @@ from tests.core.helpers import outcome, timed
 
 
 def test_warm_up_opens_min_size_and_waits_for_it(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 56."""
     pool = make(min_size=5)
     factory.gates["connect"].slow(0.5)
     took, _ = timed(clock, pool.warm_up)
@@ -27,7 +26,6 @@ def test_warm_up_opens_one_where_min_size_is_0(clock: ManualClock, make: Make) -
 
 
 def test_warm_up_is_bounded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 56."""
     factory.gates["connect"].never()
     took, error = timed(clock, make(min_size=2).warm_up, 3)
     assert (took, type(error)) == (pytest.approx(3), PoolTimeout)
@@ -54,7 +52,6 @@ def test_warm_up_waits_a_short_outage_out(clock: ManualClock, factory: FakeFacto
 
 
 def test_growing_serves_those_who_wait(clock: ManualClock, make: Make) -> None:
-    """Checklist 58."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 60)
@@ -69,7 +66,6 @@ def test_growing_serves_those_who_wait(clock: ManualClock, make: Make) -> None:
 def test_shrinking_closes_idle_ones_now_and_leased_ones_on_return(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 58."""
     pool = make(max_size=6)
     leases = [pool.acquire() for _ in range(6)]
     for lease in leases[:3]:
@@ -99,7 +95,6 @@ def test_a_shrink_while_connecting_retires_what_comes_too_much(
 
 
 def test_min_size_can_be_raised_and_is_filled_at_once(clock: ManualClock, make: Make) -> None:
-    """Checklist 50 and 58."""
     pool = make()
     pool.acquire().release()
     pool.resize(min_size=4)
@@ -121,7 +116,6 @@ def test_max_size_none_takes_the_cap_away(clock: ManualClock, make: Make) -> Non
 def test_a_suspended_pool_hands_nothing_out_and_everybody_keeps_his_deadline(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 36."""
     pool = make(max_size=2)
     pool.acquire().release()
     held = pool.acquire()

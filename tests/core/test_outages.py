@@ -1,4 +1,4 @@
-"""A server that goes away and comes back: back-off, failing fast, suspects, recovery. All in virtual time."""
+"""A server that goes away and comes back: back-off, failing fast, recovery. All in virtual time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pooling import ConnectError, Factory, PoolTimeout
-from pooling.testing import FakeBroken, FakeConnection, FakeFactory, FakePermanent, ManualClock
+from pooling.testing import FakeConnection, FakeFactory, FakePermanent, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
 
@@ -60,7 +60,7 @@ def test_the_gaps_between_tries_grow_and_jitter_only_shortens_them(
 def test_while_down_two_tries_a_second_at_most_and_one_in_flight(
     clock: ManualClock, factory: FakeFactory, make: Make, slow: float
 ) -> None:
-    """Promise 7: averaged over any 5 s from the second second on, with 12 callers who ask all the time."""
+    """Averaged over any 5 s from the second second on, with 12 callers who ask all the time."""
     tries: list[float] = []
     inside: list[int] = []
 
@@ -207,7 +207,7 @@ def test_the_pool_goes_on_probing_as_long_as_anybody_has_asked_and_then_stops(
 def test_min_size_keeps_the_pool_probing_with_nobody_asking(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 51: the background work survives outages, however long."""
+    """The background work survives outages, however long."""
     pool = make(min_size=2)
     pool.acquire().discard()
     factory.gates["connect"].error(OSError())
@@ -222,7 +222,6 @@ def test_min_size_keeps_the_pool_probing_with_nobody_asking(
 def test_recovery_comes_within_one_gap_before_the_next_caller_asks(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 57, promise 7."""
     pool = make(fail_after=1)
     factory.gates["connect"].error(OSError())
     keep_asking(clock, pool, 60, 1.0)
@@ -251,7 +250,6 @@ def test_a_quick_recovery_comes_within_250_ms_for_those_who_ask(
 def test_a_server_that_is_down_at_the_start_is_no_trouble_later(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 57."""
     factory.gates["connect"].error(OSError())
     pool = make(min_size=2, fail_after=1)
     assert isinstance(outcome(pool.warm_up, 10), ConnectError)
@@ -383,7 +381,7 @@ def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, mak
 def test_a_server_that_refuses_new_ones_but_serves_the_old_fails_nobody_who_is_served(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Promise 7's patience begins anew with each hand-over: a full server is not a server that is down."""
+    """The patience of fail_after begins anew with each hand-over: a full server is not a server that is down."""
     pool = make(max_size=5, fail_after=1)
     leases = [pool.acquire(), pool.acquire()]
     factory.gates["connect"].error(OSError("too many"))
@@ -397,156 +395,3 @@ def test_a_server_that_refuses_new_ones_but_serves_the_old_fails_nobody_who_is_s
     assert not waiting
     for lease in leases:
         lease.release()
-
-
-# -- suspects --------------------------------------------------------------------------------------------
-
-
-def idle(pool: Any, count: int) -> list[FakeConnection]:
-    leases = [pool.acquire() for _ in range(count)]
-    connections = [lease.connection for lease in leases]
-    for lease in leases:
-        lease.release()
-    return connections
-
-
-def break_one(pool: Any) -> None:
-    with pytest.raises(FakeBroken), pool.acquire():
-        raise FakeBroken
-
-
-def test_one_broken_connection_has_the_others_checked_before_they_go_out(
-    clock: ManualClock, factory: FakeFactory, make: Make
-) -> None:
-    """Checklist 38, promise 8: one restart, one casualty."""
-    pool = make(max_size=10, check_after=1000)
-    connections = idle(pool, 10)
-    for connection in connections:
-        connection.dead = True
-    break_one(pool)
-    assert pool.stats().state == "suspect"
-    for _ in range(10):
-        with pool.acquire(timeout=5) as connection:
-            assert not connection.dead
-    clock.advance(1)
-    assert pool.stats().closed == {"broken": 10}
-    assert pool.stats().state == "up"
-
-
-def test_suspects_that_pass_the_check_stay(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    pool = make(max_size=10, check_after=1000)
-    connections = idle(pool, 10)
-    break_one(pool)
-    clock.advance(1)
-    assert [connection.checks for connection in connections].count(1) == 9
-    assert (pool.stats().idle, factory.opened) == (9, 10)
-
-
-def test_a_suspect_that_was_in_use_is_checked_before_its_next_use(
-    clock: ManualClock, factory: FakeFactory, make: Make
-) -> None:
-    pool = make(max_size=2, check_after=1000)
-    lease = pool.acquire()
-    connection = lease.connection
-    break_one(pool)
-    lease.release()
-    with pool.acquire() as again:
-        assert (again, again.checks) == (connection, 1)
-
-
-def test_a_factory_without_check_has_its_suspects_replaced(clock: ManualClock, make: Make) -> None:
-    class Plain:
-        def close(self) -> None:
-            pass
-
-    class Unchecked(Factory[Plain]):
-        def connect(self, timeout: float) -> Plain:
-            return Plain()
-
-        def is_broken(self, error: BaseException) -> bool:
-            return isinstance(error, FakeBroken)
-
-    pool = make(factory=Unchecked(), max_size=5)
-    idle(pool, 4)
-    held = pool.acquire()
-    break_one(pool)
-    clock.advance(0)
-    assert pool.stats().closed == {"broken": 1, "stale": 2}
-    stale = held.connection
-    held.release()
-    with pool.acquire() as connection:
-        assert connection is not stale
-    assert pool.stats().closed == {"broken": 1, "stale": 3}
-
-
-def test_a_second_broken_one_of_the_same_age_raises_no_new_suspicion(
-    clock: ManualClock, factory: FakeFactory, make: Make
-) -> None:
-    pool = make(max_size=4, check_after=1000)
-    leases = [pool.acquire() for _ in range(4)]
-    for lease in leases[:2]:
-        with pytest.raises(FakeBroken), lease:
-            raise FakeBroken
-        clock.advance(0)
-        new = pool.acquire()
-        new.release()
-        clock.advance(0)
-    assert [connection.checks for connection in factory.connections[4:]] == [0]
-    for lease in leases[2:]:
-        lease.release()
-
-
-class Demoted(FakeBroken):
-    pass
-
-
-class Replicated(FakeFactory):
-    def is_demoted(self, connection: FakeConnection, error: BaseException) -> bool:
-        return isinstance(error, Demoted)
-
-
-def test_one_that_says_its_server_was_demoted_has_all_of_that_day_replaced_unchecked(
-    clock: ManualClock, make: Make
-) -> None:
-    factory = Replicated(clock)
-    pool = make(factory=factory, max_size=10, check_after=1000)
-    old = idle(pool, 8)
-    held = [pool.acquire() for _ in range(3)]
-    for lease in held[:2]:  # two of them meet it, and the second says nothing new
-        with pytest.raises(Demoted), lease:
-            raise Demoted
-        clock.advance(0)
-    with pool.acquire() as connection:
-        assert connection not in old
-    held[2].release()
-    clock.advance(1)
-    assert [connection.checks for connection in old] == [0] * 8
-    assert pool.stats().closed == {"broken": 2, "stale": 6}
-    assert pool.stats().idle == 1
-    # A new one that says so ends the next day.
-    idle(pool, 4)
-    with pytest.raises(Demoted), pool.acquire():
-        raise Demoted
-    clock.advance(1)
-    assert pool.stats().closed == {"broken": 3, "stale": 9}
-    assert pool.stats().size == 0
-
-
-def test_any_other_break_leaves_those_that_pass_a_check(clock: ManualClock, make: Make) -> None:
-    pool = make(factory=Replicated(clock), max_size=10, check_after=1000)
-    idle(pool, 8)
-    break_one(pool)
-    clock.advance(1)
-    assert (pool.stats().closed, pool.stats().idle) == ({"broken": 1}, 7)
-
-
-def test_a_check_of_suspects_that_takes_long_gets_a_connect_beside_it(
-    clock: ManualClock, factory: FakeFactory, make: Make
-) -> None:
-    pool = make(max_size=3, check_after=1000)
-    idle(pool, 2)
-    break_one(pool)
-    factory.gates["check"].never()
-    took, lease = timed(clock, pool.acquire, 5)
-    assert took == 0  # a suspect's check is not counted on
-    lease.release()

@@ -11,7 +11,7 @@ import pytest
 from pooling import PoolTimeout
 from pooling.testing import Actor, FakeFactory, ManualClock
 from tests.core.conftest import Make
-from tests.core.helpers import outcome, timed
+from tests.core.helpers import outcome, struck_while_waiting, timed
 
 
 def queue_up(clock: ManualClock, pool: Any, served: list[Any], *waiters: tuple[str, float]) -> list[Actor]:
@@ -30,7 +30,6 @@ def queue_up(clock: ManualClock, pool: Any, served: list[Any], *waiters: tuple[s
 
 
 def test_waiters_are_served_in_the_order_of_their_arrival(clock: ManualClock, make: Make) -> None:
-    """Checklist 10."""
     pool, served = make(max_size=1), []  # type: ignore[var-annotated]
     with pool.acquire():
         queue_up(clock, pool, served, *((name, 0.0) for name in "abcdefgh"))
@@ -39,7 +38,6 @@ def test_waiters_are_served_in_the_order_of_their_arrival(clock: ManualClock, ma
 
 
 def test_nobody_overtakes_a_waiter_not_even_the_one_who_has_just_released(clock: ManualClock, make: Make) -> None:
-    """Checklist 11."""
     pool, served = make(max_size=1), []  # type: ignore[var-annotated]
     lease = pool.acquire()
     queue_up(clock, pool, served, ("waiter", 0.0))
@@ -50,7 +48,7 @@ def test_nobody_overtakes_a_waiter_not_even_the_one_who_has_just_released(clock:
 
 
 def test_a_connection_is_handed_over_at_the_moment_of_its_release(clock: ManualClock, make: Make) -> None:
-    """Checklist 12: in virtual time, at once; there is no polling interval."""
+    """In virtual time, at once; there is no polling interval."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(timed, clock, pool.acquire, 5)
@@ -63,7 +61,7 @@ def test_a_connection_is_handed_over_at_the_moment_of_its_release(clock: ManualC
 
 
 def test_what_was_handed_over_is_the_waiters_before_it_has_woken_up(clock: ManualClock, make: Make) -> None:
-    """Checklist 11 and 12: direct hand-over, not a race for an idle one."""
+    """Direct hand-over, not a race for an idle one."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
@@ -80,42 +78,28 @@ class Signal(BaseException):
 
 
 def test_a_signals_exception_while_waiting_loses_nothing(clock: ManualClock, make: Make) -> None:
-    """Checklist 14: before, and at the very moment of, the hand-over."""
+    """Before, and at the very moment of, the hand-over."""
     pool = make(max_size=1)
     lease = pool.acquire()
+    with struck_while_waiting(clock, Signal):
+        early = clock.spawn(pool.acquire, 5)
+        clock.advance(1.5)
+        assert isinstance(outcome(early.result), Signal)
+        assert pool.stats().waiting == 0
 
-    ordinary = clock.bell
-
-    def struck() -> Any:
-        bell = ordinary()
-
-        class Struck(type(bell)):  # type: ignore[misc]
-            def wait(self, seconds: float, waiter: Any) -> None:
-                super().wait(seconds, waiter)
-                raise Signal
-
-        return Struck(clock)
-
-    clock.bell = struck  # type: ignore[method-assign]
-    early = clock.spawn(pool.acquire, 5)
-    clock.advance(1.5)
-    assert isinstance(outcome(early.result), Signal)
-    assert pool.stats().waiting == 0
-
-    served = clock.spawn(pool.acquire, 5)
-    clock.advance(0.5)
-    lease.release()  # hands over; the exception strikes as the waiter wakes up
-    clock.advance(0)
-    assert isinstance(outcome(served.result), Signal)
-    assert (pool.stats().idle, pool.stats().waiting) == (1, 0)
-    clock.bell = ordinary  # type: ignore[method-assign]
+        served = clock.spawn(pool.acquire, 5)
+        clock.advance(0.5)
+        lease.release()  # hands over; the exception strikes as the waiter wakes up
+        clock.advance(0)
+        assert isinstance(outcome(served.result), Signal)
+        assert (pool.stats().idle, pool.stats().waiting) == (1, 0)
     pool.acquire(timeout=0).release()
 
 
 def test_a_waiter_may_take_a_returned_connection_while_its_connect_is_pending(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 19, and issue 2 point 4: the connection comes back after 30 ms, the connect would take 1 s."""
+    """The connection comes back after 30 ms, the connect would take 1 s."""
     pool = make(max_size=2)
     lease = pool.acquire()
     factory.gates["connect"].slow(1)
@@ -160,7 +144,7 @@ def test_waiting_ages_so_that_the_lowest_class_is_served(clock: ManualClock, mak
 
 
 def test_one_with_a_priority_that_times_out_swallows_nothing(clock: ManualClock, make: Make) -> None:
-    """Checklist 13, for the heap."""
+    """The queue is a heap then."""
     pool = make(max_size=1)
     lease = pool.acquire()
     gone = clock.spawn(pool.acquire, 1, -5)
@@ -205,7 +189,7 @@ def test_any_mix_of_priorities_arrivals_and_departures_keeps_the_order(clock: Ma
 
 
 def test_real_threads_are_served_in_the_order_of_their_arrival() -> None:
-    """Checklist 10 and 12, on the real thing: 40 threads join one after the other."""
+    """40 threads join one after the other."""
     from pooling import Pool
 
     served: list[int] = []

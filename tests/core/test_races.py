@@ -17,8 +17,9 @@ from pooling import PoolTimeout
 from pooling._holders import call_site
 from pooling._ledger.entry import TokenRef
 from pooling._ledger.queue import Turn, Waiter
+from pooling._ledger.roster import Roster
 from pooling._runtime.threads import Threads
-from pooling.pool import LOOKS
+from pooling._waiting import LOOKS
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
@@ -30,6 +31,18 @@ class Emptied(deque):  # type: ignore[type-arg]
 
     def __bool__(self) -> bool:
         return True
+
+
+class CalmUntilTheAppend(Roster[Any]):
+    """Who joins the queue does it just before a connection comes back."""
+
+    @property
+    def calm(self) -> bool:
+        return not self.idle or self.__dict__["calm"]
+
+    @calm.setter
+    def calm(self, calm: bool) -> None:
+        self.__dict__["calm"] = calm
 
 
 def a_waiter(clock: ManualClock, turn: Turn = Turn.WAITING) -> Waiter[Any]:
@@ -59,23 +72,14 @@ def test_of_two_that_come_for_the_last_idle_connection_one_waits(clock: ManualCl
 
 
 def test_a_release_beside_a_caller_who_has_just_joined_the_queue_serves_it(clock: ManualClock, make: Make) -> None:
-    """The flag is 1 when the release begins and 0 when its append is done: it comes to settle()."""
+    """The roster is calm when the release begins, and no longer when its append is done: it comes to settle()."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
     clock.advance(0)
-    true_flag = pool._plain
-
-    class Late:
-        reads = 0
-
-        def __getitem__(self, index: int) -> int:
-            Late.reads += 1
-            return 1 if Late.reads == 1 else true_flag[index]
-
-    pool._plain = Late()  # type: ignore[assignment]
+    pool._roster.__class__ = CalmUntilTheAppend
     lease.release()
-    pool._plain = true_flag
+    pool._roster.__class__ = Roster
     clock.advance(0)
     waiting.result().release()
 
@@ -242,10 +246,11 @@ def test_the_more_wait_the_seldomer_each_of_them_looks(clock: ManualClock, make:
     """A thousand that look each second would have the processor for themselves."""
     pool, looks = make(max_size=1), list[float]()
     lease = pool.acquire()
-    waiting = [clock.spawn(pool.acquire, 1000) for _ in range(2 * LOOKS)]
-    clock.advance(0.01)
     join = pool._ledger.join
     pool._ledger.join = lambda waiter: (looks.append(clock.now()), join(waiter))[1]  # type: ignore[method-assign]
+    waiting = [clock.spawn(pool.acquire, 1000) for _ in range(2 * LOOKS)]
+    clock.advance(0.01)
+    looks.clear()  # they have joined
     clock.advance(30)
     assert len(looks) <= 30 * LOOKS
     assert len({round(look) for look in looks}) > 5

@@ -101,7 +101,7 @@ def signal_handler(lease: Any) -> Any:
 def test_a_release_that_strikes_inside_the_lock_returns_at_once_and_loses_nothing(
     clock: ManualClock, factory: FakeFactory, make: Make, how: Any, dirty: bool
 ) -> None:
-    """Issue 2 point 10. The lock is held by a release that hands over to a waiter at that moment."""
+    """The lock is held by a release that hands over to a waiter at that moment."""
     pool = make(max_size=2)
     one, two = pool.acquire(), pool.acquire()
     two.connection.dirty = dirty
@@ -226,7 +226,7 @@ def test_a_release_in_another_thread_waits_for_the_lock_and_is_done(clock: Manua
 
 
 def test_signals_that_release_while_the_pool_works_lose_nothing() -> None:
-    """Issue 2 point 10, with real signals: every 0.3 ms a handler releases what the main thread has put aside."""
+    """With real signals: every 0.3 ms a handler releases what the main thread has put aside."""
     said = run_python(
         """
         import faulthandler, signal, time

@@ -13,7 +13,6 @@ from tests.core.helpers import outcome, timed
 
 
 def test_a_dirty_connection_is_reset_on_return_and_reused(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 42 and 45."""
     pool = make(max_size=1)
     with pool.acquire() as first:
         first.dirty = True
@@ -29,7 +28,7 @@ def test_a_clean_connection_is_not_reset(factory: FakeFactory, make: Make) -> No
 
 
 def test_error_state_is_cleaned_after_a_block_that_raised(clock: ManualClock, make: Make) -> None:
-    """Checklist 46: an ordinary error of a user leaves a dirty connection, which is reset."""
+    """An ordinary error of a user leaves a dirty connection, which is reset."""
     pool = make(max_size=1)
     with pytest.raises(ValueError), pool.acquire() as connection:
         connection.dirty = True
@@ -42,7 +41,6 @@ def test_error_state_is_cleaned_after_a_block_that_raised(clock: ManualClock, ma
 def test_a_failing_reset_closes_serves_the_waiter_and_does_not_raise(
     clock: ManualClock, factory: FakeFactory, make: Make, raised: type[BaseException]
 ) -> None:
-    """Checklist 42."""
     pool = make(max_size=1)
     lease = pool.acquire()
     lease.connection.dirty = True
@@ -72,7 +70,7 @@ def test_a_reset_that_finds_the_connection_broken_makes_the_others_suspect(
 
 
 def test_an_interrupted_reset_keeps_the_slot(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
-    """Checklist 43: while it runs the slot counts; when it is over, and be it by an interrupt, it is usable."""
+    """While it runs the slot counts; when it is over, and be it by an interrupt, it is usable."""
     pool = make(max_size=1)
     lease = pool.acquire()
     lease.connection.dirty = True
@@ -165,7 +163,7 @@ def test_a_factory_whose_opinion_raises_harms_nobody(
 def test_errors_of_close_are_contained(
     clock: ManualClock, factory: FakeFactory, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Checklist 44: BaseException too; the slot is free, the log has the error once."""
+    """BaseException too; the slot is free, the log has the error once."""
     pool = make(max_size=1)
     for error in (OSError("cannot close"), KeyboardInterrupt("cannot close")):
         factory.gates["close"].error(error)
@@ -177,7 +175,6 @@ def test_errors_of_close_are_contained(
 
 
 def test_a_connection_killed_while_idle_is_not_reused(clock: ManualClock, make: Make) -> None:
-    """Checklist 47."""
     pool = make(check_after=0)
     with pool.acquire() as first:
         pass
@@ -187,7 +184,7 @@ def test_a_connection_killed_while_idle_is_not_reused(clock: ManualClock, make: 
 
 
 def test_a_connection_killed_in_use_is_not_reused(clock: ManualClock, make: Make) -> None:
-    """Checklist 47: its user sees the driver's error; a reset that fails on it as well."""
+    """Its user sees the driver's error; a reset that fails on it as well."""
     pool = make()
     with pytest.raises(FakeBroken), pool.acquire() as first:
         first.dead = True

@@ -20,6 +20,7 @@ from pooling import Pool, PoolManager, signals
 from pooling.signals import drain_on_signals
 from pooling.testing import FakeFactory
 from tests.core.helpers import ROOT, run_python
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals as POSIX has them")
 
@@ -73,13 +74,6 @@ def manager() -> Iterator[PoolManager]:
 
 def states(manager: PoolManager) -> set[str]:
     return {stats.state for stats in manager.stats().values()}
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 # -- in this process ----------------------------------------------------------------------------------------------

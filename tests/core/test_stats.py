@@ -23,7 +23,7 @@ from tests.core.helpers import outcome
 
 
 def add_up(stats: PoolStats) -> PoolStats:
-    """Checklist 55: the identities of every snapshot."""
+    """The identities of every snapshot."""
     assert stats.size == stats.idle + stats.leased + stats.connecting + stats.busy + stats.closing
     assert stats.acquired == stats.released + stats.leased
     assert stats.wait.count == stats.acquired
@@ -41,7 +41,6 @@ def test_a_new_pool_has_counted_nothing(make: Make) -> None:
 def test_every_stage_of_a_connection_is_counted_where_it_is(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
-    """Checklist 55."""
     pool = make(max_size=1, check="ping")
 
     def where() -> tuple[int, ...]:
@@ -127,7 +126,7 @@ def test_every_use_is_measured_however_it_ends(clock: ManualClock, make: Make, e
 
 @pytest.mark.parametrize("spread", [1e-6, 1e-3, 1.0, 1e4])
 def test_percentiles_are_within_5_percent(spread: float) -> None:
-    """Checklist 55; the promise is 3.1 %."""
+    """Promised are 3.1 %."""
     draw = random.Random(3)
     values = sorted(spread * draw.lognormvariate(0, 2) for _ in range(20_000))
     recorder = Recorder()
@@ -280,7 +279,7 @@ def test_the_memory_of_samples_is_bounded(clock: ManualClock, make: Make) -> Non
 
 
 def test_counters_agree_under_64_threads() -> None:
-    """Checklist 55 and 59: snapshots are taken all the while, and at the end every count is exact."""
+    """Snapshots are taken all the while, and at the end every count is exact."""
     factory = FakeFactory()
     done = [0] * 64
     stop = threading.Event()

@@ -110,7 +110,6 @@ def all_usable(pool: Any, factory: Exclusive, slots: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_mixed_operations_in_virtual_time(clock: ManualClock, seed: int) -> None:
-    """Checklist 59."""
     draw = random.Random(seed)
     factory = Exclusive(draw, clock)
     pool = Pool(
@@ -143,7 +142,6 @@ def test_mixed_operations_in_virtual_time(clock: ManualClock, seed: int) -> None
 
 
 def test_mixed_operations_under_threads() -> None:
-    """Checklist 59, issue 2."""
     factory = Exclusive(random.Random(1))
     failures: list[BaseException] = []
     with Pool(

@@ -14,7 +14,6 @@ from tests.core.helpers import outcome, timed
 
 @pytest.mark.parametrize("timeout", [0.001, 0.25, 1, 7.5])
 def test_a_timeout_is_exact_and_never_early(clock: ManualClock, make: Make, timeout: float) -> None:
-    """Checklist 8."""
     pool = make(max_size=1)
     with pool.acquire():
         took, error = timed(clock, pool.acquire, timeout)
@@ -23,7 +22,6 @@ def test_a_timeout_is_exact_and_never_early(clock: ManualClock, make: Make, time
 
 
 def test_timeout_0_takes_an_idle_connection_or_fails_at_once(clock: ManualClock, make: Make) -> None:
-    """Checklist 8."""
     pool = make(max_size=1)
     lease = pool.acquire()
     assert timed(clock, pool.acquire, 0)[0] == 0
@@ -40,7 +38,6 @@ def test_timeout_0_on_a_cold_pool_has_one_opened_for_the_next(clock: ManualClock
 
 
 def test_timeout_none_waits_for_ever(clock: ManualClock, make: Make) -> None:
-    """Checklist 8."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, None)
@@ -62,7 +59,6 @@ def test_an_infinite_timeout_is_as_good_as_none(clock: ManualClock, make: Make) 
 
 
 def test_the_timeout_of_a_call_goes_before_the_pools(clock: ManualClock, make: Make) -> None:
-    """Checklist 9."""
     pool = make(max_size=1, timeout=5)
     with pool.acquire():
         assert timed(clock, pool.acquire)[0] == pytest.approx(5)
@@ -71,7 +67,6 @@ def test_the_timeout_of_a_call_goes_before_the_pools(clock: ManualClock, make: M
 
 
 def test_a_waiter_that_timed_out_swallows_nothing(clock: ManualClock, make: Make) -> None:
-    """Checklist 13."""
     pool = make(max_size=1)
     lease = pool.acquire()
     gone = clock.spawn(pool.acquire, 1)
@@ -88,7 +83,7 @@ def test_a_waiter_that_timed_out_swallows_nothing(clock: ManualClock, make: Make
 def test_one_served_in_the_very_moment_of_its_deadline_is_served_or_times_out_but_never_both(
     clock: ManualClock, make: Make
 ) -> None:
-    """Checklist 13: a release at the same instant as the deadline, in both orders."""
+    """A release at the same instant as the deadline, in both orders."""
     for first in ("release", "acquire"):
         pool = make(max_size=1)
         lease = pool.acquire()
@@ -109,7 +104,6 @@ def test_one_served_in_the_very_moment_of_its_deadline_is_served_or_times_out_bu
 
 
 def test_a_full_queue_refuses_at_once_and_distinctly(clock: ManualClock, make: Make) -> None:
-    """Checklist 15."""
     pool = make(name="p", max_size=1, max_waiting=2)
     lease = pool.acquire()
     waiting = [clock.spawn(pool.acquire, 5) for _ in range(2)]
@@ -127,7 +121,7 @@ def test_a_full_queue_refuses_at_once_and_distinctly(clock: ManualClock, make: M
 
 
 def test_max_waiting_does_not_count_callers_for_whom_a_connection_is_being_opened(make: Make) -> None:
-    """Checklist 15: a pool with max_waiting=0 opens and serves, and queues nobody."""
+    """A pool with max_waiting=0 opens and serves, and queues nobody."""
     pool = make(max_size=1, max_waiting=0)
     with pool.acquire():
         assert isinstance(outcome(pool.acquire), QueueFull)

@@ -8,7 +8,6 @@ import logging
 import pickle
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +19,7 @@ from pooling._runtime.threads import THREADS
 from pooling.testing import FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it has not come about"
-        time.sleep(0.005)
-
+from tests.waiting import until
 
 # -- the log ---------------------------------------------------------------------------------------------
 

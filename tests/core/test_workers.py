@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pooling import Pool
-from pooling._runtime import threads
-from pooling._runtime import workers as module
 from pooling._runtime.reaper import Reaper
-from pooling._runtime.threads import THREADS, Threads
-from pooling._runtime.workers import Workers
+from pooling._runtime.threads import THREADS, Threads, _renewing
+from pooling._runtime.workers import Workers, _Worker
 from pooling.testing import FakeFactory
+from tests.waiting import until
 
 SOON = 5.0  # seconds until something that happens at once must have happened, on the noisiest of machines
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
 
 
 def names(prefix: str = "pooling-") -> list[str]:
@@ -39,7 +31,7 @@ def run(workers: Workers) -> threading.Thread:
     ran = threading.Event()
     workers.submit(lambda: (done.append(threading.current_thread()), ran.set()))
     assert ran.wait(SOON)
-    eventually(lambda: workers._idle)
+    until(lambda: workers._idle)
     return done[0]
 
 
@@ -59,12 +51,12 @@ def test_a_job_never_waits_for_another(workers: Workers) -> None:
     barrier = threading.Barrier(10)
     for _ in range(10):
         workers.submit(lambda: barrier.wait(SOON))
-    eventually(lambda: len(workers._idle) == 10)
+    until(lambda: len(workers._idle) == 10)
     assert not barrier.broken
 
 
 def test_a_worker_without_work_ends(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.01)
+    monkeypatch.setattr("pooling._runtime.workers.IDLE", 0.01)
     thread = run(workers)
     thread.join(SOON)
     assert not thread.is_alive()
@@ -74,7 +66,7 @@ def test_a_worker_without_work_ends(workers: Workers, monkeypatch: pytest.Monkey
 def test_a_worker_that_is_given_a_job_as_it_wants_to_end_does_it(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.01)
+    monkeypatch.setattr("pooling._runtime.workers.IDLE", 0.01)
     asked = threading.Event()
     retire = workers.retire
     ran = threading.Event()
@@ -97,29 +89,34 @@ def test_a_worker_that_is_given_a_job_as_it_wants_to_end_does_it(
 def test_parking_ends_idle_workers_and_those_that_are_nearly_done_but_waits_for_none_that_hangs(
     workers: Workers,
 ) -> None:
-    hang, short = threading.Event(), threading.Event()
+    hang, both = threading.Event(), threading.Barrier(2)
     workers.submit(hang.wait)
-    eventually(lambda: any(worker.busy_since < float("inf") for worker in workers._all))
-    idle = run(workers)
-    time.sleep(0.25)
-    workers.submit(lambda: short.wait(0.02))
+    until(lambda: any(worker.busy_since < float("inf") for worker in workers._all))
+    (hanging,) = workers._all
+    hanging.busy_since = float("-inf")  # it has been at it for longer than anybody waits
+    for _ in range(2):
+        workers.submit(lambda: both.wait(SOON))
+    until(lambda: len(workers._idle) == 2)
+    others = workers._all - {hanging}
+    workers.submit(lambda: until(lambda: workers._parked))  # done as soon as the others are to end
     start = time.monotonic()
-    workers.park(0.1)
+    workers.park(2 * SOON)
     assert time.monotonic() - start < SOON
-    assert not idle.is_alive() or short.is_set() is False
+    assert not any(worker.thread.is_alive() for worker in others)
+    assert hanging.thread.is_alive()
     hang.set()
-    eventually(lambda: not workers._all)
+    until(lambda: not workers._all)
 
 
 def test_a_worker_that_parks_the_others_does_not_wait_for_itself(workers: Workers) -> None:
     parked = threading.Event()
     workers.submit(lambda: (workers.park(0.05), parked.set()))
     assert parked.wait(SOON)
-    eventually(lambda: not workers._all)
+    until(lambda: not workers._all)
 
 
 def test_parking_passes_over_a_worker_that_is_just_being_started(workers: Workers) -> None:
-    starting = module._Worker(workers)
+    starting = _Worker(workers)
     workers._all.add(starting)
     workers.park(0.05)
     workers._all.discard(starting)
@@ -164,7 +161,7 @@ def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(mon
     with Pool(FakeFactory(), runtime=Threads(), max_size=1, idle_timeout=0.1) as pool:
         pool.acquire(timeout=10).release()
         pool.acquire(timeout=10).release()
-        eventually(lambda: pool.stats().closed == {"idle": 1})
+        until(lambda: pool.stats().closed == {"idle": 1})
     assert sorted(stillborn) == ["reaper", "worker"]
 
 
@@ -197,7 +194,7 @@ def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_
             pool.acquire(timeout=1).release()
             assert heard == []
         pool.clear()
-        eventually(lambda: heard[:5] == ["wait", "connect", "acquire", "release", "clear"])
+        until(lambda: heard[:5] == ["wait", "connect", "acquire", "release", "clear"])
 
 
 # -- the reaper ----------------------------------------------------------------------------------------------
@@ -246,7 +243,7 @@ def test_a_later_alarm_wakes_nobody(reaper: Reaper) -> None:
     pool = Watched(due=time.monotonic() + 100)
     reaper.watch(pool)
     reaper.alarm(pool.due)
-    eventually(lambda: reaper.wakes_at == pool.due)
+    until(lambda: reaper.wakes_at == pool.due)
     poked: list[Any] = []
     reaper.poke = poked.append  # type: ignore[method-assign, assignment]
     reaper.alarm(pool.due + 1)
@@ -263,18 +260,23 @@ def test_a_pool_whose_upkeep_fails_does_not_harm_the_others(reaper: Reaper, capl
     assert "a pool's upkeep failed" in caplog.text
 
 
-def test_a_pool_whose_upkeep_fails_is_tried_again_after_a_pause(reaper: Reaper) -> None:
+def test_a_pool_whose_upkeep_fails_is_tried_again_after_a_pause(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
     class Bad(Watched):
         def look(self) -> None:
-            self.looks += 1
+            looks.append(time.monotonic())
             raise ZeroDivisionError
 
+    monkeypatch.setattr("pooling._runtime.reaper.PAUSE", 0.05)
     bad = Bad(due=0.0)
     reaper.watch(bad)
     reaper.alarm(0.0)
-    eventually(lambda: reaper.wakes_at != float("inf"))
-    time.sleep(0.1)  # without a pause it looks thousands of times; each poke may make it look once more
-    assert bad.looks < 10
+    until(lambda: len(looks) >= 5)
+    pauses = [after - before for before, after in itertools.pairwise(looks)]
+    assert min(pauses[2:]) > 0.04  # the alarm may have made it look at once in the beginning
 
 
 def test_the_reaper_ends_with_the_last_pool() -> None:
@@ -283,7 +285,7 @@ def test_the_reaper_ends_with_the_last_pool() -> None:
     pool = Watched()
     reaper.watch(pool)
     reaper.alarm(0.0)
-    eventually(lambda: reaper._thread is not None)
+    until(lambda: reaper._thread is not None)
     thread = reaper._thread
     del pool
     assert rested.wait(SOON)
@@ -309,7 +311,7 @@ def test_a_parked_reaper_starts_again_with_the_next_alarm(reaper: Reaper) -> Non
     pool = Watched()
     reaper.watch(pool)
     reaper.alarm(0.0)
-    eventually(lambda: reaper._thread is not None)
+    until(lambda: reaper._thread is not None)
     reaper.park(SOON)
     assert reaper._thread is None
     pool.due = 0.0
@@ -333,7 +335,7 @@ def test_a_reaper_that_was_replaced_while_it_looked_leaves_its_successor_alone(r
     old = reaper._thread
     reaper.park(0.0)
     reaper.alarm(0.0)
-    eventually(lambda: reaper._thread is not None)
+    until(lambda: reaper._thread is not None)
     wakes_at = reaper.wakes_at
     go.set()
     assert old is not None
@@ -347,10 +349,10 @@ def test_a_pool_at_rest_wakes_nobody() -> None:
     looks: list[float] = []
     with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None, connect_timeout=0.05) as pool:
         pool.acquire().release()
-        eventually(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
+        until(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
         look = pool.look
         pool.look = lambda: (looks.append(time.monotonic()), look())  # type: ignore[method-assign, assignment, return-value]
-        time.sleep(0.3)
+        time.sleep(0.3)  # several times as long as anything of this pool takes: what would wake it has had its time
         assert looks == []
 
 
@@ -358,7 +360,7 @@ def test_a_dropped_lease_is_found_at_once_in_a_pool_at_rest(caplog: pytest.LogCa
     """The orphan itself wakes the reaper."""
     with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None) as pool, caplog.at_level(logging.CRITICAL):
         assert pool.acquire().connection is not None
-        eventually(lambda: pool.stats().closed == {"dropped": 1})
+        until(lambda: pool.stats().closed == {"dropped": 1})
 
 
 def test_the_bell_of_a_thread_is_used_again() -> None:
@@ -389,6 +391,6 @@ def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.Monke
         def __exit__(self, *details: object) -> None:
             pass
 
-    monkeypatch.setitem(threads._renewing, os.getpid(), Beaten())  # type: ignore[misc]
+    monkeypatch.setitem(_renewing, os.getpid(), Beaten())  # type: ignore[misc]
     runtime.renew()
     assert runtime._reaper is reaper

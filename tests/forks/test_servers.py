@@ -20,8 +20,8 @@ from tests.backends.adapters import Adapter
 from tests.backends.contract import in_threads
 from tests.forks.conftest import Census
 from tests.forks.pools import VARIABLE, describe
-from tests.integrations.exchange import eventually
 from tests.integrations.serving import Serving
+from tests.waiting import until
 
 WORKERS = 2
 
@@ -73,7 +73,7 @@ class Forking(Serving):
             found.pop(without, None)
             return len(found) == WORKERS
 
-        eventually(all_seen, timeout=60)
+        until(all_seen, seconds=60)
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -58,11 +57,3 @@ def answering(body: Callable[[Any], Iterable[bytes]]) -> Any:
         return body(environ["pooling"])
 
     return application
-
-
-def eventually(true: Callable[[], bool], timeout: float = 30.0) -> None:
-    """Wait for what a worker thread or another process brings about."""
-    deadline = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.002)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,13 +36,6 @@ def engines_on(url: str) -> Iterator[Engines]:
 def below(engine: sqlalchemy.Engine) -> Any:
     """The pool underneath."""
     return engine.pool.pooling  # type: ignore[attr-defined]  # a FairPool
-
-
-def until(state: Callable[[], Any], what: str = "the state") -> None:
-    end = time.monotonic() + SOON
-    while not state():
-        assert time.monotonic() < end, f"{what} did not come"
-        time.sleep(0.002)
 
 
 def counts(engine: sqlalchemy.Engine) -> tuple[int, int, int, int]:

@@ -17,9 +17,10 @@ from django.db.backends.signals import connection_created
 from pooling.integrations.django import cache, close_all
 from tests.backends.contract import in_threads
 from tests.integrations.django_project.setting_up import make_tables, set_up
-from tests.integrations.exchange import Exchange, eventually
+from tests.integrations.exchange import Exchange
 from tests.integrations.serving import Serving
 from tests.servers import MariaDB, Postgres, Redis
+from tests.waiting import until
 
 APPLICATION = "tests.integrations.django_project.wsgi:application"
 _names = itertools.count(1)
@@ -83,7 +84,7 @@ def at_rest(serving: Serving, workers: int = 1) -> list[dict[str, Any]]:
         seen[stats["pid"]] = stats
         return len(seen) >= workers and not any(stats["leased"] for stats in seen.values())
 
-    eventually(look, timeout=60)
+    until(look, seconds=60)
     return list(seen.values())
 
 

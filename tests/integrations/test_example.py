@@ -17,9 +17,9 @@ import pytest
 
 from tests.backends.contract import in_threads
 from tests.docs.pages import blocks
-from tests.integrations.exchange import eventually
 from tests.integrations.serving import ROOT, Serving
 from tests.servers import Postgres
+from tests.waiting import until
 
 PAGE = ROOT / "docs" / "examples" / "notes.md"
 CLIENTS = 64
@@ -121,10 +121,10 @@ def test_64_clients_see_no_error_while_the_database_restarts(start: Start, own_s
 
     def restart(_: int) -> None:
         try:
-            eventually(lambda: count(database) > CLIENTS // 2, timeout=60)
+            until(lambda: count(database) > CLIENTS // 2, seconds=60)
             database.restart(fast=fast)
             seen = count(database)
-            eventually(lambda: count(database) > seen, timeout=60)  # it goes on
+            until(lambda: count(database) > seen, seconds=60)  # it goes on
         finally:
             over.set()
 
@@ -154,10 +154,10 @@ def test_what_is_under_way_is_answered_before_it_ends(start: Start, postgres: Po
         ]
         for writer in writers:
             writer.start()
-        eventually(lambda: waiting(postgres) == 8, timeout=30)
+        until(lambda: waiting(postgres) == 8)
         ending = threading.Thread(target=lambda: answers.append(notes.end(number)))
         ending.start()
-        eventually(lambda: refuses(notes), timeout=30)
+        until(lambda: refuses(notes))
         blocker.commit()
     for thread in (*writers, ending):
         thread.join(60)

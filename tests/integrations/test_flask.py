@@ -15,7 +15,8 @@ import pooling
 from pooling.integrations.flask import Pools
 from pooling.testing import FakeBroken, FakeFactory
 from tests.docs.pages import ROOT, bare, table
-from tests.integrations.exchange import Exchange, eventually
+from tests.integrations.exchange import Exchange
+from tests.waiting import until
 
 
 class Site:
@@ -96,7 +97,7 @@ def test_a_view_that_raises_gives_back_and_a_broken_connection_is_closed(site: S
     else:
         assert site.get(view).status_code == 500
     assert site.leased == 0
-    eventually(lambda: site.pool.stats().closed == {"broken": 1})
+    until(lambda: site.pool.stats().closed == {"broken": 1})
 
 
 def test_an_error_that_flask_answers_gives_back(site: Site) -> None:
@@ -185,7 +186,7 @@ def test_a_stream_that_is_cut_short_gives_back(site: Site, contextual: bool, end
             exchange.next()
     exchange.close()
     assert site.leased == 0
-    eventually(lambda: site.pool.stats().closed == ({"broken": 1} if ending == "error" else {}))
+    until(lambda: site.pool.stats().closed == ({"broken": 1} if ending == "error" else {}))
 
 
 def test_a_file_does_not_keep_the_lease_while_it_is_sent(site: Site) -> None:

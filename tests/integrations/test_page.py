@@ -6,7 +6,6 @@ import gc
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
@@ -18,6 +17,7 @@ from pooling.integrations.page import Page
 from pooling.testing import FakeFactory
 from tests.core.helpers import run_python
 from tests.integrations.page_client import call, order
+from tests.waiting import until
 
 TOKEN = "a token"
 ASSETS = ("/", "/page.css", "/page.js", "/charts.js", "/icon.svg")
@@ -48,13 +48,6 @@ Show = Callable[..., Page]
 
 def names(page: Page) -> list[str]:
     return [pool["name"] for pool in call(page, "/pools.json").json["pools"]]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it has not come true"
-        time.sleep(0.02)
 
 
 def eyes() -> int:
@@ -302,7 +295,7 @@ def test_a_page_keeps_no_pool_alive(show: Show) -> None:
     page = show([dropped])
     assert names(page) == ["dropped"]
     del dropped
-    wait_until(lambda: gc.collect() is not None and names(page) == [])  # its thread may look at it right now
+    until(lambda: gc.collect() is not None and names(page) == [])  # its thread may look at it right now
 
 
 def test_nothing_secret_is_on_the_page(show: Show) -> None:
@@ -344,7 +337,7 @@ def test_nothing_runs_before_the_first_request_and_one_thread_from_then_on(pool:
     for _ in range(3):
         call(page, "/pools.json")
     assert eyes() == before + 1
-    wait_until(lambda: len(call(page, "/pools.json").json["pools"][0]["history"]["rows"]) >= 3)
+    until(lambda: len(call(page, "/pools.json").json["pools"][0]["history"]["rows"]) >= 3)
     page.close()
     assert eyes() == before
     assert call(page, "/pools.json").status == 200
@@ -360,9 +353,9 @@ def test_the_thread_ends_with_the_page(pool: Pool[Any]) -> None:
     page.start()
     assert eyes() == before + 1
     here = page._watch._here()
-    wait_until(lambda: here.tick > 1)  # it has looked by itself, and may have kept what it looked at
+    until(lambda: here.tick > 1)  # it has looked by itself, and may have kept what it looked at
     del page
-    wait_until(lambda: gc.collect() is not None and eyes() == before)
+    until(lambda: gc.collect() is not None and eyes() == before)
 
 
 def test_where_its_thread_cannot_run_each_request_is_a_look(pool: Pool[Any], show: Show) -> None:
@@ -370,7 +363,7 @@ def test_where_its_thread_cannot_run_each_request_is_a_look(pool: Pool[Any], sho
     page = show(pool)
     call(page)
     page._watch._here().ending.put(None)
-    wait_until(lambda: not page._watch._here().thread.is_alive())  # type: ignore[union-attr]
+    until(lambda: not page._watch._here().thread.is_alive())  # type: ignore[union-attr]
     for number in (2, 3):
         page._watch._here().looked_at -= 10.0
         rows = call(page, "/pools.json").json["pools"][0]["history"]["rows"]

@@ -63,7 +63,6 @@ def test_a_full_pool_that_lets_nobody_wait_for_long_is_fully_used(clock: ManualC
 
 
 def test_an_exhausted_pool_says_for_how_long_and_who_waits(clock: ManualClock, make: Make) -> None:
-    """Issue 5, point 6, word for word."""
     pool = make(max_size=10, timeout=30.0)
     looking = Looking(clock, pool)
     for _ in range(10):
@@ -203,7 +202,6 @@ def test_a_slow_holder_is_named_against_what_is_usual(clock: ManualClock, make: 
 
 
 def test_leaks_show_up(clock: ManualClock, make: Make) -> None:
-    """Issue 5, point 8."""
     pool = make(max_size=2, leak_after=3.0)
     looking = Looking(clock, pool)
     clock.spawn(hold, clock, pool, 1000)

@@ -22,7 +22,8 @@ from sqlalchemy.pool import QueuePool
 
 import pooling
 from pooling.integrations.sqlalchemy import ClosedError, FairPool, FullError, NoConnectionError
-from tests.integrations.sqlalchemy_engines import SOON, Engines, below, borrow, counts, engines_on, until
+from tests.integrations.sqlalchemy_engines import SOON, Engines, below, borrow, counts, engines_on
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 
 import pooling.integrations.sqlalchemy
 from pooling.integrations.sqlalchemy import FairPool
-from tests.integrations.sqlalchemy_engines import until
 from tests.interrupts.lines import entries
+from tests.waiting import until
 
 OURS = Path(pooling.integrations.sqlalchemy.__file__).parent
 SIZE = 3

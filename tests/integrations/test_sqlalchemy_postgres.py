@@ -19,9 +19,10 @@ from sqlalchemy import event, exc, text
 
 from pooling.integrations.sqlalchemy import FairPool
 from tests.core.helpers import run_python
-from tests.integrations.sqlalchemy_engines import SOON, Engines, below, engines_on, until
+from tests.integrations.sqlalchemy_engines import SOON, Engines, below, engines_on
 from tests.proxy import Proxy
 from tests.servers import Postgres
+from tests.waiting import until
 
 
 def sqlalchemys(url: str) -> str:

@@ -25,8 +25,8 @@ from tests.integrations.sqlalchemy_engines import (
     borrow,
     counts,
     engines_on,
-    until,
 )
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from pooling.integrations import wsgi
 from pooling.integrations.wsgi import Middleware
 from pooling.testing import FakeBroken, FakeFactory
 from tests.docs.pages import ROOT, bare, table
-from tests.integrations.exchange import OK, Exchange, answering, eventually
+from tests.integrations.exchange import OK, Exchange, answering
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_an_error_that_breaks_the_connection_has_it_closed(pool: Any, when: str)
     with pytest.raises(FakeBroken):
         Exchange(Middleware(answering(Body), pool), strict=False).run()
     assert pool.stats().leased == 0
-    eventually(lambda: pool.stats().closed == {"broken": 1})
+    until(lambda: pool.stats().closed == {"broken": 1})
 
 
 def test_a_client_that_goes_away_midway_costs_nothing(pool: Any) -> None:
@@ -257,7 +258,7 @@ def test_a_request_that_ends_while_it_waits_for_a_connection_does_not_keep_it(po
 
     thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: pool.stats().waiting == 1)
+    until(lambda: pool.stats().waiting == 1)
     leases._end()
     for lease in held:
         lease.release()

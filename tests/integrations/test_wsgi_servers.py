@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.backends.contract import in_threads
-from tests.integrations.exchange import eventually
 from tests.integrations.serving import COMMANDS, FORKING, THREADED, Serving
 from tests.servers import Postgres
+from tests.waiting import until
 
 APPLICATION = "tests.integrations.wsgi_application:application"
 CONTENT = bytes(range(256)) * 2000
@@ -61,7 +61,7 @@ def at_rest(serving: Serving, workers: int = 1) -> dict[int, dict[str, Any]]:
         in_threads(4 * workers, look)
         return len(seen) >= workers and not any(stats["leased"] for stats in seen.values())
 
-    eventually(rests, timeout=60)
+    until(rests, seconds=60)
     for stats in seen.values():
         assert stats["released"] == stats["acquired"], stats
         assert "dropped" not in stats["closed"], serving.log
@@ -109,7 +109,7 @@ def refused(serving: Serving) -> None:
         in_threads(12, lambda _: seen.update([serving.get("/ask?pool=tight&sleep=0.3", timeout=60)[0]]))
         return set(seen) == {200, 503}
 
-    eventually(both, timeout=60)
+    until(both, seconds=60)
 
 
 @pytest.mark.parametrize("name", THREADED)
@@ -141,7 +141,7 @@ def test_a_worker_forked_from_a_used_pool_has_sessions_of_its_own(start: Start, 
         in_threads(16, client)
         return len(workers) == 2
 
-    eventually(both, timeout=60)
+    until(both, seconds=60)
     at_rest(serving, workers=2)
     # The session that was opened before the fork is the master's still, and the workers have left it alone.
     (master,) = serving.stats()["inherited"]
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_leaves_nothing_behind(start: Start, name: str, 
 
     def client(number: int) -> None:
         if number == 0:
-            eventually(lambda: postgres.session_count(marked) > 0)
+            until(lambda: postgres.session_count(marked) > 0)
             os.kill(doomed, signal.SIGKILL)
             return
         try:
@@ -172,7 +172,7 @@ def test_a_worker_that_is_killed_leaves_nothing_behind(start: Start, name: str, 
         except OSError:
             return False
 
-    eventually(answers, timeout=60)
+    until(answers, seconds=60)
     load(serving, clients=4, rounds=4)
     at_rest(serving)
     assert postgres.session_count(marked) <= 10  # two workers with both of their pools full
@@ -230,10 +230,10 @@ def test_workers_that_are_killed_under_load_leave_nothing_behind(start: Start, n
 
     in_threads(17, lambda number: client(number) if number else killer(number))
     assert len(answered) == 3, answered
-    eventually(lambda: answers_again(serving), timeout=60)
+    until(lambda: answers_again(serving), seconds=60)
     at_rest(serving, 2 if name in FORKING else 1)
     # What the killed ones had is gone: no more than two workers with both of their pools full.
-    eventually(lambda: postgres.session_count(marked) <= 10, timeout=30)
+    until(lambda: postgres.session_count(marked) <= 10)
 
 
 def answers_again(serving: Serving) -> bool:

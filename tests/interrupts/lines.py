@@ -6,7 +6,6 @@ import dis
 import functools
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -16,6 +15,7 @@ import pooling
 from pooling import Pool, PoolError, PoolTimeout
 from pooling._runtime.threads import Threads
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory
+from tests.waiting import comes_true
 
 PACKAGE = Path(pooling.__file__).parent
 CORE = (PACKAGE, PACKAGE / "_ledger", PACKAGE / "_runtime")
@@ -86,7 +86,7 @@ def everything(pool: Pool[FakeConnection], factory: FakeFactory) -> None:
     with pool.acquire() as connection:
         pass
     connection.dead = True
-    wait_until(lambda: pool.stats().busy == 0)
+    comes_true(lambda: pool.stats().busy == 0, 10.0)
     for token in list(pool._roster.idle):
         token.entry.since = token.entry.checked_at = 0.0  # as if unused for long: looked at before it goes out
     with pool.acquire():
@@ -130,15 +130,6 @@ def wait_for_a_connection(pool: Pool[FakeConnection]) -> None:
     quietly(lambda: pool.acquire(timeout=0.002), PoolTimeout)
     for lease in held:
         lease.release()
-
-
-def wait_until(done: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.0005)
-    return True
 
 
 def make(connect_timeout: float) -> tuple[Pool[FakeConnection], FakeFactory]:

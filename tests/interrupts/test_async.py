@@ -14,7 +14,7 @@ import pytest
 from pooling import Pool
 from pooling._runtime.threads import Threads
 from pooling.testing import FakeConnection, FakeFactory
-from tests.interrupts.lines import wait_until
+from tests.waiting import until
 
 SLOTS = 64
 USERS = 12
@@ -90,8 +90,8 @@ def test_ten_thousand_asynchronous_exceptions_lose_no_slot() -> None:
     pool = Pool(factory, runtime=Threads(), max_size=SLOTS, timeout=10.0, nested=None)
     crowd = Crowd(pool)
     struck = 0
-    until = time.monotonic() + 300.0
-    while struck < STRIKES and time.monotonic() < until:
+    end = time.monotonic() + 300.0
+    while struck < STRIKES and time.monotonic() < end:
         struck += strike(crowd.one())
         time.sleep(0.0002)
     assert struck == STRIKES
@@ -103,4 +103,4 @@ def test_ten_thousand_asynchronous_exceptions_lose_no_slot() -> None:
         lease.release()
     assert factory.peak <= SLOTS
     pool.close()
-    assert wait_until(lambda: factory.open == 0)
+    until(lambda: factory.open == 0)

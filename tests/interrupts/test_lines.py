@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pooling._ledger.entry import Entry, Token
-from tests.interrupts.lines import SIZE, Place, Tracer, run_traced, wait_until
+from tests.interrupts.lines import SIZE, Place, Tracer, run_traced
+from tests.waiting import comes_true
 
 MISSED = "the line was not reached"
 
@@ -50,7 +51,7 @@ def strike(place: Place, visit: int, *, workers: bool) -> list[str]:
     if factory.peak > SIZE and not workers:  # a worker that was struck is written off, its connection beside the cap
         wrong.append(f"{factory.peak} connections were open at once")
     pool.close()
-    if not wait_until(lambda: factory.open == 0, 3.0):
+    if not comes_true(lambda: factory.open == 0, 3.0):
         wrong.append(f"{factory.open} connections are open after close()")
     if not tracer.struck:
         return wrong or [MISSED]

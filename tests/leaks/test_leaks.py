@@ -24,6 +24,7 @@ from pooling import Pool, PoolEvent, create_pool
 from pooling.backends.http import HTTPConnectionPool
 from pooling.backends.redis import BlockingConnectionPool
 from tests.servers import HTTP, Postgres, Redis
+from tests.waiting import until
 
 HERE = Path(__file__).name
 BACK = 1.0  # seconds within which a lease is back after its collection
@@ -324,10 +325,3 @@ def test_a_connection_of_redis_that_is_dropped_is_closed_before_its_socket_is_co
     until(lambda: not pool.pooling.stats().leased)
     pool.close()
     pool.pooling.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)

@@ -10,10 +10,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from pooling import ConnectError, Pool, PoolTimeout, create_pool
+from tests.waiting import until
 
 NAME = "db.internal.example"
 SIZE = 3  # connections of each pool
@@ -23,8 +23,8 @@ LATE = 2.0  # seconds by which a loaded machine may be late
 
 def ask_for(pools: list[Pool[Any]], seconds: float) -> None:
     """Every acquire of these ends in time: by a timeout, or by what the driver said."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         for pool in pools:
             before = time.monotonic()
             try:
@@ -33,13 +33,6 @@ def ask_for(pools: list[Pool[Any]], seconds: float) -> None:
                 pass
             took = time.monotonic() - before
             assert took < 0.1 + LATE, (pool.name, took)
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.01)
 
 
 def main(mode: str, *urls: str) -> None:
@@ -65,7 +58,7 @@ def main(mode: str, *urls: str) -> None:
     workers = [thread.name for thread in threading.enumerate() if thread.name.startswith("pooling-worker")]
     assert len(workers) <= 2 * SIZE * len(pools), workers
     let_go.set()
-    wait_for(lambda: not any(pool.stats().hung for pool in pools), "what was stuck comes back")
+    until(lambda: not any(pool.stats().hung for pool in pools), "what was stuck comes back")
     for pool in pools if mode == "patched" else ():
         pool.acquire(20.0).release()
     for pool in pools:

@@ -18,8 +18,9 @@ from pymongo.errors import NotPrimaryError
 from pooling import create_pool
 from pooling.backends.redis import BlockingConnectionPool
 from tests.outages.conftest import Servers
-from tests.outages.users import fill, until
+from tests.outages.users import fill
 from tests.proxy import Proxy
+from tests.waiting import until
 
 SIZE = 8
 

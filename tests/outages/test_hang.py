@@ -20,9 +20,10 @@ from pooling import Pool, PoolTimeout, create_pool
 from tests.backends.contract import ROOT
 from tests.outages import names
 from tests.outages.conftest import Mine
-from tests.outages.users import Crowd, fill, until
+from tests.outages.users import Crowd, fill
 from tests.proxy import Proxy
 from tests.servers.launch import user_namespaces_permitted
+from tests.waiting import until
 
 LATE = 2.0  # seconds by which a loaded machine may be late
 NETWORKED = ["http", "mongodb", "mysql", "postgres", "redis"]

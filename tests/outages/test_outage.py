@@ -21,8 +21,9 @@ import pytest
 from pooling import ConnectError, Pool, create_pool
 from tests.backends.contract import ROOT
 from tests.outages.conftest import Mine
-from tests.outages.users import fill, until
+from tests.outages.users import fill
 from tests.proxy import Proxy
+from tests.waiting import until
 
 ONE_TRY_ONE_SOCKET = ("https", "mysql", "postgres", "redis")
 LATE = 2.0  # seconds by which a loaded machine may be late

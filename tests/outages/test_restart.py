@@ -11,7 +11,8 @@ import pytest
 
 from pooling import Pool
 from tests.outages.conftest import Mine
-from tests.outages.users import Crowd, fill, until
+from tests.outages.users import Crowd, fill
+from tests.waiting import until
 
 THREADS = 10
 LATE = 2.0  # seconds by which a loaded machine may be late

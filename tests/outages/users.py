@@ -93,11 +93,3 @@ def fill(pool: Pool[Any], count: int) -> set[int]:
     for lease in leases:
         lease.release()
     return entries
-
-
-def until(condition: Callable[[], object], what: str, timeout: float = 20.0) -> None:
-    """Wait for something that has to come."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"not in {timeout:g} s: {what}"
-        time.sleep(0.005)

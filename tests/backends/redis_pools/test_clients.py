@@ -1,0 +1,271 @@
+"""Pools in the place of redis-py's own, as clients see them: what a connection is, and which errors are raised."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from queue import Queue
+from typing import Any
+
+import pytest
+import redis
+
+import pooling
+from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, TooManyConnections
+from tests.backends.adapters_redis import Redis
+from tests.backends.contract import in_threads, settled
+from tests.backends.redis_pools.conftest import Make, identity
+from tests.proxy import Proxy
+from tests.waiting import LATE
+
+
+class TestAsAClientSeesIt:
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+    def test_a_client_works_on_it_from_many_threads(self, make: Make, backend: Redis, kind: Any) -> None:
+        pool = make(kind, max_connections=16 if kind is ConnectionPool else 4)
+        client = redis.Redis(connection_pool=pool)
+
+        def work(number: int) -> None:
+            for use in range(50):
+                assert int(client.echo(number * 50 + use)) == number * 50 + use
+
+        in_threads(16, work)
+        stats = pool.pooling.stats()
+        assert stats.acquired == stats.released == 16 * 50
+        assert stats.errors == 0
+        assert backend.count() == stats.size <= pool.max_connections
+
+    def test_it_is_one_of_redis_pys_own(self, make: Make) -> None:
+        assert isinstance(make(ConnectionPool), redis.ConnectionPool)
+        assert isinstance(make(), redis.BlockingConnectionPool)
+        assert isinstance(make().pooling, pooling.Pool)
+
+    def test_a_client_from_the_pool_owns_it(self, make: Make, backend: Redis) -> None:
+        pool = make()
+        with redis.Redis.from_pool(pool) as client:
+            assert client.ping()
+            assert backend.count() == 1
+        backend.wait_for(0)
+        assert redis.Redis(connection_pool=pool).ping()  # closed is disconnected: it can be used again
+
+    def test_pipelines_transactions_and_watches(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=1)
+        client = redis.Redis(connection_pool=pool)
+        assert client.pipeline().set(backend.name, 1).incr(backend.name).execute() == [True, 2]
+        with client.pipeline() as pipeline:
+            pipeline.watch(backend.name)
+            assert pipeline.get(backend.name) == b"2"
+            backend.admin.set(backend.name, 7)
+            pipeline.multi()
+            pipeline.incr(backend.name)
+            with pytest.raises(redis.WatchError):
+                pipeline.execute()
+        assert client.transaction(lambda pipe: (pipe.multi(), pipe.incr(backend.name)), backend.name) == [8]
+        assert pool.pooling.stats().opened == 1
+
+    def test_a_pubsub_takes_a_connection_and_costs_it(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=2)
+        client = redis.Redis(connection_pool=pool)
+        with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(backend.name)
+            assert pubsub.get_message(timeout=1) is None
+            assert client.publish(backend.name, "hello") == 1
+            message = pubsub.get_message(timeout=5)
+            assert message is not None
+            assert message["data"] == b"hello"
+            assert pool.pooling.stats().leased == 1
+        settled(pool.pooling, leased=0, size=1)
+        assert pool.pooling.stats().closed == {"discarded": 1}
+        assert pool.pooling.stats().errors == 0
+
+    def test_a_handler_of_published_messages_does_not_stay_behind(self, make: Make, backend: Redis) -> None:
+        client = redis.Redis(connection_pool=make(max_connections=1, protocol=3))
+        heard: list[Any] = []
+        with client.pubsub(push_handler_func=heard.append) as pubsub:
+            pubsub.subscribe(backend.name)
+            pubsub.get_message(timeout=1)
+        count = len(heard)
+        with client.pubsub() as pubsub:
+            pubsub.subscribe(backend.name)
+            message = pubsub.get_message(timeout=5)
+            assert message is not None
+            assert message["type"] == "subscribe"
+        assert len(heard) == count
+
+    @pytest.mark.parametrize("command", [("SELECT", 4), ("CLIENT", "SETNAME", "other"), ("WATCH", "x"), ("MULTI",)])
+    def test_what_one_command_leaves_does_not_reach_the_next(self, make: Make, backend: Redis, command: Any) -> None:
+        client = redis.Redis(connection_pool=make(max_connections=1))
+        client.execute_command(*command)
+        info = client.client_info()
+        assert (info["db"], info["name"], info["multi"]) == (0, backend.name, -1)
+
+    def test_a_reply_that_was_not_read_does_not_reach_the_next(self, make: Make) -> None:
+        pool = make(max_connections=1)
+        connection = pool.get_connection()
+        connection.send_command("ECHO", "secret")
+        pool.release(connection)
+        assert redis.Redis(connection_pool=pool).echo("mine") == b"mine"
+
+    def test_a_connection_is_put_back_and_kept(self, make: Make) -> None:
+        pool = make(ConnectionPool)
+        first = pool.get_connection()
+        pool.release(first)
+        assert pool._available_connections == [first]
+        assert pool.get_connection() is first
+        assert pool._in_use_connections == {first}
+        pool.release(first)
+        pool.release(first)  # twice: ignored
+        pool.release(make(ConnectionPool).get_connection())  # another pool's: likewise
+        assert pool._created_connections == len(pool._available_connections) == 1
+        assert pool.pooling.stats().released == 2
+
+    def test_without_a_wait_too_many_is_an_error_at_once(self, make: Make) -> None:
+        pool = make(ConnectionPool, max_connections=2)
+        held = [pool.get_connection(), pool.get_connection()]
+        start = time.monotonic()
+        with pytest.raises(redis.MaxConnectionsError, match=r"2 of 2 are in use, longest by MainThread") as caught:
+            pool.get_connection()
+        assert time.monotonic() - start < LATE  # that of a machine: the pool does not wait
+        assert isinstance(caught.value, TooManyConnections)
+        assert isinstance(caught.value, pooling.QueueFull)
+        for connection in held:
+            pool.release(connection)
+
+    def test_without_a_wait_a_cold_pool_serves_as_many_as_it_may(self, make: Make) -> None:
+        pool = make(ConnectionPool, max_connections=8)
+        barrier = threading.Barrier(8)
+
+        def work(_: int) -> None:
+            barrier.wait()
+            connection = pool.get_connection()
+            barrier.wait()
+            pool.release(connection)
+
+        in_threads(8, work)
+        assert pool.pooling.stats().opened == 8
+
+    def test_a_slot_that_is_being_closed_counts_as_free(self, make: Make) -> None:
+        pool = make(ConnectionPool, max_connections=1)
+        for _ in range(50):
+            connection = pool.get_connection()
+            connection.disconnect()
+            pool.release(connection)
+
+    def test_disconnect_reaches_those_in_use_too(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=3)
+        used, idle = pool.get_connection(), pool.get_connection()
+        pool.release(idle)
+        pool.disconnect(inuse_connections=False)
+        assert used.is_connected
+        assert not idle.is_connected
+        backend.wait_for(1)
+        pool.disconnect()
+        assert not used.is_connected
+        backend.wait_for(0)
+        pool.release(used)
+        assert redis.Redis(connection_pool=pool).ping()
+
+    def test_a_reset_forgets_everything(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=2)
+        used, idle = pool.get_connection(), pool.get_connection()
+        pool.release(idle)
+        old = pool.pooling
+        pool.reset()
+        assert pool._created_connections == 0
+        assert pool.pooling is not old
+        pool.release(used)
+        assert not used.is_connected
+        assert pool._created_connections == 0
+        del idle
+        gc.collect()
+        backend.wait_for(0)
+        assert redis.Redis(connection_pool=pool).ping()
+
+    def test_its_text_tells_no_secret(self) -> None:
+        pool = ConnectionPool.from_url("redis://anna:hidden@db.example:6380/2", max_lifetime=60)
+        assert "hidden" not in repr(pool) + repr(pool.pooling)
+        assert "anna" not in repr(pool)
+        assert "host=db.example" in repr(pool)
+        assert pool.pooling.name == "db.example:6380/2"
+
+    def test_options_come_by_keyword_and_in_the_url(self) -> None:
+        pool = BlockingConnectionPool.from_url(
+            "redis://db.example?max_connections=7&timeout=1.5&max_lifetime=60&idle_timeout=none&name=cache",
+            max_uses=9, queue_class=Queue,
+        )  # fmt: skip  # a list of options
+        config = pool.pooling._config
+        assert (config.max_size, config.max_lifetime, config.idle_timeout, config.max_uses) == (7, 60, None, 9)
+        assert (config.order, config.name, pool.timeout) == ("fifo", "cache", 1.5)
+        with pytest.raises(ValueError, match="max_uses"):
+            ConnectionPool(max_uses=0)
+
+    def test_on_connect_is_given_a_client(self, make: Make) -> None:
+        pool = make(max_connections=1, on_connect=lambda client: client.execute_command("SELECT", 3))
+        client = redis.Redis(connection_pool=pool)
+        for _ in range(2):
+            assert client.client_info()["db"] == 3
+            client.execute_command("SELECT", 4)
+        pool.disconnect()
+        assert client.client_info()["db"] == 3
+        connection = pool.get_connection()
+        assert len(connection.setup) == 1
+        pool.release(connection)
+
+
+class TestErrors:
+    def test_a_refused_port_is_the_drivers_error_at_once(self, make: Make) -> None:
+        client = redis.Redis(connection_pool=make(url="redis://127.0.0.1:1/0"))
+        start = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(redis.ConnectionError, match="refused") as caught:
+                client.ping()
+            assert type(caught.value) is redis.ConnectionError
+            assert isinstance(caught.value.__cause__, pooling.ConnectError)
+        assert time.monotonic() - start < 1.0
+
+    def test_a_wrong_password_is_the_drivers_error(self, make: Make, backend: Redis) -> None:
+        client = redis.Redis(connection_pool=make(url=backend.permanent()["wrong password"]))
+        with pytest.raises(redis.AuthenticationError):
+            client.ping()
+
+    def test_nothing_is_retried_in_silence(self, make: Make, backend: Redis, proxy: Callable[..., Proxy]) -> None:
+        between = proxy(backend.server)
+        client = redis.Redis(connection_pool=make(url=backend.at(*between.address)))
+        client.set(backend.name, 0)
+        between.cut_after(from_server=0)
+        with pytest.raises(redis.ConnectionError):
+            client.incr(backend.name)
+        assert backend.admin.get(backend.name) == "1"
+
+    def test_after_a_restart_nobody_sees_an_error(
+        self, make: Make, backend: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(backend.server)
+        pool = make(url=backend.at(*between.address), max_connections=4)
+        client = redis.Redis(connection_pool=pool)
+        held = [pool.get_connection() for _ in range(4)]
+        for connection in held:
+            pool.release(connection)
+        between.reset_all()
+        time.sleep(0.02)
+        in_threads(8, lambda _: client.ping())
+        assert pool.pooling.stats().closed.get("broken", 0) >= 1
+
+    def test_an_error_in_use_makes_the_others_suspect(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=3, check_after=60.0)
+        held = [pool.get_connection() for _ in range(3)]
+        victim = identity(held[0])
+        others = {identity(connection) for connection in held[1:]}
+        for connection in reversed(held):
+            pool.release(connection)
+        client = redis.Redis(connection_pool=pool)
+        connection = pool.get_connection()
+        backend.kill(victim)
+        with pytest.raises(redis.ConnectionError):
+            identity(connection)
+        pool.release(connection)
+        settled(pool.pooling, size=2, busy=0)
+        assert pool.pooling.stats().closed == {"broken": 1}
+        assert client.client_id() in others

@@ -1,0 +1,186 @@
+"""What redis-py's own code calls on its pools, and frameworks on redis-py."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+from unittest import mock
+
+import pytest
+import redis
+from redis.auth.token import SimpleToken
+from redis.backoff import NoBackoff
+from redis.cache import CacheConfig
+from redis.connection import CacheProxyConnection
+from redis.credentials import UsernamePasswordCredentialProvider
+from redis.event import AfterConnectionReleasedEvent, EventDispatcher, ReAuthConnectionListener
+from redis.retry import Retry
+
+from pooling.backends.redis import BlockingConnectionPool, ConnectionPool
+from tests.backends.adapters_redis import Redis
+from tests.backends.contract import run_python
+from tests.backends.redis_pools.conftest import Make, identity
+from tests.waiting import until
+
+
+class TestWhatTheDriversOwnCodeCalls:
+    def test_retries_are_set_on_every_connection(self, make: Make) -> None:
+        pool = make()
+        used, idle = pool.get_connection(), pool.get_connection()
+        pool.release(idle)
+        retry = Retry(NoBackoff(), 3)
+        pool.set_retry(retry)
+        assert used.retry is idle.retry is retry
+        pool.release(used)
+
+    def test_a_new_token_logs_idle_connections_in_at_once_and_the_others_when_they_come_back(
+        self, make: Make, backend: Redis
+    ) -> None:
+        dispatcher = EventDispatcher({AfterConnectionReleasedEvent: [ReAuthConnectionListener()]})
+        pool = make(max_connections=2, event_dispatcher=dispatcher)
+        used, idle = pool.get_connection(), pool.get_connection()
+        pool.release(idle)
+
+        def users() -> list[str]:
+            return sorted(client["user"] for client in backend.clients())
+
+        pool.re_auth_callback(SimpleToken("secret", time.time() * 1000 + 1e6, time.time() * 1000, {"oid": "guarded"}))
+        until(lambda: users() == ["default", "guarded"])
+        pool.release(used)
+        assert users() == ["guarded", "guarded"]
+        assert pool.pooling.stats().opened == 2
+
+    def test_a_connection_marked_for_a_new_start_is_not_used_again_as_it_is(self, make: Make) -> None:
+        pool = make(max_connections=1)
+        connection = pool.get_connection()
+        before = identity(connection)
+        pool.update_active_connections_for_reconnect()
+        pool.release(connection)
+        assert redis.Redis(connection_pool=pool).client_id() != before
+
+    def test_a_server_that_moves(self, make: Make, backend: Redis) -> None:
+        """What the handler of maintenance notifications does, in its order."""
+        pool = make(max_connections=2, timeout=0.2)
+        used, idle = pool.get_connection(), pool.get_connection()
+        pool.release(idle)
+        with pool._lock:
+            pool.set_in_maintenance(True)
+            with pytest.raises(redis.ConnectionError):  # in another thread it would wait, and so does this
+                pool.get_connection()
+            pool.update_connections_settings(relaxed_timeout=30, include_free_connections=True)
+            pool.update_active_connections_for_reconnect()
+            pool.disconnect_free_connections()
+            pool.update_connection_kwargs(socket_timeout=30)
+            pool.set_in_maintenance(False)
+        assert used.should_reconnect()
+        assert not idle.is_connected
+        pool.release(used)
+        assert redis.Redis(connection_pool=pool).ping()
+        assert pool._created_connections <= 2
+
+    def test_a_connection_that_a_subclass_disowns_is_forgotten(self, backend: Redis) -> None:
+        class Picky(ConnectionPool):
+            def owns_connection(self, connection: Any) -> bool:  # type: ignore[override]  # as a Sentinel's pool does
+                return False
+
+        with Picky.from_url(backend.url, client_name=backend.name, max_connections=1) as pool:
+            first = pool.get_connection()
+            pool.release(first)
+            assert pool._created_connections == 0
+            assert pool.get_connection() is not first
+
+    def test_connections_are_counted_as_the_metrics_want_it(self, make: Make) -> None:
+        pool = make()
+        connections = [pool.get_connection() for _ in range(3)]
+        pool.release(connections.pop())
+        (idle, idle_attributes), (used, used_attributes) = pool.get_connection_count()
+        assert (idle, used) == (1, 2)
+        assert idle_attributes != used_attributes
+        assert [item for item in pool.pool.queue if item] == pool._get_free_connections()
+        assert pool.pool.qsize() == pool.max_connections - 2
+        assert set(pool._connections) == {*pool._get_free_connections(), *pool._get_in_use_connections()}
+        for connection in connections:
+            pool.release(connection)
+
+    def test_a_cache_wraps_the_connection(self, backend: Redis) -> None:
+        pool = ConnectionPool.from_url(backend.url, protocol=3, cache_config=CacheConfig())
+        assert isinstance(pool.make_connection(), CacheProxyConnection)
+        assert redis.Redis(connection_pool=pool).get_cache() is pool.cache
+        assert pool.expects_news()
+        with pytest.raises(redis.RedisError, match="RESP version 3"):
+            ConnectionPool(protocol=2, cache_config=CacheConfig())
+
+    def test_a_cached_answer_is_invalidated_by_others(self, make: Make, backend: Redis) -> None:
+        # The driver refuses servers before 7.4 on its own account; tracking works since 6.
+        with mock.patch.object(CacheProxyConnection, "MIN_ALLOWED_VERSION", "6.0.0"):
+            pool = make(max_connections=2, protocol=3, cache_config=CacheConfig(), check_after=0.0)
+            client = redis.Redis(connection_pool=pool)
+            backend.admin.set(backend.name, "old")
+            assert client.get(backend.name) == client.get(backend.name) == b"old"
+            assert pool.cache.size == 1
+            backend.admin.set(backend.name, "new")
+            time.sleep(0.05)
+            assert client.get(backend.name) == b"new"
+            client.execute_command("SELECT", 4)  # a reset that has to leave the tracking as it is
+            backend.admin.set(backend.name, "newer")
+            time.sleep(0.05)
+            assert client.get(backend.name) == b"newer"
+            assert client.client_info()["db"] == 0
+            assert "t" in client.client_info()["flags"]
+
+    def test_it_has_what_cluster_and_failover_code_reaches_for(self) -> None:
+        pool = BlockingConnectionPool(host="db.example")
+        for name in (
+            "_lock", "owns_connection", "disconnect_free_connections", "update_active_connections_for_reconnect",
+            "update_connections_settings", "update_connection_kwargs", "update_maint_notifications_config",
+            "_get_free_connections", "_get_in_use_connections", "set_in_maintenance", "himport_registry", "_pool_id",
+        ):  # fmt: skip  # a list
+            assert hasattr(pool, name)
+
+    def test_djangos_cache_takes_it(self, backend: Redis) -> None:
+        """In a process of its own: Django's settings are made once in each."""
+        pytest.importorskip("django")
+        run_python(
+            """
+            import sys
+
+            from django.conf import settings
+            from django.core.cache.backends.redis import RedisCache
+
+            from pooling.backends.redis import BlockingConnectionPool
+
+            settings.configure()
+            options = {
+                "pool_class": "pooling.backends.redis.BlockingConnectionPool", "max_connections": 3, "timeout": 2.0,
+            }
+            cache = RedisCache(sys.argv[1], {"OPTIONS": options})
+            cache.set(sys.argv[2], {"a": 1})
+            assert cache.get(sys.argv[2]) == {"a": 1}
+            (pool,) = cache._cache._pools.values()
+            assert isinstance(pool, BlockingConnectionPool)
+            assert (pool.pooling.stats().max_size, pool.timeout) == (3, 2.0)
+            pool.close()
+            """,
+            backend.url,
+            backend.name,
+        )
+
+    def test_credentials_are_asked_for_each_connection(self, make: Make, backend: Redis) -> None:
+        asked: list[int] = []
+
+        class Provider(UsernamePasswordCredentialProvider):
+            def get_credentials(self) -> Any:
+                asked.append(1)
+                return super().get_credentials()
+
+        pool = make(credential_provider=Provider("guarded", "secret"))
+        held = [pool.get_connection() for _ in range(2)]
+        assert len(asked) == 2
+        for connection in held:
+            pool.release(connection)
+
+    def test_it_runs_in_another_process_than_it_was_made_in(self, make: Make) -> None:
+        pool = make()
+        assert pool.owns_connection(pool.make_connection())
+        assert pool.pid == os.getpid()

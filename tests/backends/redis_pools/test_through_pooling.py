@@ -1,0 +1,200 @@
+"""What the pool underneath adds to redis-py's: the order of service, deadlines, holders, and nothing lost."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+import pooling
+from pooling.backends.redis import BlockingConnectionPool, NoConnection
+from tests.backends.adapters_redis import Redis
+from tests.backends.contract import in_threads, run_python, settled
+from tests.backends.redis_pools.conftest import Make, identity
+from tests.proxy import Proxy
+from tests.waiting import LATE
+
+
+class TestThroughPooling:
+    def test_first_come_first_served(self, make: Make) -> None:
+        pool = make(max_connections=1, timeout=10)
+        connection = pool.get_connection()
+        served: list[int] = []
+
+        def work(number: int) -> None:
+            mine = pool.get_connection()
+            served.append(number)
+            pool.release(mine)
+
+        threads = []
+        for number in range(8):
+            thread = threading.Thread(target=work, args=(number,))
+            thread.start()
+            threads.append(thread)
+            settled(pool.pooling, waiting=number + 1)
+        pool.release(connection)
+        for thread in threads:
+            thread.join()
+        assert served == list(range(8))
+
+    def test_nobody_starves(self, make: Make) -> None:
+        pool = make(max_connections=2, timeout=10)
+        counts = [0] * 8
+        end = time.monotonic() + 0.5
+
+        def work(number: int) -> None:
+            while time.monotonic() < end:
+                connection = pool.get_connection()
+                time.sleep(0.002)
+                pool.release(connection)
+                counts[number] += 1
+
+        in_threads(8, work)
+        assert min(counts) > 0.5 * max(counts)
+
+    @pytest.mark.parametrize("timeout", [0.05, 0.3])
+    def test_the_deadline_holds_while_all_are_in_use(self, make: Make, timeout: float) -> None:
+        pool = make(max_connections=1, timeout=timeout)
+        connection = pool.get_connection()
+        start = time.monotonic()
+        with pytest.raises(redis.ConnectionError, match="No connection available") as caught:
+            pool.get_connection()
+        assert timeout <= time.monotonic() - start < timeout + LATE
+        assert isinstance(caught.value, NoConnection)
+        assert isinstance(caught.value, pooling.PoolTimeout)
+        assert caught.value.stage == "queue"
+        assert "NoConnection" in repr(caught.value)
+        (holder,) = caught.value.holders
+        assert Path(__file__).name in holder.where
+        pool.release(connection)
+
+    def test_the_deadline_holds_against_a_black_hole(
+        self, make: Make, backend: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(backend.server)
+        between.on_accept = "mute"
+        pool = make(url=backend.at(*between.address), timeout=0.2)
+        start = time.monotonic()
+        with pytest.raises(redis.ConnectionError):
+            pool.get_connection()
+        assert 0.2 <= time.monotonic() - start < 0.2 + LATE  # nothing else would end it
+        between.reset_all()
+
+    def test_holders_are_told_by_the_line_that_called_redis(self, make: Make) -> None:
+        pool = make()
+        client = redis.Redis(connection_pool=pool)
+        pipeline = client.pipeline()
+        pipeline.watch("x")
+        (holder,) = pool.pooling.holders()
+        assert holder.thread == threading.current_thread().name
+        assert holder.where.endswith("test_holders_are_told_by_the_line_that_called_redis")
+        pipeline.reset()
+        assert pool.pooling.holders() == ()
+
+    def test_a_dropped_connection_comes_back_and_is_reported(
+        self, make: Make, backend: Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pool = make(max_connections=1, timeout=5)
+        first = identity(pool.get_connection())
+        gc.collect()
+        assert redis.Redis(connection_pool=pool).client_id() != first
+        assert pool.pooling.stats().leaks == 1
+        assert pool.pooling.stats().closed == {"dropped": 1}
+        assert Path(__file__).name in caplog.text
+
+    def test_a_lease_of_the_pool_underneath_that_is_dropped_comes_back(self, make: Make) -> None:
+        pool = make(max_connections=1, timeout=5)
+        pool.pooling.acquire()
+        gc.collect()
+        assert redis.Redis(connection_pool=pool).ping()
+        assert pool.pooling.stats().leaks == 1
+
+    def test_a_client_that_is_dropped_gives_its_connection_back(self, make: Make) -> None:
+        pool = make(max_connections=1, timeout=5)
+        pipeline = redis.Redis(connection_pool=pool).pipeline()
+        pipeline.watch("x")
+        del pipeline
+        gc.collect()
+        assert redis.Redis(connection_pool=pool).client_info()["multi"] == -1
+        assert pool.pooling.stats().opened == 1
+
+    @pytest.mark.parametrize("protocol", [2, 3])
+    def test_a_dropped_pool_closes_its_connections_and_says_nothing(self, backend: Redis, protocol: int) -> None:
+        pool = BlockingConnectionPool.from_url(backend.url, client_name=backend.name, protocol=protocol)
+        redis.Redis(connection_pool=pool).ping()
+        reference = weakref.ref(pool)
+        del pool
+        gc.collect()
+        assert reference() is None
+        backend.wait_for(0)
+
+    def test_a_connection_outlives_a_dropped_pool(self, backend: Redis) -> None:
+        connection = BlockingConnectionPool.from_url(backend.url, client_name=backend.name).get_connection()
+        gc.collect()
+        assert identity(connection)
+        connection.disconnect()
+
+    def test_a_clean_healthy_use_sends_its_command_and_nothing_else(
+        self, make: Make, backend: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(backend.server)
+        pool = make(url=backend.at(*between.address), check_after=0.0)
+        redis.Redis(connection_pool=pool).ping()
+        time.sleep(0.05)
+        before = between.bytes_from_client, between.bytes_from_server
+        for _ in range(100):
+            pool.release(pool.get_connection())
+        time.sleep(0.05)
+        assert (between.bytes_from_client, between.bytes_from_server) == before
+
+    def test_connections_are_replaced_and_retired_as_by_any_pool(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=3, max_uses=2, idle_timeout=0.2)
+        client = redis.Redis(connection_pool=pool)
+        sessions = [client.client_id() for _ in range(4)]
+        assert sessions[0] == sessions[1] != sessions[2] == sessions[3]
+        client.ping()
+        backend.wait_for(0)
+        assert pool.pooling.stats().closed == {"uses": 2, "idle": 1}
+
+    def test_a_forked_child_has_sessions_of_its_own(self, backend: Redis) -> None:
+        script = """
+            import os, sys, threading
+            import redis
+            from pooling.backends.redis import BlockingConnectionPool
+
+            pool = BlockingConnectionPool.from_url(sys.argv[1], max_connections=3, timeout=5)
+            client = redis.Redis(connection_pool=pool)
+            mine, idle = pool.get_connection(), pool.get_connection()
+            idle.send_command("CLIENT", "ID")
+            known = idle.read_response()
+            pool.release(idle)
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    assert client.client_id() != known
+                    assert pool._created_connections == 1, pool._created_connections
+                    assert pool.pooling.stats().size == 1
+                    pool.release(mine)  # the parent's
+                    assert pool._created_connections == 1
+                    pool.close()
+                    code = 0
+                except BaseException:
+                    import traceback
+                    traceback.print_exc()
+                sys.exit(code) if sys.argv[2] == "exit" else os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            mine.send_command("ECHO", "still here")
+            assert mine.read_response() == b"still here"
+            assert client.client_id() == known
+            pool.release(mine)
+            pool.close()
+        """
+        for ending in ("exit", "os._exit"):
+            run_python(script, backend.url, ending)

@@ -1,0 +1,117 @@
+"""The stress command on MySQL, Redis and MongoDB."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pooling.backends import _mongo
+from pooling.backends.mysql import MysqlFactory
+from tests.servers import MariaDB, MongoDB, Redis, Server
+from tests.servers.base import free_port
+
+Main = Callable[..., tuple[int, str, str]]
+FAULTS = ("--faults", "0.05", "--lost", "0.03", "--dirty", "0.2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        ("mariadb", "mysql"),
+        ("mariadb", "mariadb+pymysql"),
+        ("redis_server", "redis"),
+        ("mongodb", "mongodb"),
+    ],
+)
+def test_it_holds_and_the_server_agrees(main: Main, request: pytest.FixtureRequest, kind: str, scheme: str) -> None:
+    server: Server = request.getfixturevalue(kind)
+    url = f"{scheme}:{server.url.partition(':')[2]}"
+    code, out, err = main("stress", url, "--duration", "1.5", "--threads", "16", "--max-size", "4", *FAULTS)
+    assert (code, err) == (0, ""), out
+    assert "sessions, by the server" in out
+    assert "injected break" in out
+    assert f":{urlsplit(url).password}@" not in out
+
+
+def test_no_document_is_left(main: Main, mongodb: MongoDB) -> None:
+    code, out, _ = main("stress", mongodb.url, "--duration", "0.5", "--threads", "8", "--max-size", "4", *FAULTS)
+    assert code == 0, out
+    assert mongodb.ask(lambda admin: admin.pooling_stress.notes.count_documents({})) == 0
+
+
+# -- what is wrong is found ------------------------------------------------------------------------------------
+
+
+def test_what_is_not_rolled_back_is_found(main: Main, mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MysqlFactory, "is_clean", lambda self, connection: True)
+    code, out, _ = main("stress", mariadb.url, "--duration", "0.5", "--threads", "8", "--dirty", "0.3")
+    assert code == 1
+    assert "was given an open transaction" in out
+
+
+def test_a_transaction_that_is_left_open_is_found(
+    main: Main, redis_server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pooling.backends.redis.RedisFactory.is_clean", lambda factory, connection: True)
+    code, out, _ = main(
+        "stress", redis_server.url, "--duration", "1.5", "--threads", "16", "--max-size", "4",
+        "--dirty", "0.2", "--faults", "0.05",
+    )  # fmt: skip  # one argument list
+    assert code == 1
+    assert "results: " in out
+
+
+def test_sockets_beyond_the_cap_are_found(main: Main, mongodb: MongoDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = _mongo.fill
+    monkeypatch.setattr(
+        _mongo, "fill", lambda client, permits: max(fill(client, range(len(permits) + 3)) for _ in range(3))
+    )
+    monkeypatch.setattr(_mongo, "trim", lambda client, permits: None)
+    code, out, _ = main("stress", mongodb.url, "--duration", "1", "--threads", "8", "--max-size", "2", *FAULTS)
+    assert code == 1
+    assert "sessions of this run, max_size is 2" in out
+
+
+# -- what cannot be stressed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "told"),
+    [
+        ("mysql://root@127.0.0.1:1", 2, "has to name a database"),
+        ("mysql://root@127.0.0.1/x?speed=1", 2, "unknown option 'speed'"),
+        ("mysql://me:geheim@127.0.0.1:{port}/x", 1, "no connection could be opened"),
+        ("mongodb://me:geheim@127.0.0.1/?speed=1", 2, "unknown option 'speed'"),
+        ("mongodb://me:geheim@127.0.0.1:{port}/", 1, "no connection could be opened"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(main: Main, url: str, code: int, told: str) -> None:
+    found, out, err = main("stress", url.format(port=free_port()), "--duration", "0.1")
+    assert (found, out) == (code, "")
+    assert told in err
+    assert "geheim" not in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "driver", "url"),
+    [
+        ("mysql", "pymysql", "mysql://localhost/x"),
+        ("redis", "redis", "redis://localhost/0"),
+        ("mongodb", "pymongo", "mongodb://localhost/"),
+    ],
+)
+def test_without_the_driver_the_extra_is_named(
+    main: Main, monkeypatch: pytest.MonkeyPatch, backend: str, driver: str, url: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(f"pooling.backends.{backend}")]:
+        monkeypatch.delitem(sys.modules, name)
+    blocked: Any = None  # what makes an import fail
+    monkeypatch.setitem(sys.modules, driver, blocked)
+    code, _, err = main("stress", url)
+    assert code == 2
+    assert f"pooling[{backend}]" in err
