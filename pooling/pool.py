@@ -32,6 +32,7 @@ import threading  # never "from threading import": gevent replaces what the modu
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -66,6 +67,14 @@ FIRST_COME = 0.0  # the priority of those who give none
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
 _forked: dict[int, threading.Lock] = {}  # by process id
+
+
+class Look(Enum):
+    """What a look at an idle connection has shown."""
+
+    GOOD = "good"
+    UNSURE = "unsure"  # a worker is to see to it
+    DEAD = "dead"
 
 
 class Pool(WaitingRoom[T]):
@@ -189,23 +198,21 @@ class Pool(WaitingRoom[T]):
         try:
             if not self._plain[1]:
                 self._check_process()
-            looked_at = False
-            ours = stale and stale[0].entry.roster is self._roster  # else it is a parent's
-            if ours:
-                entry, now, limits = stale[0].entry, self._now(), self._ledger.limits
-                valid = entry.epoch == self._roster.epoch and now < entry.expires_at
-                looked_at = valid and self._config.check == "peek" and not limits.fresh(entry, now)
-                if valid and (self._is_alive(entry) if looked_at else limits.fresh(entry, now)):
-                    entry.uses += 1
-                    entry.since = now
-                    entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
-                    if entry.uses >= limits.uses:
-                        entry.plain_until = -math.inf  # lowered only: without the lock, what listen() has set must stay
-                    return leased(self, stale.pop())
+            if stale and stale[0].entry.roster is not self._roster:
+                stale.clear()  # a parent's
+            look = self._look_at(stale[0].entry) if stale else None
+            if look is Look.GOOD:
+                entry = stale[0].entry
+                entry.uses += 1
+                entry.since = self._now()
+                entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
+                if entry.uses >= self._ledger.limits.uses:
+                    entry.plain_until = -math.inf  # lowered only: without the lock, what listen() has set must stay
+                return leased(self, stale.pop())
             waiter = self._waiter(timeout, priority)
             waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-            if ours:
-                self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, looked_at, waiter)
+            if stale:
+                self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, look is Look.DEAD, waiter)
             else:
                 self._wait(waiter, self._ledger.join)
             token, waiter.token = waiter.token, None
@@ -216,11 +223,20 @@ class Pool(WaitingRoom[T]):
             token = None
             raise
 
-    def _is_alive(self, entry: Entry[T]) -> bool:
+    def _look_at(self, entry: Entry[T]) -> Look:
+        """Whether an idle connection may go out. Nothing is sent for that."""
+        now, limits = self._now(), self._ledger.limits
+        if entry.epoch != self._roster.epoch or now >= entry.expires_at:
+            return Look.UNSURE
+        if limits.fresh(entry, now):
+            return Look.GOOD
+        if self._config.check != "peek":
+            return Look.UNSURE
         try:
-            return self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
+            alive = self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
         except Exception:
-            return False  # a check that raises means dead
+            alive = False  # a check that raises means dead
+        return Look.GOOD if alive else Look.DEAD
 
     def transaction(self, timeout: Timeout = DEFAULT, priority: float = 0.0) -> Transaction[T]:
         """A lease and a transaction in one ``with``: commits at its end, rolls back on an exception.
