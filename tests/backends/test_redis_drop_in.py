@@ -241,6 +241,24 @@ class TestAsAClientSeesIt:
         with pytest.raises(ValueError, match="max_uses"):
             ConnectionPool(max_uses=0)
 
+    def test_a_name_of_digits_is_a_name(self) -> None:
+        assert ConnectionPool.from_url("redis://db.example?name=007").pooling.name == "007"
+
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+    @pytest.mark.parametrize(
+        ("wrong", "right"),
+        [
+            ("max_conections", "max_connections"),
+            ("max_size", "max_connections"),
+            ("idle_timout", "idle_timeout"),
+            ("sokcet_timeout", "socket_timeout"),
+        ],
+    )
+    def test_an_option_that_nobody_knows_is_told_with_the_nearest(self, kind: Any, wrong: str, right: str) -> None:
+        pool = kind(**{wrong: 3})
+        with pytest.raises(TypeError, match=f"unknown argument '{wrong}', did you mean '{right}'"):
+            pool.get_connection()
+
     def test_on_connect_is_given_a_client(self, make: Make) -> None:
         pool = make(max_connections=1, on_connect=lambda client: client.execute_command("SELECT", 3))
         client = redis.Redis(connection_pool=pool)

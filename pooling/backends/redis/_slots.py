@@ -82,9 +82,9 @@ def caller(frame: FrameType) -> FrameType:
     return frame
 
 
-def read(value: Any) -> Any:
+def read(name: str, value: Any) -> Any:
     """An option, which is a string where it comes out of a URL."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or name == "name":
         return value
     for kind in (int, float):
         try:
