@@ -24,7 +24,6 @@ leaves what it reports in the inbox; the thread it interrupted finds it there be
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import sys
@@ -43,6 +42,7 @@ from pooling._entry import Entry, Token, named, thread_names
 from pooling._fork import flag, settled
 from pooling._hooks import Hooks
 from pooling._ledger import Fate, Ledger
+from pooling._log import PoolLog
 from pooling._moves import Job, Phase, Stuck
 from pooling._notice import Notice
 from pooling._runtime import THREADS, Runtime
@@ -97,7 +97,7 @@ class Pool(Generic[T]):
             name = type(self._factory).__name__  # its repr() might show a password
             raise ValueError(f"check='ping' and keepalive need a factory with a check(), {name} has none")
         self.name = config.name if config.name is not None else f"pool-{next(_names)}"
-        self._log = logging.getLogger(f"pooling.pool.{self.name}")
+        self._log = PoolLog(self.name)
         self._runtime: Runtime = runtime or THREADS
         self._now = self._runtime.now
         self._hooks = Hooks(self._factory, config, self._log)
