@@ -6,15 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from pooling.errors import printable
-
 
 class PoolLog:
     """A pool's logger: ``pooling.pool.`` and its name. The logging module keeps every logger for ever, and a program
     may have a pool for each host it ever asks: so there is none before there is something to say."""
 
     def __init__(self, name: str) -> None:
-        self._name = f"pooling.pool.{printable(name)}"
+        self._name = f"pooling.pool.{name}"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(logging.getLogger(self._name), name)

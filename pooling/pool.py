@@ -48,7 +48,7 @@ from pooling._notice import Notice
 from pooling._runtime import THREADS, Runtime
 from pooling._waiter import SERVED, WAITING, Turn, Waiter
 from pooling.config import Backoff, Config, Options, count, offset, seconds
-from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull
+from pooling.errors import Holder, PoolError, PoolTimeout, QueueFull, printable
 from pooling.events import Listener, LogLines, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction, leased
@@ -97,7 +97,7 @@ class Pool(Generic[T]):
             name = type(self._factory).__name__  # its repr() might show a password
             raise ValueError(f"check='ping' and keepalive need a factory with a check(), {name} has none")
         self.name = config.name if config.name is not None else f"pool-{next(_names)}"
-        self._log = PoolLog(self.name)
+        self._log = PoolLog(printable(self.name))
         self._runtime: Runtime = runtime or THREADS
         self._now = self._runtime.now
         self._hooks = Hooks(self._factory, config, self._log)
