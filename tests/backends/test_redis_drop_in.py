@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 import time
 import weakref
@@ -185,6 +186,18 @@ class TestAsAClientSeesIt:
 
         in_threads(8, work)
         assert pool.pooling.stats().opened == 8
+
+    def test_slots_that_are_being_opened_for_others_are_told(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            pool = ConnectionPool(host="127.0.0.1", port=mute.getsockname()[1], max_connections=1, socket_timeout=0.5)
+            first = threading.Thread(target=pytest.raises, args=(redis.TimeoutError, pool.get_connection))
+            first.start()
+            while not pool.pooling.stats().connecting:
+                time.sleep(0.005)
+            with pytest.raises(redis.MaxConnectionsError, match="0 of 1 are in use, 1 being opened"):
+                pool.get_connection()
+            first.join()
+            pool.pooling.close()
 
     def test_a_slot_that_is_being_closed_counts_as_free(self, make: Make) -> None:
         pool = make(ConnectionPool, max_connections=1)
