@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.ledger import Ledger
 from pooling._ledger.notice import Notice
 from pooling._ledger.queue import Waiter
+from pooling._log import PoolLog
 from pooling._runtime.fork import Flag
 from pooling._runtime.threads import Lock, Runtime
 from pooling.events import LogLines, Outlet
@@ -35,7 +35,7 @@ class Dispatch(Generic[T]):
     _now: Callable[[], float]
     _inline: bool
     _lines: LogLines
-    _log: logging.Logger
+    _log: PoolLog
     _pid: int
 
     def _check_process(self) -> None:

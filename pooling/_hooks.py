@@ -7,7 +7,6 @@ job's token above all; and what it says has the factory's secrets taken out, for
 
 from __future__ import annotations
 
-import logging
 import math
 import traceback
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from pooling._ledger.entry import Entry, Stage
 from pooling._ledger.jobs import Job
 from pooling._ledger.ledger import Fate, Ledger
-from pooling._log import write
+from pooling._log import PoolLog, write
 from pooling._secrets import Concealed, conceal
 from pooling.config import Config
 from pooling.errors import PoolError
@@ -30,7 +29,7 @@ class Hooks(Generic[T]):
     """The factory's worker methods as the ledger's jobs. Whatever a method raises, BaseException included,
     is an outcome, never an escape."""
 
-    def __init__(self, factory: Factory[T], config: Config, log: logging.Logger) -> None:
+    def __init__(self, factory: Factory[T], config: Config, log: PoolLog) -> None:
         self._factory = factory
         self._config = config
         self._log = log

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
+
+
+class PoolLog:
+    """A pool's logger: ``pooling.pool.`` and its name. The logging module keeps every logger for ever, and a program
+    may have a pool for each host it ever asks: so there is none before there is something to say."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"pooling.pool.{name}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(logging.getLogger(self._name), name)
 
 
 def write(log: Callable[..., object], text: str, *args: object, **options: Any) -> None:

@@ -123,9 +123,11 @@ def _those_that_work(manager: Mapping[str, Any]) -> Iterator[PoolStats]:
 def _distinct(snapshots: Iterable[PoolStats]) -> Iterator[PoolStats]:
     names: Counter[str] = Counter()
     for stats in snapshots:
-        names[stats.name] += 1
-        number = names[stats.name]
-        yield stats if number == 1 else replace(stats, name=f"{stats.name}#{number}")
+        name = stats.name.encode("utf-8", "backslashreplace").decode()  # else it could be sent nowhere, nor the others'
+        names[name] += 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        yield stats if name == stats.name else replace(stats, name=name)
 
 
 class Changes:

@@ -132,7 +132,7 @@ class Config:
 # What other pools call it.
 _ELSEWHERE = {
     "pool_size": "max_size", "maxsize": "max_size", "max": "max_size", "size": "max_size",
-    "max_connections": "max_size",
+    "max_connections": "max_size", "max_size": "max_connections",
     "maxconnections": "max_size", "connectionLimit": "max_size", "maxPoolSize": "max_size", "max_overflow": "max_size",
     "minsize": "min_size", "min": "min_size", "mincached": "min_size", "minPoolSize": "min_size",
     "maxcached": "max_idle", "pool_timeout": "timeout", "acquire_timeout": "timeout", "waitQueueTimeoutMS": "timeout",

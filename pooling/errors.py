@@ -14,6 +14,14 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
 
 
+def printable(text: str) -> str:
+    """A name or text from elsewhere, in which everything that would begin a new line or steer a terminal is written
+    as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class Holder(NamedTuple):
     """Who holds a lease: the thread's name, for how many seconds, and where it was acquired.
 
@@ -25,7 +33,7 @@ class Holder(NamedTuple):
     where: str
 
     def __str__(self) -> str:
-        return f"{self.thread} for {in_words(self.age)}, acquired at {self.where}"
+        return f"{printable(self.thread)} for {in_words(self.age)}, acquired at {self.where}"
 
 
 class PoolError(Exception):

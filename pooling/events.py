@@ -7,7 +7,6 @@ any other.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -18,7 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pooling._log import write
+from pooling._log import PoolLog, write
 from pooling.errors import Holder
 
 Item = TypeVar("Item")
@@ -99,7 +98,7 @@ class Flow(Generic[Item]):
 class Outlet(Flow[PoolEvent]):
     """One listener's queue. :meth:`put` is called under the pool's lock, :meth:`flow` without it."""
 
-    def __init__(self, listener: Listener, log: logging.Logger) -> None:
+    def __init__(self, listener: Listener, log: PoolLog) -> None:
         super().__init__()
         self.listener = listener
         self._log = log
@@ -123,7 +122,7 @@ class LogLines(Flow[str]):
     """Lines for a pool's log. A handler may be slow, or wait for a server: nobody's acquire, and no other pool's
     upkeep, is to wait with it."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: PoolLog) -> None:
         super().__init__()
         self._log = log
 

@@ -24,7 +24,6 @@ leaves what it reports in the inbox; the thread it interrupted finds it there be
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import sys
@@ -45,11 +44,12 @@ from pooling._hooks import Hooks
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate, Ledger
 from pooling._ledger.phase import Phase
+from pooling._log import PoolLog
 from pooling._runtime.fork import flag, settled
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
 from pooling.config import Backoff, Config, Options, count, offset, seconds
-from pooling.errors import Holder
+from pooling.errors import Holder, printable
 from pooling.events import Listener, LogLines, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction, leased
@@ -101,7 +101,7 @@ class Pool(WaitingRoom[T]):
             name = type(self._factory).__name__  # its repr() might show a password
             raise ValueError(f"check='ping' and keepalive need a factory with a check(), {name} has none")
         self.name = config.name if config.name is not None else f"pool-{next(_names)}"
-        self._log = logging.getLogger(f"pooling.pool.{self.name}")
+        self._log = PoolLog(printable(self.name))
         self._runtime: Runtime = runtime or THREADS
         self._now = self._runtime.now
         self._hooks = Hooks(self._factory, config, self._log)

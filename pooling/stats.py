@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from struct import pack, unpack
 from typing import Any, NamedTuple
 
-from pooling.errors import in_words
+from pooling.errors import in_words, printable
 
 # Where in a batch of packed doubles the first byte of each one is, its second byte, and the two as one number.
 _FIRST, _SECOND, _BOTH = (
@@ -274,4 +274,4 @@ class Waiting(NamedTuple):
     where: str
 
     def __str__(self) -> str:
-        return f"{self.thread} for {in_words(self.age)}, at {self.where}"
+        return f"{printable(self.thread)} for {in_words(self.age)}, at {self.where}"

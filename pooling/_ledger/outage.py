@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pooling._secrets import hide, said
 from pooling.config import Config
-from pooling.errors import ConnectError, in_words
+from pooling.errors import ConnectError, in_words, printable
 
 LONGEST_TEXT = 1000  # characters of an error's text that are repeated
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
@@ -116,4 +116,4 @@ def describe(error: BaseException | None) -> str:
     """An error's type and text in one line, without what reads like a password: not every error was concealed, some
     are a user's own."""
     text = " ".join(hide(said(error))[:LONGEST_TEXT].split()) if error is not None else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {printable(text)}" if text else type(error).__name__

@@ -84,7 +84,7 @@ def scheme_of(url: str) -> str:
         known = schemes()
         meant = f", did you mean {_ELSEWHERE[scheme]!r}?" if scheme in _ELSEWHERE else nearest(scheme, known)
         raise ValueError(f"unknown URL scheme {scheme!r}{meant} (known: {', '.join(known)})")
-    _check_user(_MODULES.get(scheme, ""), url[found.end() :])
+    check_user(url)
     return scheme
 
 
@@ -106,11 +106,14 @@ def _no_url(text: str) -> str:
     return f"url must look like 'sqlite:///shop.db': it has no '///' after 'sqlite:', write 'sqlite:///{meant}'"
 
 
-def _check_user(module: str, rest: str) -> None:
+def check_user(url: str) -> None:
     """Refuse a URL with a password that ends too early for who reads it: what is left of it would be taken for the host
-    or the database, and the pool be called that."""
-    before, _, _ = _QUERY.split(rest, maxsplit=1)[0].rpartition("@")
-    if ending := next((mark for mark in _ENDINGS.get(module, "") if mark in before), None):
+    or the database, and the pool be called that. Raises ValueError."""
+    found = _SCHEME.match(url)
+    if found is None:
+        return  # a connection string of another kind, which ends a password in its own way
+    before, _, _ = _QUERY.split(url[found.end() :], maxsplit=1)[0].rpartition("@")
+    if ending := next((mark for mark in _ENDINGS.get(_MODULES.get(found[1].lower(), ""), "") if mark in before), None):
         raise ValueError(
             f"the URL cannot be read: it has a {ending!r} before an '@'. Special characters in user, password and "
             "database have to be percent-encoded: '@' as %40, '/' as %2F, '?' as %3F, '#' as %23"

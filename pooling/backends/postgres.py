@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.backends import ConnectArgs, _sockets, asked, check_user
 from pooling.config import Config, nearest
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -71,6 +71,7 @@ class PostgresFactory(Factory[Connection]):
     """
 
     def __init__(self, conninfo: str = "", connect_args: ConnectArgs = None) -> None:
+        check_user(conninfo)
         parts = _parts(conninfo)
         self.where = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
         self._conninfo = conninfo  # has the password in it

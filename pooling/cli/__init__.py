@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pooling
 from pooling.cli import check, page, stress, top
 from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser, similar
+from pooling.errors import printable
 
 # Assigned by themselves: only so mypy compares a module with a protocol.
 _CHECK: Command = check
@@ -39,6 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except Mistake as mistake:
-        print(f"pooling {arguments.command}: {mistake}", file=sys.stderr)
+        print(f"pooling {arguments.command}: {printable(str(mistake))}", file=sys.stderr)
         return BAD_ARGUMENTS
     return code

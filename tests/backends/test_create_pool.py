@@ -9,6 +9,10 @@ import pytest
 
 import pooling
 from pooling.backends import schemes
+from pooling.backends.mongodb import MongoFactory
+from pooling.backends.mysql import MysqlFactory
+from pooling.backends.postgres import PostgresFactory
+from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, RedisFactory
 from tests.backends.contract import run_python
 
 
@@ -77,6 +81,21 @@ def test_a_password_that_ends_too_early_is_refused_and_not_taken_for_a_host(sche
         pooling.create_pool(f"{scheme}://{place}")
     assert "hid" not in str(caught.value)
     assert "percent-encode" in str(caught.value) or scheme == "http"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        PostgresFactory, RedisFactory, MongoFactory, MysqlFactory,
+        ConnectionPool.from_url, BlockingConnectionPool.from_url,
+    ],
+)  # fmt: skip  # a list
+@pytest.mark.parametrize("place", ["anna:12/hidden@db", ":12/hidden@db/1", "anna:hidden/w@db/1"])
+def test_nor_is_it_by_what_is_made_without_create_pool(make: Any, place: str) -> None:
+    scheme = next(word for word in ("postgres", "redis", "mongodb", "mysql") if word in make.__module__)
+    with pytest.raises(ValueError, match="percent-encode") as caught:
+        make(f"{scheme}://{place}")
+    assert "hid" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,24 @@ def test_the_servers_keep_alive_hint_is_heeded_less_one_second(make: Any) -> Non
     assert number(pool) != first
 
 
+@pytest.mark.parametrize("drop_in", [False, True])
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_a_hint_of_any_length_is_only_a_long_one(drop_in: bool, digits: int) -> None:
+    hinted = PLAIN.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=" + b"9" * digits + b"\r\n\r\n")
+    with scripted(hinted, PLAIN) as (host, port, seen):
+        if drop_in:
+            with http.PoolManager() as manager:
+                answers = [manager.request("GET", f"http://{host}:{port}/").data for _ in range(2)]
+        else:
+            with pooling.create_pool(f"http://{host}:{port}") as pool:
+                answers = []
+                for _ in range(2):
+                    with pool.acquire() as connection:
+                        answers.append(get(connection, "/").encode())
+    assert answers == [b"ok"] * 2
+    assert len(seen) == 2
+
+
 # -- connects -------------------------------------------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ def test_a_total_that_is_reached_is_waited_for_in_time(manage: Any, http_server:
     manager = manage(max_total=1, pool_timeout=0.2)
     held = manager.request("GET", http_server.url + "/", preload_content=False)
     start = time.monotonic()
-    with pytest.raises(EmptyPoolError):
+    with pytest.raises(EmptyPoolError, match=r"held by .*test_http_managers\.py:\d+ test_a_total_that"):
         manager.request("GET", f"http://{other.host}:{other.port}/")
     assert 0.2 <= time.monotonic() - start < 0.2 + LATE
     held.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import socketserver
 import sqlite3
 import sys
 import threading
@@ -165,6 +166,25 @@ def test_nobody_there_is_exit_code_1_and_one_line_without_the_password(scheme: s
     assert "refused" in line
     assert "trying again would not help" not in line
     assert CANARY not in line
+
+
+@pytest.mark.parametrize("command", ["check", "stress"])
+def test_what_a_server_says_gives_the_terminal_no_orders(command: str, main: Main) -> None:
+    class Grumbling(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.request.recv(65536):
+                self.wfile.write(b"-ERR \x1b[31mred\x07\xc2\x9b2J\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Grumbling) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        code, out, err = main(command, f"redis://127.0.0.1:{server.server_address[1]}/0")
+        server.shutdown()
+        thread.join(30)
+    assert code == 1
+    assert r"\x1b[31mred\x07\x9b2J" in err
+    assert not {"\x1b", "\x07", "\x9b"} & {*out, *err}
 
 
 def test_a_wrong_password_is_told_as_what_stays_wrong(main: Main, postgres: Any) -> None:

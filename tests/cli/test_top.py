@@ -28,6 +28,7 @@ from pooling.cli import top
 from pooling.cli.top._frame import frame, plain, sparks
 from pooling.integrations.page import PageServer, serve
 from pooling.testing import FakeFactory
+from tests.backends.test_http import scripted
 from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
@@ -183,7 +184,7 @@ def test_json_lines_come_until_nobody_reads_them_any_more(server: PageServer) ->
 
 
 @contextmanager
-def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterator[str]:
+def answering(status: int, body: bytes, seen: list[str] | None = None, *, sent_to: str = "") -> Iterator[str]:
     """Something else that speaks HTTP; ``seen`` gets the credentials that it is sent."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -191,6 +192,8 @@ def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterat
             if seen is not None:
                 seen.append(self.headers.get("Authorization", ""))
             self.send_response(status)
+            if sent_to:
+                self.send_header("Location", sent_to)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -215,7 +218,10 @@ def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterat
         (200, b"[]", "is no page of pools"),
         (200, b'{"schema": "pooling-stress"}', "is no page of pools"),
         (200, b'{"schema": "pooling-page", "version": 2, "pooling": "9.0"}', "is of another version of pooling (9.0)"),
+        (200, b'{"schema": "pooling-page", "version": 2, "pooling": "\\u001b[31m\\n"}', "pooling (\\x1b[31m\\n)"),
+        (200, b"[" * 100_000, "is no page of pools"),
     ],
+    ids=lambda value: repr(value)[:40],
 )
 def test_something_else_is_told_in_one_line_with_exit_code_1(status: int, body: bytes, told: str, main: Main) -> None:
     with answering(status, body) as url:
@@ -224,6 +230,24 @@ def test_something_else_is_told_in_one_line_with_exit_code_1(status: int, body: 
             assert (code, out) == (1, "")
             assert told in err
             assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "is no page of pools"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n", "is no page of pools"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{", "is no page of pools"),
+        (b"HTTP/1.1 500 \x1b[31mred\r\n\r\n", "answers 500 \\x1b[31mred"),
+    ],
+    ids=["no HTTP", "endless headers", "half an answer", "a reason that steers the terminal"],
+)
+def test_what_hardly_speaks_http_is_told_in_one_line_as_well(answer: bytes, told: str, main: Main) -> None:
+    with scripted(answer) as (host, port, _):
+        code, out, err = main("top", f"http://{host}:{port}", "--once")
+    assert (code, out) == (1, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
 
 
 def test_nobody_there_is_exit_code_1(main: Main) -> None:
@@ -240,6 +264,16 @@ def test_user_and_password_go_into_a_header_and_nowhere_else(main: Main) -> None
     assert code == 1
     assert seen == ["Basic " + base64.b64encode(b"me:gehe/im").decode()]
     assert "gehe" not in out + err
+
+
+def test_user_and_password_do_not_follow_a_redirect_to_another_host(main: Main) -> None:
+    seen: list[str] = []
+    with (
+        answering(403, b"", seen) as elsewhere,
+        answering(302, b"", seen, sent_to=f"http://{elsewhere}pools.json") as url,
+    ):
+        assert main("top", f"http://me:geheim@{url}", "--once")[0] == 1
+    assert seen == ["Basic " + base64.b64encode(b"me:geheim").decode(), ""]
 
 
 @pytest.mark.parametrize(

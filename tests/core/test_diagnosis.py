@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import threading
 from typing import Any
 
 import pytest
 
-from pooling import ConnectError, Holder, PoolTimeout
+from pooling import ConnectError, Holder, PoolTimeout, Waiting
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
@@ -47,6 +49,38 @@ def test_a_timeout_is_a_whole_diagnosis(clock: ManualClock, make: Make) -> None:
     assert (error.stats.waiting, error.stats.oldest_wait) == (2, pytest.approx(3.5))
     clock.advance(60)
     assert all(actor.done for actor in users + waiting)
+
+
+def test_a_name_from_elsewhere_neither_begins_a_line_nor_steers_a_terminal(clock: ManualClock, make: Make) -> None:
+    pool = make(name="shop\n\x1b[31m", max_size=1)
+    with pool.acquire():
+        threading.current_thread().name, name = "é\nCRITICAL all lost\x1b[31m\u202e\ud800", "MainThread"
+        try:
+            error = timeout_of(pool, 1)
+        finally:
+            threading.current_thread().name = name
+    assert len(str(error).splitlines()) == 2
+    assert "'shop\\n\\x1b[31m'" in str(error)
+    assert r"held by é\nCRITICAL all lost\x1b[31m\u202e\ud800 for 1 s" in str(error)
+    assert str(Waiting("a\nb", 1.0, "x.py:1 f")) == r"a\nb for 1 s, at x.py:1 f"
+
+
+def test_an_error_from_elsewhere_neither(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    factory.gates["connect"].error(ConnectionRefusedError("no\nbody\x1b[31m"))
+    error = timeout_of(make(fail_after=None), 1)
+    assert str(error).endswith(r"ConnectionRefusedError: no body\x1b[31m")
+
+
+def test_a_pool_that_has_nothing_to_say_leaves_no_logger_behind(make: Make, factory: FakeFactory) -> None:
+    """The logging module keeps each for ever, and a crawler has pools to any number of hosts."""
+    known = logging.getLogger().manager.loggerDict
+    with make(name="https://quiet.example:443").acquire():
+        pass
+    assert not any("quiet" in name for name in known)
+    factory.gates["close"].error(OSError("no"))
+    with make(name="https://loud.example:443\n") as pool, pool.acquire():
+        pass
+    assert "pooling.pool.https://loud.example:443\\n" in known
 
 
 def test_a_timeout_says_how_the_server_is(clock: ManualClock, factory: FakeFactory, make: Make) -> None:

@@ -206,6 +206,7 @@ def test_an_order_that_makes_no_sense_is_refused_in_one_line(
         (b"{", {"CONTENT_LENGTH": "99999999999"}, 413),
         (b"{", {}, 400),
         (b"[]", {}, 400),
+        (b"[" * 4096, {}, 400),
         (b"\xff\xfe", {}, 400),
     ],
 )

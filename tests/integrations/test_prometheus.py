@@ -215,6 +215,13 @@ def test_a_label_may_have_anything_in_it(clock: ManualClock) -> None:
     pool.close()
 
 
+def test_a_name_that_is_no_text_costs_nobody_the_scrape(clock: ManualClock) -> None:
+    """A file's name in another encoding, as Python has it."""
+    pools = [Pool(FakeFactory(clock), name="caf\udce9.db", runtime=clock) for _ in range(2)]
+    found = scrape(*pools)
+    assert {r"pooling_up{pool=caf\udce9.db}", r"pooling_up{pool=caf\udce9.db#2}"} <= found.keys()
+
+
 def test_a_scrape_shows_no_secret(clock: ManualClock) -> None:
     factory = FakeFactory(clock)
     factory.password = "Tweety-bird"  # type: ignore[attr-defined]

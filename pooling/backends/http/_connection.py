@@ -15,7 +15,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 # What "less one second" of http.Agent is: a request must not be on its way when the server hangs up.
 MARGIN = 1.0
-_TIMEOUT = re.compile(r"\btimeout\s*=\s*\"?(\d+)", re.IGNORECASE)
+_TIMEOUT = re.compile(r"\btimeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 _IDLE = "Idle"
 OK, REDIRECTS = 200, 300  # where statuses of success begin, and end
 

@@ -229,9 +229,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             raise (error.__cause__ or error) from error
         finally:
             self._factory.requests.pop()
-        frame = _users_frame()
-        if frame is not None:
-            lease._acquired_at(frame)
+        _note_user(lease)
         return _Use(lease)
 
     def _enter(self, use: _Use, timeout: float | None) -> Any:
@@ -243,6 +241,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             use.permit = self._total.acquire(timeout)
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
+        _note_user(use.permit)
         connection = use.connection
         if connection.sock is None and self.pooling._roster.idle:
             try:
@@ -251,6 +250,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 pass
             else:
                 self._uses.pop(id(connection), None)
+                _note_user(other)
                 spare, use.lease = use.lease, other
                 connection = use.connection = other.connection
                 self._uses[id(connection)] = use
@@ -351,9 +351,10 @@ def _forget(uses: dict[int, _Use | weakref.ref[_Use]], number: int, dropped: wea
         uses.pop(number, None)
 
 
-def _users_frame() -> FrameType | None:
-    """The innermost frame that is neither ours nor urllib3's or requests'."""
-    frame: FrameType | None = sys._getframe(2)
+def _note_user(lease: Lease[Any]) -> None:
+    """Have the lease told of by the innermost line that is neither ours nor urllib3's or requests'."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USERS):
         frame = frame.f_back
-    return frame
+    if frame is not None:
+        lease._acquired_at(frame)

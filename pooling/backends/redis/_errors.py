@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
 
 from redis import exceptions
 
 from pooling.backends import ConnectArgsError
+from pooling.config import nearest
 from pooling.errors import ConnectError, PoolTimeout, QueueFull
 
 # Redis-py makes these ConnectionErrors; the connection is well.
@@ -30,6 +35,7 @@ _IN_PIPELINE = "Command # "  # how redis-py begins the error of one command of m
 # A server that speaks like this at the handshake is one that will take us in later.
 _PASSING = (exceptions.ReadOnlyError, exceptions.TryAgainError, exceptions.ClusterDownError)
 _PERMANENT_TEXTS = ("certificate verify failed", "protocol must be", "Invalid RESP version", "Invalid Database")
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 class NoConnection(PoolTimeout, exceptions.ConnectionError):
@@ -82,3 +88,14 @@ def own(error: ConnectError) -> BaseException:
         return copy.copy(cause)
     except Exception:  # its constructor takes other arguments than it keeps
         return cause
+
+
+def explained(error: TypeError, kind: Any, options: Iterable[str]) -> TypeError:
+    """What a connection class has said of an argument that nobody knows, with the nearest one that it or somebody else
+    does; any other error as it is."""
+    found = _UNKNOWN.search(str(error))
+    if found is None:
+        return error
+    makers = [vars(each).get("__init__") for each in inspect.getmro(kind)] if isinstance(kind, type) else []
+    known = {name for maker in makers if inspect.isfunction(maker) for name in inspect.signature(maker).parameters}
+    return TypeError(f"unknown argument {found[1]!r}{nearest(found[1], sorted({*known, *options}))}")

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import fields
 from queue import LifoQueue, Queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.connection import CacheProxyConnection, Connection
@@ -24,6 +24,7 @@ from redis.observability.recorder import (
     record_connection_wait_time,
 )
 
+from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.backends.redis._slots import SlotPool, caller, read
@@ -32,6 +33,9 @@ from pooling.config import Config
 from pooling.errors import ConnectError, PoolTimeout, QueueFull
 from pooling.lease import Lease
 from pooling.pool import Pool
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
 
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
@@ -58,8 +62,8 @@ class ConnectionPool(redis.ConnectionPool):
         maint_notifications_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._options = {name: read(kwargs.pop(name)) for name in _OPTIONS & kwargs.keys()}
-        timeout = read(kwargs.pop("timeout", self.timeout))
+        self._options = {name: read(name, kwargs.pop(name)) for name in _OPTIONS & kwargs.keys()}
+        timeout = read("timeout", kwargs.pop("timeout", self.timeout))
         super().__init__(
             connection_class=connection_class,
             max_connections=max_connections,
@@ -68,6 +72,12 @@ class ConnectionPool(redis.ConnectionPool):
             **kwargs,
         )
         self.timeout = timeout
+
+    @classmethod
+    def from_url(cls, url: str, **kwargs: Any) -> Self:
+        """A pool for ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads it."""
+        check_user(url)
+        return super().from_url(url, **kwargs)
 
     @property
     def pooling(self) -> Pool[Any]:
@@ -172,7 +182,10 @@ class ConnectionPool(redis.ConnectionPool):
 
     def make_connection(self) -> Any:
         """A new connection object, not connected yet."""
-        connection = _connection.tracked(self.connection_class)(**self.connection_kwargs)
+        try:
+            connection = _connection.tracked(self.connection_class)(**self.connection_kwargs)
+        except TypeError as error:
+            raise _errors.explained(error, self.connection_class, {*_OPTIONS, "max_connections", "timeout"}) from None
         if self.cache is not None:
             proxy: Any = CacheProxyConnection  # abstract in redis-py's annotations alone
             connection = proxy(connection, self.cache, self._lock)

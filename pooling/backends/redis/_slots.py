@@ -42,9 +42,11 @@ class SlotPool(Pool[Session]):
     def _queue_full(self) -> QueueFull:
         if not self._refuses():
             return super()._queue_full()
-        holders = self.holders()
+        holders, most = self.holders(), self._ledger.max_size
         longest = f", longest by {holders[0]}" if holders else ""
-        return QueueFull(f"{len(holders)} of {self._ledger.max_size} are in use{longest}")
+        # Those who came before wait for them: see _is_too_many.
+        others = f", {most - len(holders)} being opened, checked, reset or closed" if len(holders) < most else ""
+        return QueueFull(f"{len(holders)} of {most} are in use{others}{longest}")
 
     def retire(self, chosen: set[int] | None, shells: Shells) -> None:
         """Close idle connections now, all or those with these identities. They are taken under the lock, so that nobody
@@ -82,9 +84,9 @@ def caller(frame: FrameType) -> FrameType:
     return frame
 
 
-def read(value: Any) -> Any:
+def read(name: str, value: Any) -> Any:
     """An option, which is a string where it comes out of a URL."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or name == "name":
         return value
     for kind in (int, float):
         try:

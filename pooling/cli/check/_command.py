@@ -32,6 +32,7 @@ from pooling._secrets import found, hide
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake
 from pooling.cli.check._backends import About, about
 from pooling.cli.check._file import missing, untouched
+from pooling.errors import printable
 from pooling.factory import Factory
 from pooling.integrations.page._words import span
 
@@ -87,10 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if result.failure is not None and (why := missing(arguments.url)):
         result.failure = result.failure._replace(error=f"{result.failure.error}: {why}")
-    print(json.dumps(result.document(), indent=2) if arguments.json else "\n".join(result.lines()))
+    print(json.dumps(result.document(), indent=2) if arguments.json else "\n".join(map(printable, result.lines())))
     if result.failure is None:
         return FINE
-    print(f"pooling {NAME}: {result.told(result.failure)}", file=sys.stderr)
+    print(f"pooling {NAME}: {printable(result.told(result.failure))}", file=sys.stderr)
     return FAILED
 
 

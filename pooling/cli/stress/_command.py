@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake, require_rich
 from pooling.cli.stress._options import StressOptions
 from pooling.cli.stress._report import print_tables, write_json
+from pooling.errors import printable
 
 if TYPE_CHECKING:
     from pooling.cli.stress._result import Result
@@ -102,7 +103,7 @@ def _run(options: StressOptions) -> Result | None:
         with _interrupts() as struck, ProgressLine(Console(stderr=True)) as line:
             return run_harness(options, show=line.show, interrupted=lambda: bool(struck))
     except Unreachable as error:
-        print(f"pooling {NAME}: no connection could be opened to {error}", file=sys.stderr)
+        print(f"pooling {NAME}: no connection could be opened to {printable(str(error))}", file=sys.stderr)
         return None
 
 

@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pooling
 from pooling.cli.stress._result import Result
 from pooling.cli.stress._verdict import MEANING
+from pooling.errors import printable
 from pooling.stats import Histogram
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def print_tables(result: Result, console: Console) -> None:
     broken = [each for each in result.invariants if result.verdict.count(each)]
     for each in broken:
         for evidence in result.verdict.evidence(each):
-            console.print(f"{each.value}: {evidence}", markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(f"{each.value}: {evidence}"), markup=False, highlight=False, soft_wrap=True)
     ran = f"{'interrupted after' if result.interrupted else 'after'} {result.elapsed:.1f} s"
     line = f"BROKEN {ran}: {', '.join(each.value for each in broken)}" if broken else f"HELD {ran}: every invariant"
     seed = f" (--seed {result.options.seed})"

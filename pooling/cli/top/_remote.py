@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import ipaddress
 import json
 import re
@@ -13,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pooling._secrets import hide
 from pooling.cli._command import Mistake
+from pooling.errors import printable
 from pooling.integrations.page._document import SCHEMA, VERSION
 
 PATIENCE = 5.0  # seconds for one answer
@@ -21,7 +23,21 @@ _DOCUMENT = "pools.json"
 
 
 class Unanswered(Exception):
-    """The page has not answered, or something else has. The message is one line, without secrets."""
+    """The page has not answered, or something else has. The message is one line, without secrets, and without what a
+    terminal would take for an order: some of it is what has answered."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """urllib's own would take user and password along to wherever it is sent."""
+
+    def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:
+        request = super().redirect_request(req, *answer)
+        if request is not None and (request.host != req.host or (req.type == "https" and request.type != "https")):
+            request.remove_header("Authorization")
+        return request
 
 
 class Remote:
@@ -43,7 +59,7 @@ class Remote:
             self._request.add_header("Authorization", f"Basic {base64.b64encode(credentials).decode()}")
         # A proxy that is set for the world is not asked for this machine.
         handlers = [urllib.request.ProxyHandler({})] if _is_here(parts.hostname or "") else []
-        self._opener = urllib.request.build_opener(*handlers)
+        self._opener = urllib.request.build_opener(_Redirects, *handlers)
 
     def look(self) -> dict[str, Any]:
         """The document of this moment. Raises Unanswered."""
@@ -57,7 +73,7 @@ class Remote:
         except OSError as error:  # a URLError is one as well
             why = getattr(error, "reason", None) or error
             raise Unanswered(f"{self.name} does not answer: {hide(' '.join(str(why).split()))}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError, http.client.HTTPException) as error:
             raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}") from error
         if not isinstance(told, dict) or told.get("schema") != SCHEMA:
             raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}")

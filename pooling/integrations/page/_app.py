@@ -143,7 +143,7 @@ def _order(environ: WSGIEnvironment) -> object:
         raise Refused("413 Content Too Large", f"an order has at most {_LONGEST_ORDER} bytes")
     try:
         return json.loads(environ["wsgi.input"].read(length))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused("400 Bad Request", "the order is no JSON") from None
 
 

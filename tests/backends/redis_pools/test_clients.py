@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
 from tests.backends.redis_pools.conftest import Make, identity
 from tests.proxy import Proxy
-from tests.waiting import LATE
+from tests.waiting import LATE, until
 
 
 class TestAsAClientSeesIt:
@@ -146,6 +147,17 @@ class TestAsAClientSeesIt:
         in_threads(8, work)
         assert pool.pooling.stats().opened == 8
 
+    def test_slots_that_are_being_opened_for_others_are_told(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            pool = ConnectionPool(host="127.0.0.1", port=mute.getsockname()[1], max_connections=1, socket_timeout=0.5)
+            first = threading.Thread(target=pytest.raises, args=(redis.TimeoutError, pool.get_connection))
+            first.start()
+            until(lambda: pool.pooling.stats().connecting)
+            with pytest.raises(redis.MaxConnectionsError, match="0 of 1 are in use, 1 being opened"):
+                pool.get_connection()
+            first.join()
+            pool.pooling.close()
+
     def test_a_slot_that_is_being_closed_counts_as_free(self, make: Make) -> None:
         pool = make(ConnectionPool, max_connections=1)
         for _ in range(50):
@@ -200,6 +212,24 @@ class TestAsAClientSeesIt:
         assert (config.order, config.name, pool.timeout) == ("fifo", "cache", 1.5)
         with pytest.raises(ValueError, match="max_uses"):
             ConnectionPool(max_uses=0)
+
+    def test_a_name_of_digits_is_a_name(self) -> None:
+        assert ConnectionPool.from_url("redis://db.example?name=007").pooling.name == "007"
+
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+    @pytest.mark.parametrize(
+        ("wrong", "right"),
+        [
+            ("max_conections", "max_connections"),
+            ("max_size", "max_connections"),
+            ("idle_timout", "idle_timeout"),
+            ("sokcet_timeout", "socket_timeout"),
+        ],
+    )
+    def test_an_option_that_nobody_knows_is_told_with_the_nearest(self, kind: Any, wrong: str, right: str) -> None:
+        pool = kind(**{wrong: 3})
+        with pytest.raises(TypeError, match=f"unknown argument '{wrong}', did you mean '{right}'"):
+            pool.get_connection()
 
     def test_on_connect_is_given_a_client(self, make: Make) -> None:
         pool = make(max_connections=1, on_connect=lambda client: client.execute_command("SELECT", 3))
