@@ -154,6 +154,8 @@ class MysqlFactory(Factory[Connection]):
 
     def commit(self, connection: Connection) -> None:
         known = _known(connection)
+        if known.reopened:
+            raise pymysql.InterfaceError(0, "the connection was opened anew by its user, and the transaction lost")
         if known.conflict and known.was_undone():
             # The server has undone everything up to the conflict: the rest alone is not what was meant.
             code = known.conflict
