@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     class _Base(pymysql.connections.Connection[Any]):
         """What PyMySQL's types leave out."""
 
+        server_version: str
         _sock: socket.socket | None
         _closed: bool
         _result: Any
@@ -164,7 +165,7 @@ class Connection(_Base):
 
     def _restore_role(self) -> None:
         """MariaDB keeps the role that a user has taken on, or put off, and what that may do."""
-        if "MariaDB" not in str(self.server_version):
+        if "MariaDB" not in self.server_version:
             return
         ((role, default),) = self._run(_ROLES)
         if role != default:
