@@ -163,6 +163,12 @@ class MysqlFactory(Factory[Connection]):
             raise pymysql.OperationalError(code, "a conflict has rolled the transaction back: nothing to commit")
         known.commit()
 
+    def rollback(self, connection: Connection) -> None:
+        # With the rest of an unbuffered result still to come PyMySQL would read that first, hours of it perhaps. The
+        # connection is closed instead, which ends the transaction as well.
+        _known(connection).refuse_leftovers()
+        _known(connection).rollback()
+
     def is_broken(self, error: BaseException) -> bool:
         if not isinstance(error, pymysql.MySQLError):
             return False

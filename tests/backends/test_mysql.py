@@ -415,6 +415,21 @@ class TestTransaction:
                 backend.write(connection, 1)
         session_of(backend, pool)
 
+    @pytest.mark.filterwarnings("ignore:Previous unbuffered result was left incomplete")
+    def test_one_that_fails_in_the_middle_of_a_long_result_does_not_read_the_rest_of_it(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        began = time.monotonic()
+        with pytest.raises(KeyError), pool.transaction() as connection:
+            backend.write(connection, 1)
+            cursor = connection.cursor(SSCursor)
+            cursor.execute("SELECT SLEEP(0.05), REPEAT('x', 50000) FROM information_schema.collations")  # hundreds
+            cursor.fetchone()
+            raise KeyError
+        assert time.monotonic() - began < 5.0
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 1)
+        assert pool.stats().closed == {"reset": 1}
+
     @pytest.mark.filterwarnings("ignore:The 'reconnect' argument is deprecated")
     @pytest.mark.parametrize("autocommit", [False, True])
     def test_one_whose_connection_was_opened_anew_does_not_end_as_if_it_were_committed(
