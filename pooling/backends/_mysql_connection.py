@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     class _Base(pymysql.connections.Connection[Any]):
         """What PyMySQL's types leave out."""
 
+        server_version: str
         _sock: socket.socket | None
         _closed: bool
         _result: Any
@@ -53,6 +54,9 @@ _STATE = (
     | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
     | SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS
 )
+_ROLES = """
+    SELECT CURRENT_ROLE(), (SELECT MAX(role_name) FROM information_schema.applicable_roles WHERE is_default = 'YES')
+"""
 # What users can change on PyMySQL's object.
 _ATTRIBUTES = (
     "autocommit_mode", "charset", "collation", "encoding", "use_unicode", "cursorclass", "encoders", "decoders",
@@ -77,6 +81,8 @@ class Connection(_Base):
         # is read next may be the answer to somebody else's question.
         self.pending = False
         self._told = False  # whether the server has told its status since it was last sent something
+        # Its user has connected it again, as by ping(reconnect=True): another session, that nobody has set up.
+        self.reopened = False
         super().__init__(**args)
 
     # -- what is left over ----------------------------------------------------------------------------
@@ -90,6 +96,7 @@ class Connection(_Base):
             and self.server_status & _STATE == self.defaults["status"]
             and (result is None or not (result.unbuffered_active or result.has_next))
             and self._sock is not None
+            and not self.reopened
         )
 
     def refuse_leftovers(self) -> None:
@@ -98,6 +105,8 @@ class Connection(_Base):
             if self._closed:
                 raise pymysql.InterfaceError("the connection was closed by its user")
             raise pymysql.InterfaceError(0, "")  # as PyMySQL says it of a lost one
+        if self.reopened:
+            raise pymysql.InterfaceError("the connection was opened anew by its user")
         if self.pending or (self._result is not None and self._result.unbuffered_active):
             raise pymysql.InterfaceError("an answer was not read to its end")
 
@@ -147,11 +156,20 @@ class Connection(_Base):
         elif self._run("SELECT DATABASE()") != ((None,),):
             raise pymysql.InterfaceError("the user has chosen a database on a connection without one")
         self.set_character_set(self.charset, self.collation)
+        self._restore_role()
         if self.sql_mode is not None:
             self._run("SET sql_mode=%s", self.sql_mode)
         if self.init_command is not None:
             self._run(self.init_command)
         self.restore_autocommit()
+
+    def _restore_role(self) -> None:
+        """MariaDB keeps the role that a user has taken on, or put off, and what that may do."""
+        if "MariaDB" not in self.server_version:
+            return
+        ((role, default),) = self._run(_ROLES)
+        if role != default:
+            self._run("SET ROLE " + ("NONE" if default is None else f"`{default.replace('`', '``')}`"))
 
     def _run(self, statement: str, *args: Any) -> Any:
         with self.cursor(pymysql.cursors.Cursor) as cursor:
@@ -159,6 +177,10 @@ class Connection(_Base):
             return cursor.fetchall()
 
     # -- what passes through --------------------------------------------------------------------------
+
+    def connect(self, sock: Any = None) -> None:
+        self.reopened = bool(self.defaults)
+        super().connect(sock)
 
     def _write_bytes(self, data: bytes) -> None:
         self.pending, self._told = True, False

@@ -202,6 +202,10 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         except Exception as error:
             if not self._is_one_of(error, "NotSupportedError"):  # a database without transactions
                 raise
+        # psycopg2 takes it that with autocommit there is nothing to roll back: not so after a BEGIN by hand.
+        ask = getattr(held.connection, "get_transaction_status", None)
+        if ask is not None and ask():
+            held.connection.cursor().execute("ROLLBACK")
 
     def _ended(self, held: Held) -> None:
         if held.autocommit is True:

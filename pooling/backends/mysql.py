@@ -154,12 +154,20 @@ class MysqlFactory(Factory[Connection]):
 
     def commit(self, connection: Connection) -> None:
         known = _known(connection)
+        if known.reopened:
+            raise pymysql.InterfaceError(0, "the connection was opened anew by its user, and the transaction lost")
         if known.conflict and known.was_undone():
             # The server has undone everything up to the conflict: the rest alone is not what was meant.
             code = known.conflict
             known.rollback()
             raise pymysql.OperationalError(code, "a conflict has rolled the transaction back: nothing to commit")
         known.commit()
+
+    def rollback(self, connection: Connection) -> None:
+        # With the rest of an unbuffered result still to come PyMySQL would read that first, hours of it perhaps. The
+        # connection is closed instead, which ends the transaction as well.
+        _known(connection).refuse_leftovers()
+        _known(connection).rollback()
 
     def is_broken(self, error: BaseException) -> bool:
         if not isinstance(error, pymysql.MySQLError):

@@ -57,6 +57,7 @@ _PERMANENT = (
 # What users can change on psycopg's object: what the next transaction begins with, and what only a whole session has.
 _OF_TRANSACTIONS = ("autocommit", "isolation_level", "read_only", "deferrable")
 _OF_SESSIONS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
+_WHERE = ("host", "hostaddr", "port")  # each may list several
 _READS = 16  # reads on one peek: who has sent more than that is alive
 
 
@@ -65,7 +66,8 @@ class PostgresFactory(Factory[Connection]):
 
     ``connect_args`` goes to :meth:`psycopg.Connection.connect`. A ``connect_timeout`` there or in the string counts
     where it is shorter than the pool's. psycopg rounds it to whole seconds, two at least; an acquire ends in time
-    all the same, since it does not wait for the driver.
+    all the same, since it does not wait for the driver. Several hosts share the time, as psycopg tries one after the
+    other. Where it was not enough, as some do not answer, the next connect begins with the next of them.
 
     Raises ValueError for a connection string that cannot be read, TypeError for an option in it that libpq lacks.
     """
@@ -76,12 +78,22 @@ class PostgresFactory(Factory[Connection]):
         self.where = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
         self._conninfo = conninfo  # has the password in it
         self._patience = parts.get("connect_timeout")
+        self._places = {name: parts[name] for name in _WHERE if name in parts}
+        self._turn = 0  # of several hosts the one to begin with
         self._connect_args = connect_args
 
     def connect(self, timeout: float) -> Connection:
         args = asked(self._connect_args, self)
-        args["connect_timeout"] = _shorter(timeout, args.get("connect_timeout", self._patience))
-        connection = _Connection.connect(self._conninfo, **args)
+        places = {name: str({**self._places, **args}.get(name) or "").split(",") for name in _WHERE}
+        several = max(map(len, places.values()))
+        turn = self._turn % several
+        args |= {name: ",".join(each[turn:] + each[:turn]) for name, each in places.items() if len(each) > 1}
+        args["connect_timeout"] = _shorter(timeout / several, args.get("connect_timeout", self._patience))
+        began = time.monotonic()
+        try:
+            connection = _Connection.connect(self._conninfo, **args)
+        finally:
+            self._turn = turn + 1 if time.monotonic() - began > timeout else 0
         self.remember(connection)
         return connection
 

@@ -26,6 +26,7 @@ R = TypeVar("R")
 
 # https://www.sqlite.org/rescode.html
 _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 14, 26
+_MOVED = "SQLITE_READONLY_DBMOVED"  # the file was deleted or replaced: the connection leads to the one of before
 # By what an error is told from others in Python 3.10, which does not give its code.
 _TEXTS = {
     "database is locked": _BUSY,
@@ -39,14 +40,21 @@ _TEXTS = {
 # What users can change on Python's object; autocommit is there from Python 3.12 on.
 _ATTRIBUTES = ("isolation_level", "autocommit", "row_factory", "text_factory")
 _LOCKING = ("locking_mode", "main.locking_mode")  # the first tells only what databases to come will have
-# What a session can have changed and SQLite can tell. Functions, aggregates and collations that a user has registered
-# stay: SQLite cannot list them.
+_JOURNAL = "main.journal_mode"  # what a connection does without a write-ahead log; that is the file's own
+# What a session can have changed and SQLite can tell.
 _PRAGMAS = (
-    "analysis_limit", "automatic_index", "busy_timeout", "cache_size", "cell_size_check", "defer_foreign_keys",
-    "foreign_keys", "ignore_check_constraints", "legacy_alter_table", *_LOCKING, "mmap_size", "query_only",
-    "read_uncommitted", "recursive_triggers", "reverse_unordered_selects", "secure_delete", "synchronous", "temp_store",
-    "threads", "trusted_schema", "wal_autocheckpoint", "writable_schema",
+    "analysis_limit", "automatic_index", "busy_timeout", "cache_size", "cache_spill", "cell_size_check",
+    "checkpoint_fullfsync", "count_changes", "defer_foreign_keys", "empty_result_callbacks", "foreign_keys",
+    "full_column_names", "fullfsync", "ignore_check_constraints", _JOURNAL, "journal_size_limit", "legacy_alter_table",
+    *_LOCKING, "max_page_count", "mmap_size", "query_only", "read_uncommitted", "recursive_triggers",
+    "reverse_unordered_selects", "secure_delete", "short_column_names", "synchronous", "temp_store", "threads",
+    "trusted_schema", "wal_autocheckpoint", "writable_schema",
 )  # fmt: skip  # a list
+_LIKE = "SELECT 'a' LIKE 'A'"  # the one pragma that does not answer, case_sensitive_like, seen by what it does
+_LIMITS = [code for name, code in vars(sqlite3).items() if name.startswith("SQLITE_LIMIT_")]  # from Python 3.11
+_SWITCHES = [code for name, code in vars(sqlite3).items() if name.startswith("SQLITE_DBCONFIG_")]  # from Python 3.12
+# What a user can register. SQLite neither lists it nor takes it back.
+_REGISTERING = ("create_function", "create_aggregate", "create_window_function", "create_collation", "load_extension")
 _BUSY_TIMEOUT = 5.0  # seconds; sqlite3's own default
 _memories = itertools.count(1)
 
@@ -82,7 +90,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         connection: sqlite3.Connection = sqlite3.connect(self._target, **args)
         try:
             if not isinstance(connection, _Connection):  # made by a user's function: what reads from it is not known
-                _known(connection).readers = set()
+                _known(connection).readers, _known(connection).registered = set(), False
             with _outside_transactions(connection):
                 _ask(connection, self._first)
             self.remember(connection)
@@ -101,6 +109,8 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         if connection.in_transaction:  # begun by autocommit=False, and kept by every other value
             self.rollback(connection)
         if mode == "session":
+            if _known(connection).registered:
+                raise sqlite3.InterfaceError("what a user has registered with SQLite cannot be taken away again")
             with _outside_transactions(connection):
                 _clear_session(connection)
 
@@ -132,7 +142,17 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         self.commit(connection)
         known.defaults = {name: getattr(connection, name, None) for name in _ATTRIBUTES}
         with _outside_transactions(connection):
-            known.pragmas = {name: rows[0][0] for name in _PRAGMAS if (rows := _ask(connection, f"PRAGMA {name}"))}
+            try:
+                known.pragmas = {name: rows[0][0] for name in _PRAGMAS if (rows := _ask(connection, f"PRAGMA {name}"))}
+                known.like = _ask(connection, _LIKE)
+            except sqlite3.DatabaseError as error:
+                # By an authorizer of on_connect's: what was noted when the connection was new has to do.
+                if "not authorized" not in str(error):
+                    raise
+        new: Any = connection  # mypy sees Python 3.10's, which has neither limits nor switches
+        known.limits = {limit: new.getlimit(limit) for limit in _LIMITS}
+        known.switches = {switch: new.getconfig(switch) for switch in _SWITCHES}
+        known.registered = False
 
     def interrupt(self, connection: sqlite3.Connection) -> None:
         try:
@@ -162,7 +182,11 @@ class SqliteFactory(Factory[sqlite3.Connection]):
     def is_broken(self, error: BaseException) -> bool:
         if isinstance(error, sqlite3.ProgrammingError):
             return "closed database" in str(error)
-        return isinstance(error, sqlite3.DatabaseError) and _code(error) in (_CORRUPT, _IOERR, _NOTADB)
+        damaged = isinstance(error, sqlite3.DatabaseError) and _code(error) in (_CORRUPT, _IOERR, _NOTADB)
+        return damaged or getattr(error, "sqlite_errorname", "") == _MOVED
+
+    def is_demoted(self, connection: sqlite3.Connection, error: BaseException) -> bool:
+        return getattr(error, "sqlite_errorname", "") == _MOVED
 
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, (sqlite3.ProgrammingError, TypeError, ValueError)):
@@ -212,11 +236,15 @@ class _Connection(sqlite3.Connection):
 
     defaults: dict[str, Any]
     pragmas: dict[str, Any]
+    like: list[Any]
+    limits: dict[int, int]
+    switches: dict[int, bool]
     readers: set[weakref.ref[Any]]
+    registered: bool
 
     def __new__(cls, *_: Any, **__: Any) -> Self:  # not __init__: a subclass may execute something before it calls that
         connection = super().__new__(cls)
-        connection.readers = set()
+        connection.readers, connection.registered = set(), False
         return connection
 
     def cursor(self, *args: Any, **options: Any) -> Any:
@@ -241,6 +269,19 @@ class _Connection(sqlite3.Connection):
     def _noted(self, reader: R) -> R:
         self.readers.add(weakref.ref(reader, self.readers.discard))
         return reader
+
+
+def _noting(name: str) -> Callable[..., Any]:
+    def register(self: _Connection, *args: Any, **options: Any) -> Any:
+        self.registered = True
+        return getattr(super(_Connection, self), name)(*args, **options)
+
+    return register
+
+
+for _name in _REGISTERING:
+    if hasattr(sqlite3.Connection, _name):
+        setattr(_Connection, _name, _noting(_name))
 
 
 @lru_cache
@@ -304,13 +345,25 @@ def _restore(connection: sqlite3.Connection, names: tuple[str, ...]) -> None:
 
 
 def _clear_session(connection: sqlite3.Connection) -> None:
+    known: Any = connection  # mypy sees Python 3.10's, which has neither limits nor switches
+    for limit, most in known.limits.items():
+        known.setlimit(limit, most)  # first: what follows may be too long for a user's
+    for switch, on in known.switches.items():
+        if known.getconfig(switch) != on:
+            known.setconfig(switch, on)
     connection.set_trace_callback(None)
     connection.set_progress_handler(None, 0)
-    # Before Python 3.11 None does not take an authorizer away: it denies everything.
-    connection.set_authorizer(None if sys.version_info >= (3, 11) else _allow)
+    # First one that allows everything: with it SQLite compiles every statement anew. Python keeps those that a user's
+    # authorizer has changed, and would execute them again. And before Python 3.11 None denies everything.
+    connection.set_authorizer(_allow)
+    if sys.version_info >= (3, 11):
+        connection.set_authorizer(None)
+    if _ask(connection, _LIKE) != known.like:
+        _ask(connection, f"PRAGMA case_sensitive_like = {known.like != [(1,)]:d}")
     unlocked = False
-    for name, value in _known(connection).pragmas.items():
-        if _ask(connection, f"PRAGMA {name}")[0][0] != value:
+    for name, value in known.pragmas.items():
+        now = _ask(connection, f"PRAGMA {name}")[0][0]
+        if now != value and (name, now) != (_JOURNAL, "wal"):
             _ask(connection, f"PRAGMA {name} = {value}")
             unlocked |= name in _LOCKING
     if unlocked:
@@ -319,7 +372,7 @@ def _clear_session(connection: sqlite3.Connection) -> None:
         if name not in ("main", "temp"):
             _ask(connection, f"DETACH {_quoted(name)}")
     listed = "SELECT type, name FROM sqlite_temp_master WHERE type IN ('table', 'view', 'trigger')"
-    for kind, name in _ask(connection, listed + " AND name NOT LIKE 'sqlite_%' ORDER BY type DESC"):
+    for kind, name in _ask(connection, listed + r" AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY type DESC"):
         _ask(connection, f"DROP {kind} IF EXISTS temp.{_quoted(name)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pg8000.dbapi
+import psycopg
 import pymysql
 import pytest
 
@@ -236,6 +238,28 @@ class TestAutocommit:
             assert connection.autocommit is autocommit
             assert [backend.written(connection, token) for token in (1, 2)] == [False, True]
         assert pool.stats().opened == 1
+
+    def test_a_transaction_begun_by_hand_is_rolled_back_where_the_driver_sees_none(self, backend: PG8000) -> None:
+        class Believer(psycopg.Connection[Any]):
+            """As psycopg2 does it."""
+
+            def get_transaction_status(self) -> int:
+                return self.info.transaction_status
+
+            def rollback(self) -> None:
+                if not self.autocommit:
+                    super().rollback()
+
+        url = backend.server.url
+        with dbapi.create(Believer.connect, url, connect_args={"autocommit": True}, module=psycopg, max_size=1) as pool:
+            for last in ("SELECT 1", "SELECT nothing FROM nowhere"):
+                with pool.acquire() as connection:
+                    connection.execute("BEGIN")
+                    with contextlib.suppress(psycopg.errors.UndefinedTable):
+                        connection.execute(last)
+                with pool.acquire() as connection:
+                    assert not connection.get_transaction_status()
+            assert pool.stats().opened == 1
 
     def test_it_is_restored_where_it_is_a_method_and_a_round_trip(self, mariadb: MariaDB) -> None:
         args = {**mariadb.params, "autocommit": True}

@@ -175,6 +175,22 @@ class TestClean:
         session_of(backend, pool)
         assert pool.stats().closed == {"reset": 1}
 
+    @pytest.mark.filterwarnings("ignore:The 'reconnect' argument is deprecated")
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_one_that_its_user_has_connected_again_is_not_handed_on(self, backend: MySQL, autocommit: bool) -> None:
+        pool = backend.pool(
+            connect_args={"autocommit": autocommit},
+            max_size=1,
+            on_connect=lambda connection: rows(connection, "SET time_zone = '+09:00'"),
+        )
+        with pool.acquire() as connection:
+            backend.kill(backend.session(connection))
+            connection.ping(reconnect=True)
+            assert one(connection, "SELECT @@time_zone") != "+09:00"  # nobody has set that up
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT @@time_zone") == "+09:00"
+        assert pool.stats().closed == {"reset": 1}
+
     def test_one_that_was_lost_and_whose_error_was_swallowed_is_broken(self, backend: MySQL) -> None:
         pool = backend.pool(max_size=1)
         with pool.acquire() as connection:
@@ -246,6 +262,28 @@ class TestSession:
             with pool.acquire() as connection:
                 assert one(connection, "SELECT DATABASE()") is None
             assert pool.stats().opened == 1 + chosen
+
+    @pytest.mark.parametrize("default", [False, True])
+    @pytest.mark.parametrize("reset_by", ["taken on", "put off"])
+    def test_a_role_is_again_what_it_was(self, backend: MySQL, default: bool, reset_by: str) -> None:
+        user, role = f"user_{backend.name}", f"role`{backend.name}"
+        quoted = f"`{role.replace('`', '``')}`"
+        with contextlib.ExitStack() as undo:
+            for made, thing in [("USER", user), ("ROLE", quoted)]:
+                backend.server.order(f"CREATE {made} {thing}")
+                undo.callback(backend.server.order, f"DROP {made} {thing}")
+            backend.server.order(f"GRANT {quoted} TO {user}")
+            backend.server.order(f"GRANT ALL ON {backend.name}.* TO {quoted}")
+            if default:
+                backend.server.order(f"SET DEFAULT ROLE {quoted} FOR {user}")
+            args = {"user": user, "password": "", "init_command": None, "database": None}
+            pool = backend.pool(connect_args=args, max_size=1, reset="session")
+            undo.callback(pool.close)
+            for _ in range(2):
+                with pool.acquire() as connection:
+                    assert one(connection, "SELECT CURRENT_ROLE()") == (role if default else None)
+                    rows(connection, "SET ROLE " + (quoted if reset_by == "taken on" else "NONE"))
+            assert pool.stats().opened == 1
 
     def test_a_server_that_is_too_old_for_it_is_named(self, backend: MySQL, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("pooling.backends._mysql_connection._COM_RESET_CONNECTION", 0x77)
@@ -376,6 +414,34 @@ class TestTransaction:
             with contextlib.suppress(pymysql.OperationalError):
                 backend.write(connection, 1)
         session_of(backend, pool)
+
+    @pytest.mark.filterwarnings("ignore:Previous unbuffered result was left incomplete")
+    def test_one_that_fails_in_the_middle_of_a_long_result_does_not_read_the_rest_of_it(self, backend: MySQL) -> None:
+        pool = backend.pool(max_size=1)
+        began = time.monotonic()
+        with pytest.raises(KeyError), pool.transaction() as connection:
+            backend.write(connection, 1)
+            cursor = connection.cursor(SSCursor)
+            cursor.execute("SELECT SLEEP(0.05), REPEAT('x', 50000) FROM information_schema.collations")  # hundreds
+            cursor.fetchone()
+            raise KeyError
+        assert time.monotonic() - began < 5.0
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 1)
+        assert pool.stats().closed == {"reset": 1}
+
+    @pytest.mark.filterwarnings("ignore:The 'reconnect' argument is deprecated")
+    @pytest.mark.parametrize("autocommit", [False, True])
+    def test_one_whose_connection_was_opened_anew_does_not_end_as_if_it_were_committed(
+        self, backend: MySQL, autocommit: bool
+    ) -> None:
+        pool = backend.pool(connect_args={"autocommit": autocommit}, max_size=1)
+        with pytest.raises(pymysql.InterfaceError, match="transaction lost"), pool.transaction() as connection:
+            backend.write(connection, 1)
+            backend.kill(backend.session(connection))
+            connection.ping(reconnect=True)
+        with pool.acquire() as connection:
+            assert not backend.written(connection, 1)
 
 
 class TestErrors:

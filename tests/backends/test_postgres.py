@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import socket
 import struct
 import threading
 import time
@@ -224,6 +225,18 @@ class TestSetUp:
             with pytest.raises(AttributeError):
                 factory.connect(pools)
         assert seen == [used, used]
+
+    @pytest.mark.parametrize("patience", [3.0, 2.0, 1.0])
+    def test_a_host_behind_others_that_do_not_answer_is_reached(self, backend: PostgreSQL, patience: float) -> None:
+        host, port = urlsplit(backend.url).netloc.rpartition("@")[2].split(":")
+        with contextlib.ExitStack() as stack:
+            deaf = [stack.enter_context(socket.create_server((host, 0))) for _ in range(2)]
+            ports = ",".join([*(str(one.getsockname()[1]) for one in deaf), port])
+            query = f"host={host},{host},{host}&port={ports}"
+            url = f"postgresql://postgres@/postgres?{query}"
+            pool = stack.enter_context(create_pool(url, connect_timeout=patience, max_size=1, timeout=20.0))
+            with pool.acquire() as connection:
+                assert str(connection.info.port) == port
 
 
 class TestTransaction:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,113 @@ def test_rows_of_a_users_own_making_do_not_disturb_the_reset(url: str) -> None:
                 assert connection.execute("SELECT 1").fetchone() == {"only": 1}
                 connection.execute("CREATE TEMP TABLE t (x)")
         assert pool.stats().opened == 1
+
+
+def _execute(*statements: str) -> Callable[[Any], object]:
+    return lambda connection: [connection.execute(statement).fetchall() for statement in statements]
+
+
+_LEFT: dict[str, tuple[str, Callable[[Any], object], Callable[[Any], object]]] = {
+    **{
+        name: ("?wal=0", _execute(f"PRAGMA {name} = {value}"), _execute(f"PRAGMA {name}"))
+        for name, value in {
+            "cache_spill": 0, "full_column_names": 1, "journal_mode": "off", "journal_size_limit": 1000,
+            "max_page_count": 2,
+        }.items()
+    },
+    "a journal mode of the file's own": ("", _execute("PRAGMA journal_mode = off"), _execute("PRAGMA journal_mode")),
+    "LIKE": ("", _execute("PRAGMA case_sensitive_like = 1"), _execute("SELECT 'a' LIKE 'A'")),
+    "a table called like SQLite": (
+        "", _execute("CREATE TEMP TABLE sqlitedata (x)"), _execute("SELECT name FROM sqlite_temp_master"),
+    ),
+    "an answer of an authorizer": (
+        "",
+        lambda c: (c.set_authorizer(lambda *_: sqlite3.SQLITE_IGNORE), c.execute("SELECT x FROM t").fetchall()),
+        _execute("SELECT x FROM t"),
+    ),
+    "a function": (
+        "", lambda c: c.create_function("upper", 1, lambda text: text + "!"), _execute("SELECT upper('a')"),
+    ),
+    "a collation": (
+        "", lambda c: c.create_collation("nocase", lambda *_: 0), _execute("SELECT 'a' = 'b' COLLATE nocase"),
+    ),
+}  # fmt: skip  # a table
+if sys.version_info >= (3, 11):
+    _LEFT["a limit"] = (
+        "",
+        lambda c: c.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 9),
+        lambda c: c.getlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH),
+    )
+if sys.version_info >= (3, 12):
+    _LEFT["a switch"] = (
+        "",
+        lambda c: c.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False),
+        lambda c: c.getconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER),
+    )
+
+
+@pytest.mark.parametrize("left", _LEFT)
+def test_what_a_user_leaves_on_the_session_is_gone_with_it(url: str, left: str) -> None:
+    query, leave, look = _LEFT[left]
+    with create_pool(url + query, max_size=1, reset="session") as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+            connection.execute("INSERT INTO t VALUES (1)")
+        with pool.acquire() as connection:
+            before = look(connection)
+        with pool.acquire() as connection:
+            leave(connection)
+            assert look(connection) != before
+        with pool.acquire() as connection:
+            assert look(connection) == before
+
+
+def test_what_on_connect_registers_costs_no_connection(url: str) -> None:
+    def set_up(connection: Any) -> None:
+        connection.create_function("mine", 0, lambda: 7)
+
+    with create_pool(url, max_size=1, reset="session", on_connect=set_up) as pool:
+        for _ in range(3):
+            with pool.acquire() as connection:
+                assert one(connection, "SELECT mine()") == 7
+        assert pool.stats().opened == 1
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_on_connect_may_forbid_pragmas_and_functions(url: str, mode: Any) -> None:
+    forbidden = (sqlite3.SQLITE_PRAGMA, sqlite3.SQLITE_FUNCTION)
+
+    def decide(action: int, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if action in forbidden else sqlite3.SQLITE_OK
+
+    with create_pool(
+        url, max_size=1, reset=mode, fail_after=0.0, on_connect=lambda c: c.set_authorizer(decide)
+    ) as pool:
+        for _ in range(2):
+            with pool.acquire() as connection, pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+                connection.execute("PRAGMA foreign_keys = 1")
+        assert pool.stats().opened == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not tell why a database is read-only")
+def test_a_file_that_was_replaced_costs_one_error(url: str, tmp_path: Path) -> None:
+    with create_pool(f"{url}?wal=0", max_size=3) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE t (x)")
+        leases = [pool.acquire() for _ in range(3)]
+        for lease in leases:
+            lease.release()
+        (tmp_path / "test.db").rename(tmp_path / "before.db")
+        with contextlib.closing(sqlite3.connect(tmp_path / "test.db")) as other:
+            other.execute("CREATE TABLE t (x)")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"), pool.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+        for _ in range(3):
+            with pool.transaction() as connection:
+                connection.execute("INSERT INTO t VALUES (2)")
+        assert pool.stats().closed == {"broken": 1, "stale": 2}
+    with contextlib.closing(sqlite3.connect(tmp_path / "test.db")) as other:
+        assert one(other, "SELECT count(*) FROM t") == 3
 
 
 _AUTOCOMMIT = [True, False, -1] if hasattr(sqlite3.Connection, "autocommit") else []
