@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -86,8 +87,8 @@ class MysqlFactory(Factory[Connection]):
                 connection.learn()
                 if connection.autocommit_mode is not None:
                     connection.autocommit(connection.autocommit_mode)
-            if delay is not None and connection._sock is not None:
-                _sockets.keep_alive(connection._sock, delay)
+            if delay is not None:
+                _keep_alive(connection._sock, delay)
             self.remember(connection)
         except BaseException:
             connection._force_close()
@@ -216,6 +217,14 @@ class _Patience:
 
     def __exit__(self, *details: object) -> None:
         self._connection._read_timeout, self._connection._write_timeout = self._given
+
+
+def _keep_alive(sock: socket.socket | None, delay: float) -> None:
+    if not 0 <= delay < 32768:
+        raise ValueError(f"tcp_keepalive must be seconds, 0 (off) to 32767, not {delay!r}")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        for option in _sockets.keep_alive(delay):
+            sock.setsockopt(*option)
 
 
 def _known(connection: Connection) -> _Connection:
