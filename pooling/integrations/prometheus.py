@@ -28,9 +28,10 @@ except ImportError as error:
         "this needs prometheus-client: pip install 'pooling[prometheus]'", name="prometheus_client"
     ) from error
 
+from pooling._changes import Changes
 from pooling._periodic import Periodic
 from pooling._runtime import THREADS, Runtime
-from pooling._sources import CLOSED, Changes, Sources
+from pooling._sources import CLOSED, Sources
 from pooling.stats import BUCKETS, Histogram, Interval, PoolStats
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ CORE = (
     "_runtime", "_tally", "_upkeep", "_waiter", "_workers", "retry", "manager", "signals", "_described",
 )  # fmt: skip  # a table
 # They look at pools from outside, and have branches for races and for strange objects that tests cannot bring about.
-OBSERVERS = {"monitor", "_periodic", "_secrets", "_sources"}
+OBSERVERS = {"monitor", "_changes", "_periodic", "_secrets", "_sources"}
 INSIDE = "POOLING_TEST_COVERAGE"
 LEFT_OUT = ("coverage", "deadlines_in_real_time", "fairness", "layers", "typing")
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"testing"},
     {"manager", "signals", "monitor"},
     {"_described"},  # pools in a configuration
-    {"_sources", "_periodic"},  # which pools to look at, and when
+    {"_changes", "_periodic"},  # what pools have done, and when to look at them
     {"backends"},
     {"pool"},  # the lock, the clock, the hand to workers and reaper
     {"retry"},  # which Pool.run() calls
@@ -38,6 +38,7 @@ LAYERS = (
     {"_entry"},
     {"_outage", "_opening"},
     {"events"},
+    {"_sources"},  # which pools to look at
     {"config", "factory", "stats", "_clock", "_fork", "_reaper"},
     {"errors", "_secrets", "_workers", "_log"},
 )

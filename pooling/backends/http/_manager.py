@@ -13,6 +13,7 @@ import urllib3
 from urllib3.connectionpool import HTTPConnectionPool as TheirPool
 
 from pooling._clock import DEFAULT
+from pooling._sources import numbered
 from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool
 from pooling.config import Config
 from pooling.lease import Lease
@@ -118,17 +119,10 @@ class _Managing(urllib3.PoolManager):
     @property
     def pooling(self) -> dict[str, Pool[Any]]:
         """The pool of each origin, by its name: ``https://host:port``. Where there are several of one origin (with
-        other certificates, or by other proxies) a number is added."""
-        found: dict[str, Pool[Any]] = {}
+        other certificates, or by other proxies) the second is ``https://host:port#2``."""
         with self.pools.lock:
             pools = list(self.pools._container.values())
-        for pool in pools:
-            if isinstance(pool, HTTPConnectionPool):
-                name, number = pool.pooling.name, 2
-                while name in found:
-                    name, number = f"{pool.pooling.name} ({number})", number + 1
-                found[name] = pool.pooling
-        return found
+        return numbered((pool.pooling.name, pool.pooling) for pool in pools if isinstance(pool, HTTPConnectionPool))
 
 
 class PoolManager(_Managing):
