@@ -387,6 +387,6 @@ def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.Monke
         def __exit__(self, *details: object) -> None:
             pass
 
-    monkeypatch.setitem(_runtime._renewing, os.getpid(), Beaten())  # type: ignore[misc]
+    monkeypatch.setattr(_runtime, "_renewing", Beaten)
     runtime.renew()
     assert runtime._reaper is reaper
