@@ -1,4 +1,4 @@
-"""What can go wrong in a pool: one base class, four kinds, all of them picklable."""
+"""What can go wrong in a pool: one base class, a few kinds, all of them picklable."""
 
 from __future__ import annotations
 
@@ -82,4 +82,12 @@ class ConnectError(PoolError):
 
     Raised to waiters at once where the error is permanent (a wrong password, an unknown database), else
     once connecting has failed for ``fail_after`` seconds.
+    """
+
+
+class ConnectArgsError(PoolError):
+    """A function given as ``connect_args`` that raised; the cause is what it raised.
+
+    An error of its own type, so that it counts as passing: a driver's TypeError or ValueError says that the arguments
+    are wrong and will be wrong again, where a function may just have read half of a file.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from pooling._secrets import attributes, found
@@ -10,6 +11,8 @@ from pooling._secrets import attributes, found
 T = TypeVar("T")
 
 ResetMode = Literal["transaction", "session"]
+
+ANSWERS = 16  # of connect_args that are remembered for the sake of secrets
 
 # Connections that a forked child must neither use nor close: kept referenced, so that no destructor of a
 # driver says goodbye on the parent's session.
@@ -134,6 +137,11 @@ class Factory(Generic[T]):
         connection strings.
         """
         return found(attributes(self))
+
+    def _answered(self, args: Mapping[str, Any]) -> None:
+        """Keep what a function given as ``connect_args`` has answered where :meth:`secrets` finds it: whichever of the
+        last ones an error shows, it was asked for not long ago."""
+        vars(self).setdefault("_answers", deque(maxlen=ANSWERS)).append(args)  # atomic: many workers connect at once
 
 
 def overrides(factory: Factory[Any], method: str) -> bool:

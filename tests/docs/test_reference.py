@@ -13,7 +13,8 @@ from typing import Any, get_args
 import pytest
 
 import pooling
-from pooling import backends, errors, events, factory, monitor, testing
+from pooling import errors, events, factory, monitor, testing
+from pooling.backends import _url
 from pooling.cli import _command, page, stress, top
 from pooling.cli._verdict import MEANING
 from pooling.lease import Lease
@@ -309,7 +310,7 @@ def test_every_fake_is_listed() -> None:
 
 
 def test_every_scheme_is_listed() -> None:
-    assert sorted(names("url.md", "scheme")) == sorted(backends._MODULES)
+    assert sorted(names("url.md", "scheme")) == sorted(_url._MODULES)
 
 
 def test_the_arguments_of_an_sqlite_url_are_those_that_are_accepted(tmp_path: Path) -> None:
