@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 _WIPE_ON_FORK = 18  # from <linux/mman.h>; Python's mmap module has no name for it before 3.14
+_inherited: list[object] = []
 _hooked: weakref.WeakSet[_HookedByte] = weakref.WeakSet()
 
 
@@ -78,6 +79,12 @@ def flag() -> Flag:
 def settled(flag: Flag) -> None:
     """Everything that goes with this flag is in place in this process."""
     flag[1] = not isinstance(flag, _HookedByte)
+
+
+def keep_inherited(*things: object) -> None:
+    """In a forked child: keep what is the parent's for ever, so that no destructor of a driver says goodbye on its
+    session."""
+    _inherited.extend(things)
 
 
 def once_back(call: Callable[[], object]) -> bool:

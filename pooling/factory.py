@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from pooling._fork import keep_inherited
 from pooling._secrets import attributes, found
 
 T = TypeVar("T")
@@ -13,10 +14,6 @@ T = TypeVar("T")
 ResetMode = Literal["transaction", "session"]
 
 ANSWERS = 16  # of connect_args that are remembered for the sake of secrets
-
-# Connections that a forked child must neither use nor close: kept referenced, so that no destructor of a
-# driver says goodbye on the parent's session.
-_inherited: list[object] = []
 
 
 class Factory(Generic[T]):
@@ -88,7 +85,7 @@ class Factory(Generic[T]):
 
         The default keeps a reference for ever, so that no destructor of the driver runs in the child.
         """
-        _inherited.append(connection)
+        keep_inherited(connection)
 
     def abandon_in_use(self, connection: T) -> None:
         """The same for a connection that some thread was using at the moment of the fork, perhaps in the middle of

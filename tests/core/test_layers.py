@@ -39,8 +39,8 @@ LAYERS = (
     {"_outage", "_opening"},
     {"events"},
     {"_sources"},  # which pools to look at
-    {"config", "factory", "stats", "_clock", "_fork", "_reaper"},
-    {"errors", "_secrets", "_workers", "_log"},
+    {"config", "factory", "stats", "_clock", "_reaper"},
+    {"errors", "_fork", "_secrets", "_workers", "_log"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}
