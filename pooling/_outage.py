@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 
 from pooling._secrets import hide, said
+from pooling._words import in_words
 from pooling.config import Config
-from pooling.errors import ConnectError, in_words
+from pooling.errors import ConnectError
 
 LONGEST_TEXT = 1000  # characters of an error's text that are repeated
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down

@@ -10,7 +10,8 @@ from pooling._entry import Hold, Stage, named, thread_names
 from pooling._ledger import Ledger
 from pooling._moves import Phase
 from pooling._waiter import Waiter
-from pooling.errors import PoolTimeout, in_words
+from pooling._words import in_words
+from pooling.errors import PoolTimeout
 from pooling.stats import PoolStats, Waiting
 
 

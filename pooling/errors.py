@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from pooling.stats import PoolStats
-
-
-def in_words(seconds: float) -> str:
-    """A duration for readers: ``0.25 s``, ``12.3 s``, ``7200 s``."""
-    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+from pooling._words import in_words
+from pooling.stats import PoolStats
 
 
 class Holder(NamedTuple):

@@ -13,7 +13,7 @@ from pooling._changes import Changes
 from pooling._periodic import Periodic
 from pooling._runtime import THREADS, Runtime
 from pooling._sources import CLOSED, Sources
-from pooling.errors import in_words
+from pooling._words import in_words
 from pooling.stats import Histogram, Interval, PoolStats
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from struct import pack, unpack
 from typing import Any, NamedTuple
 
-from pooling.errors import in_words
+from pooling._words import in_words
 
 # Where in a batch of packed doubles the first byte of each one is, its second byte, and the two as one number.
 _FIRST, _SECOND, _BOTH = (

@@ -18,7 +18,7 @@ from tests.core.helpers import ROOT
 CORE = (
     "pool", "lease", "config", "stats", "events", "errors", "factory", "_clock", "_ending", "_entry", "_fork", "_hooks",
     "_ledger", "_limits", "_log", "_moves", "_notice", "_opening", "_outage", "_reaper", "_report", "_roster",
-    "_runtime", "_tally", "_upkeep", "_waiter", "_workers", "retry", "manager", "signals", "_described",
+    "_runtime", "_tally", "_upkeep", "_waiter", "_words", "_workers", "retry", "manager", "signals", "_described",
 )  # fmt: skip  # a table
 # They look at pools from outside, and have branches for races and for strange objects that tests cannot bring about.
 OBSERVERS = {"monitor", "_changes", "_periodic", "_secrets", "_sources"}

@@ -39,8 +39,10 @@ LAYERS = (
     {"_outage", "_opening"},
     {"events"},
     {"_sources"},  # which pools to look at
-    {"config", "factory", "stats", "_clock", "_reaper"},
+    {"config", "factory", "_clock", "_reaper"},
     {"errors", "_fork", "_secrets", "_workers", "_log"},
+    {"stats"},
+    {"_words"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}
