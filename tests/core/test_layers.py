@@ -39,7 +39,8 @@ LAYERS = (
     {"_outage", "_opening"},
     {"events"},
     {"_sources"},  # which pools to look at
-    {"config", "factory", "_clock", "_reaper"},
+    {"config", "_clock", "_reaper"},
+    {"factory"},
     {"errors", "_fork", "_secrets", "_workers", "_log"},
     {"stats"},
     {"_words"},
