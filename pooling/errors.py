@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pooling._words import in_words
 from pooling.stats import PoolStats
+
+TimeoutStage = Literal["queue", "connect", "check", "reset", "close", "backoff", "hung", "suspended", "nested"]
+"""What the queue was waiting for when an acquire timed out: see :class:`PoolTimeout`."""
 
 
 class Holder(NamedTuple):
@@ -43,12 +46,12 @@ class PoolTimeout(PoolError, TimeoutError):
         self,
         message: str,
         *,
-        stage: str = "queue",
+        stage: TimeoutStage = "queue",
         stats: PoolStats | None = None,
         holders: tuple[Holder, ...] | Callable[[], tuple[Holder, ...]] = (),
     ) -> None:
         super().__init__(message)
-        self.stage = stage
+        self.stage: TimeoutStage = stage
         self.stats = stats
         self._holders = holders
 
