@@ -6,7 +6,7 @@ import logging
 
 from pooling.backends import create_pool
 from pooling.config import Config, Options
-from pooling.errors import ConnectError, Holder, PoolClosed, PoolError, PoolTimeout, QueueFull
+from pooling.errors import ConnectArgsError, ConnectError, Holder, PoolClosed, PoolError, PoolTimeout, QueueFull
 from pooling.events import PoolEvent
 from pooling.factory import Factory
 from pooling.lease import Lease
@@ -17,6 +17,7 @@ from pooling.stats import Histogram, Interval, PoolStats, Waiting
 
 __all__ = [
     "Config",
+    "ConnectArgsError",
     "ConnectError",
     "Factory",
     "Histogram",

@@ -68,7 +68,7 @@ class Hooks(Generic[T]):
                 return Fate.DEMOTED if self._factory.is_demoted(_connection(entry), error) else Fate.BROKEN
             if error is not None and self._distrusts(error):
                 return Fate.DISCARDED
-            return Fate.CLEAN if self._is_clean(entry) else Fate.DIRTY
+            return Fate.CLEAN if self.cleanness()(_connection(entry)) else Fate.DIRTY
         except Exception as failure:
             why = self._concealed(failure)
             write(self._log.error, "judging a returned connection failed: it is closed", exc_info=why)
@@ -94,11 +94,6 @@ class Hooks(Generic[T]):
                 abandon = self._factory.abandon if idle else self._factory.abandon_in_use
                 if (error := self._call(abandon, entry.connection)) is not None:
                     write(self._log.error, "abandoning a parent's connection failed", exc_info=self._concealed(error))
-
-    def _is_clean(self, entry: Entry[Any]) -> bool:
-        if self._config.reset == "session":
-            return False
-        return self._config.reset is None or self._factory.is_clean(_connection(entry))
 
     def _distrusts(self, error: BaseException) -> bool:
         """Whether an interrupt (KeyboardInterrupt, a killed greenlet) may have struck in the middle of a message: only

@@ -11,7 +11,8 @@ from pooling._ledger.entry import Hold, Stage
 from pooling._ledger.ledger import Ledger
 from pooling._ledger.phase import Phase
 from pooling._ledger.queue import Waiter
-from pooling.errors import PoolTimeout, in_words
+from pooling._words import in_words
+from pooling.errors import PoolTimeout, TimeoutStage
 from pooling.stats import PoolStats, Waiting
 
 
@@ -85,11 +86,11 @@ class Moment(NamedTuple):
 
     stats: PoolStats
     holds: list[Hold]
-    stage: str
+    stage: TimeoutStage
     cause: BaseException | None
 
 
-def moment(ledger: Ledger[Any], now: float, stage: str | None = None) -> Moment:
+def moment(ledger: Ledger[Any], now: float, stage: TimeoutStage | None = None) -> Moment:
     return Moment(snapshot(ledger, now), holds(ledger), stage or _stage(ledger), ledger.outage.error)
 
 
@@ -117,7 +118,7 @@ def timed_out(then: Moment, waiter: Waiter[Any]) -> PoolTimeout:
     return error
 
 
-_WHY = {
+_WHY: dict[TimeoutStage, str] = {
     "queue": "all in use",
     "connect": "one is being opened",
     "check": "one is being checked",
@@ -130,13 +131,13 @@ _WHY = {
 }
 
 
-def _stage(ledger: Ledger[Any]) -> str:
+def _stage(ledger: Ledger[Any]) -> TimeoutStage:
     """What the head of the queue is waiting for."""
     if ledger.phase is Phase.SUSPENDED:
         return "suspended"
     for stage in (Stage.CONNECTING, Stage.CHECKING, Stage.RESETTING):
         if ledger.roster.at[stage]:
-            return str(stage.value)
+            return stage.value  # type: ignore[no-any-return]  # mypy loses it in the loop
     if ledger.outage and len(ledger.roster.entries) < ledger.max_size:
         return "backoff"
     if ledger.roster.at[Stage.CLOSING]:

@@ -7,10 +7,11 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
+
+from pooling.factory import ResetMode
 
 Check = Literal["peek", "ping"]
-Reset = Literal["transaction", "session"]
 Nested = Literal["warn", "raise"]
 Workers = Literal["threads", "inline"]
 Order = Literal["lifo", "fifo"]
@@ -39,7 +40,7 @@ class Options(TypedDict, total=False):
     backoff: Backoff | None
     nested: Nested | None
     workers: Workers
-    reset: Reset | None
+    reset: ResetMode | None
     leak_after: float | None
     order: Order
     on_connect: Connected | None
@@ -92,7 +93,7 @@ class Config:
     ``"raise"`` PoolTimeout in the last of them, or nothing (None). It is noticed within 0.1 s."""
     workers: Workers = "threads"
     """Who does the driver's I/O: the pool's worker threads, or the calling thread (``"inline"``)."""
-    reset: Reset | None = "transaction"
+    reset: ResetMode | None = "transaction"
     """What a returned connection is cleaned of: an open transaction, the whole session, nothing."""
     leak_after: float | None = None
     """Seconds after which a lease that is still held is reported with its call site."""
@@ -158,11 +159,11 @@ _OPTIONAL = {
     "timeout", "idle_timeout", "max_lifetime", "keepalive", "fail_after", "leak_after",
 }  # fmt: skip  # one row of counts, one of times
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "check": ("peek", "ping", None),
-    "nested": ("warn", "raise", None),
-    "workers": ("threads", "inline"),
-    "reset": ("transaction", "session", None),
-    "order": ("lifo", "fifo"),
+    "check": (*get_args(Check), None),
+    "nested": (*get_args(Nested), None),
+    "workers": get_args(Workers),
+    "reset": (*get_args(ResetMode), None),
+    "order": get_args(Order),
 }
 
 

@@ -1,25 +1,15 @@
-"""What can go wrong in a pool: one base class, four kinds, all of them picklable."""
+"""What can go wrong in a pool: one base class, a few kinds, all of them picklable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from pooling.stats import PoolStats
+from pooling._words import in_words, printable
+from pooling.stats import PoolStats
 
-
-def in_words(seconds: float) -> str:
-    """A duration for readers: ``0.25 s``, ``12.3 s``, ``7200 s``."""
-    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
-
-
-def printable(text: str) -> str:
-    """A name or text from elsewhere, in which everything that would begin a new line or steer a terminal is written
-    as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+TimeoutStage = Literal["queue", "connect", "check", "reset", "close", "backoff", "hung", "suspended", "nested"]
+"""What the queue was waiting for when an acquire timed out: see :class:`PoolTimeout`."""
 
 
 class Holder(NamedTuple):
@@ -56,12 +46,12 @@ class PoolTimeout(PoolError, TimeoutError):
         self,
         message: str,
         *,
-        stage: str = "queue",
+        stage: TimeoutStage = "queue",
         stats: PoolStats | None = None,
         holders: tuple[Holder, ...] | Callable[[], tuple[Holder, ...]] = (),
     ) -> None:
         super().__init__(message)
-        self.stage = stage
+        self.stage: TimeoutStage = stage
         self.stats = stats
         self._holders = holders
 
@@ -90,4 +80,12 @@ class ConnectError(PoolError):
 
     Raised to waiters at once where the error is permanent (a wrong password, an unknown database), else
     once connecting has failed for ``fail_after`` seconds.
+    """
+
+
+class ConnectArgsError(PoolError):
+    """A function given as ``connect_args`` that raised; the cause is what it raised.
+
+    An error of its own type, so that it counts as passing: a driver's TypeError or ValueError says that the arguments
+    are wrong and will be wrong again, where a function may just have read half of a file.
     """

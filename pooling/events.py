@@ -15,13 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pooling._log import PoolLog, write
 from pooling.errors import Holder
 
 Item = TypeVar("Item")
 Listener = Callable[["PoolEvent"], object]
+EventKind = Literal[
+    "connect", "acquire", "release", "close", "error", "timeout", "wait", "clear", "leak", "state", "resize"
+]  # fmt: skip  # a list
 LIMIT = 10_000
 """Events that may wait for one listener; beyond it the oldest are dropped and counted in
 ``stats().events_lost``."""
@@ -35,11 +38,10 @@ PAUSE = 60.0
 class PoolEvent:
     """One thing that happened. Fields that do not apply to its kind are None.
 
-    Kinds: ``connect acquire release close error timeout wait clear leak state resize``; the
-    reference of events says which fields each one has.
+    The reference of events says which fields each kind has.
     """
 
-    kind: str
+    kind: EventKind
     pool: str
     at: float
     """The pool's monotonic clock, in seconds."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from pooling._runtime.fork import keep_inherited
 from pooling._secrets import attributes, found
 
 T = TypeVar("T")
 
 ResetMode = Literal["transaction", "session"]
 
-# Connections that a forked child must neither use nor close: kept referenced, so that no destructor of a
-# driver says goodbye on the parent's session.
-_inherited: list[object] = []
+ANSWERS = 16  # of connect_args that are remembered for the sake of secrets
 
 
 class Factory(Generic[T]):
@@ -85,7 +85,7 @@ class Factory(Generic[T]):
 
         The default keeps a reference for ever, so that no destructor of the driver runs in the child.
         """
-        _inherited.append(connection)
+        keep_inherited(connection)
 
     def abandon_in_use(self, connection: T) -> None:
         """The same for a connection that some thread was using at the moment of the fork, perhaps in the middle of
@@ -134,6 +134,11 @@ class Factory(Generic[T]):
         connection strings.
         """
         return found(attributes(self))
+
+    def _answered(self, args: Mapping[str, Any]) -> None:
+        """Keep what a function given as ``connect_args`` has answered where :meth:`secrets` finds it: whichever of the
+        last ones an error shows, it was asked for not long ago."""
+        vars(self).setdefault("_answers", deque(maxlen=ANSWERS)).append(args)  # atomic: many workers connect at once
 
 
 def overrides(factory: Factory[Any], method: str) -> bool:

@@ -212,34 +212,45 @@ class Transaction(Generic[T]):
             lease = self._pool._acquire_for(sys._getframe(1), self._timeout, self._priority)
             self._lease = lease
         self._entered = True
-        entry = lease._entry
-        try:
-            self._pool._factory.begin(entry.connection)  # type: ignore[arg-type]  # a lease has a connection
-        except BaseException as error:
-            lease.__exit__(type(error), error, None)
-            raise
-        return entry.view
+        self._begin(lease)
+        return lease._entry.view
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease, factory = self._lease, self._pool._factory
+        lease = self._lease
         assert lease is not None  # __enter__ has set it
-        if lease.ended:
-            return
-        connection: Any = lease._entry.connection
         try:
-            if error is None:
-                factory.commit(connection)
-            elif not factory.is_broken(error):
-                factory.rollback(connection)
+            self._finish(lease, error, commit=error is None)
         except BaseException as failure:
             lease.__exit__(type(failure), failure, None)
-            if error is None or not isinstance(failure, Exception):
-                raise
-            # The rollback failed: the connection is judged by that, the block's own error is what counts.
-            return
+            raise
         lease.__exit__(kind, error, trace)
+
+    @staticmethod
+    def _begin(lease: Lease[Any]) -> None:
+        """Begin a transaction. Where that fails, the lease ends."""
+        try:
+            lease._pool._factory.begin(lease._entry.connection)
+        except BaseException as error:
+            lease.__exit__(type(error), error, None)
+            raise
+
+    @staticmethod
+    def _finish(lease: Lease[Any], error: BaseException | None, *, commit: bool) -> None:
+        """End what _begin() has begun, if the lease has not ended. Raises what a commit raises. Where a rollback fails,
+        the lease ends, judged by that: what counts for the user is why it was rolled back."""
+        if lease.ended:
+            return
+        factory, connection = lease._pool._factory, lease._entry.connection
+        if commit:
+            factory.commit(connection)
+            return
+        try:
+            if error is None or not factory.is_broken(error):
+                factory.rollback(connection)
+        except Exception as failure:
+            lease.__exit__(type(failure), failure, None)
 
 
 for _name in ("execute", "executemany", "cursor", "commit", "rollback", "execute_command", "request"):

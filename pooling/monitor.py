@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+from pooling._changes import Changes
 from pooling._periodic import Periodic
 from pooling._runtime.threads import THREADS, Runtime
-from pooling._sources import CLOSED, Changes, Sources
-from pooling.errors import in_words
+from pooling._sources import CLOSED, Sources
+from pooling._words import in_words
 from pooling.stats import Histogram, Interval, PoolStats
 
 if TYPE_CHECKING:

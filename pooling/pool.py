@@ -48,8 +48,9 @@ from pooling._log import PoolLog
 from pooling._runtime.fork import flag, settled
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
+from pooling._words import printable
 from pooling.config import Backoff, Config, Options, count, offset, seconds
-from pooling.errors import Holder, printable
+from pooling.errors import Holder
 from pooling.events import Listener, LogLines, Outlet
 from pooling.factory import Factory, as_factory, overrides
 from pooling.lease import Lease, Transaction, leased

@@ -13,10 +13,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from struct import pack, unpack
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pooling.errors import in_words, printable
+from pooling._words import in_words, printable
 
+PoolState = Literal["up", "suspect", "down", "suspended", "draining", "closed"]
+"""``"up"``, ``"suspect"`` (a connection broke, the others are being checked) or ``"down"`` (connecting fails);
+``"suspended"``, ``"draining"``, ``"closed"`` while the pool is that."""
+CloseReason = Literal[
+    "idle", "lifetime", "uses", "surplus", "broken", "discarded", "dropped", "detached", "stale", "reset", "hung",
+    "pool",
+]  # fmt: skip  # a list
+"""Why a connection was closed: the keys of :attr:`PoolStats.closed`, and the ``reason`` of an event of that kind."""
 # Where in a batch of packed doubles the first byte of each one is, its second byte, and the two as one number.
 _FIRST, _SECOND, _BOTH = (
     (slice(7, None, 8), slice(6, None, 8), slice(3, None, 4))
@@ -169,9 +177,7 @@ class PoolStats:
     name: str
     at: float
     """The pool's monotonic clock, in seconds."""
-    state: str
-    """``"up"``, ``"suspect"`` (a connection broke, the others are being checked) or ``"down"`` (connecting
-    fails); ``"suspended"``, ``"draining"``, ``"closed"`` while the pool is that."""
+    state: PoolState
     size: int
     """Connections that count against max_size."""
     idle: int
@@ -191,8 +197,7 @@ class PoolStats:
     released: int
     opened: int
     closed: Mapping[str, int]
-    """Connections closed so far by reason: idle, lifetime, uses, surplus, broken, discarded, dropped,
-    detached, stale, reset, hung, pool."""
+    """Connections closed so far by :data:`CloseReason`; one that did not occur is absent."""
     timeouts: int
     errors: int
     """Connects, checks, resets and closes that raised, and uses that ended with a broken connection."""

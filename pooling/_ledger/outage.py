@@ -7,8 +7,10 @@ import random
 from collections.abc import Callable
 
 from pooling._secrets import hide, said
+from pooling._words import in_words, printable
 from pooling.config import Config
-from pooling.errors import ConnectError, in_words, printable
+from pooling.errors import ConnectError
+from pooling.stats import PoolState
 
 LONGEST_TEXT = 1000  # characters of an error's text that are repeated
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
@@ -39,7 +41,7 @@ class Outage:
         self._fell_at = 0.0  # when the first of them failed
 
     @property
-    def state(self) -> str:
+    def state(self) -> PoolState:
         return "down" if self.failures else "suspect" if self.doubt else "up"
 
     def __bool__(self) -> bool:

@@ -30,7 +30,7 @@ class Tally:
 
     def emit(
         self,
-        kind: str,
+        kind: Any,  # an EventKind
         at: float,
         entry: Entry[Any] | None = None,
         *,

@@ -15,9 +15,11 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+T = TypeVar("T")
 _WIPE_ON_FORK = 18  # from <linux/mman.h>; Python's mmap module has no name for it before 3.14
+_inherited: list[object] = []
 _hooked: weakref.WeakSet[_HookedByte] = weakref.WeakSet()
 
 
@@ -35,6 +37,28 @@ class _HookedByte(bytearray):
 
     def __hash__(self) -> int:  # type: ignore[override]  # by identity: the set of all flags holds it weakly
         return id(self)
+
+
+class PerProcess(Generic[T]):
+    """What each process has of its own. Calling it returns that, made by ``make`` at the first call, the same for all
+    threads.
+
+    So a forked child begins with a new one, and its parent's is not even looked at: a lock may be held by a thread that
+    the child does not have. The parent's is kept all the same, so that no destructor of what is in there, a driver's
+    client perhaps, runs in the child. Of several threads that come first at once each may call ``make``, which must do
+    nothing that has to be undone.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: dict[int, T] = {}  # by process id
+
+    def __call__(self) -> T:
+        pid = os.getpid()
+        try:
+            return self._made[pid]
+        except KeyError:
+            return self._made.setdefault(pid, self._make())  # setdefault is atomic
 
 
 def flag() -> Flag:
@@ -55,6 +79,12 @@ def flag() -> Flag:
 def settled(flag: Flag) -> None:
     """Everything that goes with this flag is in place in this process."""
     flag[1] = not isinstance(flag, _HookedByte)
+
+
+def keep_inherited(*things: object) -> None:
+    """In a forked child: keep what is the parent's for ever, so that no destructor of a driver says goodbye on its
+    session."""
+    _inherited.extend(things)
 
 
 def once_back(call: Callable[[], object]) -> bool:

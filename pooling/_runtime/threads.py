@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from pooling._runtime.bell import Bell
-from pooling._runtime.fork import once_back
+from pooling._runtime.fork import PerProcess, once_back
 from pooling._runtime.reaper import Reaper, Watched
 from pooling._runtime.workers import Workers
 
-_renewing: dict[int, threading.Lock] = {}  # by process id
+_renewing = PerProcess(lambda: threading.Lock())  # noqa: PLW0108  # as it is then, see above
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
 COUNTED = sys.version_info >= (3, 12)  # whether os.fork warns of other threads
 SPARE = 256  # bells kept for those who come to wait
@@ -81,7 +81,7 @@ class Threads:
         """In a forked child: the parent's threads do not exist here."""
         pid = os.getpid()
         if self._pid != pid:
-            with _renewing.setdefault(pid, threading.Lock()):  # atomic: one lock for all threads of the child
+            with _renewing():
                 if self._pid != pid:  # pragma: no branch  # else another thread of the child was first
                     self._build()
 

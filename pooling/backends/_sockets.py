@@ -73,13 +73,9 @@ def _wants_more(connection: socket.socket) -> bool:
     return False
 
 
-def keep_alive(connection: socket.socket, delay: float) -> None:
-    """Have the kernel probe the other side after ``delay`` seconds of silence; 0: never."""
-    if not 0 <= delay < 32768:
-        raise ValueError(f"tcp_keepalive must be seconds, 0 (off) to 32767, not {delay!r}")
-    if connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(delay))
-    for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE"):  # Linux and Windows, macOS
-        if delay and hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(delay)))
+def keep_alive(delay: float) -> list[tuple[int, int, int]]:
+    """The options of a TCP socket that have the kernel probe the other side after ``delay`` seconds of silence; 0:
+    never."""
+    on = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(delay > 0))
+    names = [name for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE") if delay and hasattr(socket, name)]  # the latter: macOS
+    return [on, *((socket.IPPROTO_TCP, getattr(socket, name), max(1, round(delay))) for name in names)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import socket
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.backends._dbapi_session import autocommit, fileno, module_of, set_autocommit, socket_of, timed
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -36,7 +35,7 @@ class Held:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.socket = _socket_of(connection)
+        self.socket = socket_of(connection)
         self.autocommit: Any = None
 
 
@@ -70,7 +69,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         self._connect = connect
         self._args = args
         self._connect_args = connect_args
-        self._module = module or _module_of(_unwrapped(connect))
+        self._module = module or module_of(_unwrapped(connect))
         self._check_query = check_query
         self._says_clean = is_clean
         self._says_broken = is_broken
@@ -84,7 +83,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         connection = self._connect(*self._args, **asked(self._connect_args, self))
         try:
             if self._module is None:
-                self._module = _module_of(type(connection))
+                self._module = module_of(type(connection))
                 if self._module is None:
                     raise TypeError(f"which driver has made {type(connection).__name__}? Say it by module=…")
                 _refuse_unsafe(self._module)
@@ -106,7 +105,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
                 socket.close(held.socket.detach())
 
     def check(self, held: Held, timeout: float) -> None:
-        with _patience(held.socket, timeout):
+        with timed(held.socket, timeout):
             cursor = held.connection.cursor()
             cursor.execute(self._check_query)
             cursor.fetchall()
@@ -121,15 +120,15 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
             if self._reset_session is None:
                 raise TypeError("reset='session' needs reset_session=…: the DB-API has no word for it")
             self._reset_session(held.connection)
-        if held.autocommit is not None and _autocommit(held.connection) != held.autocommit:
-            _set_autocommit(held.connection, held.autocommit)
+        if held.autocommit is not None and autocommit(held.connection) != held.autocommit:
+            set_autocommit(held.connection, held.autocommit)
 
     def is_alive(self, held: Held) -> bool:
         if getattr(held.connection, "closed", False) in (True, 1, 2):  # a method is none of these
             return False
         if held.socket is not None:
             return _sockets.looks_open(held.socket)
-        number = _fileno(held.connection)
+        number = fileno(held.connection)
         try:
             return number is None or not _sockets.readable(number)
         except (OSError, ValueError):
@@ -141,7 +140,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
     def remember(self, held: Held) -> None:
         # What on_connect did is to last; a failed transaction is the driver's to refuse.
         held.connection.commit()
-        held.autocommit = _autocommit(held.connection)
+        held.autocommit = autocommit(held.connection)
 
     def interrupt(self, held: Held) -> None:
         number = _number(held)
@@ -156,7 +155,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
 
     def begin(self, held: Held) -> None:
         if held.autocommit is True:
-            _set_autocommit(held.connection, False)  # from here on the driver begins by itself
+            set_autocommit(held.connection, False)  # from here on the driver begins by itself
 
     def commit(self, held: Held) -> None:
         held.connection.commit()
@@ -209,7 +208,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
 
     def _ended(self, held: Held) -> None:
         if held.autocommit is True:
-            _set_autocommit(held.connection, True)
+            set_autocommit(held.connection, True)
 
     def _is_one_of(self, error: BaseException, *names: str) -> bool:
         """Whether the error is of the driver's classes of these names."""
@@ -244,17 +243,6 @@ def _unwrapped(connect: Any) -> Any:
     while isinstance(connect, functools.partial):
         connect = connect.func
     return connect
-
-
-def _module_of(thing: Any) -> ModuleType | None:
-    """The DB-API module that a function or class comes from: its own, or a package around that."""
-    name = getattr(thing, "__module__", None) or type(thing).__module__
-    parts = str(name).lstrip("_").split(".")  # _sqlite3 is a part of sqlite3
-    for length in range(len(parts), 0, -1):
-        module = sys.modules.get(".".join(parts[:length]))
-        if hasattr(module, "threadsafety") and hasattr(module, "Error"):
-            return module
-    return None
 
 
 class _Unsafe(RuntimeError):
@@ -297,63 +285,6 @@ def _passed_through(error: BaseException, module: ModuleType | None) -> bool:
     return False
 
 
-# -- its connections ----------------------------------------------------------------------------------
-
-
-def _autocommit(connection: Any) -> Any:
-    """Whether autocommit is on; None where the connection does not say. May be a round trip."""
-    value = getattr(connection, "autocommit", None)
-    if callable(value):
-        ask = getattr(connection, "get_autocommit", None)
-        value = ask() if ask is not None else None
-    return value
-
-
-def _set_autocommit(connection: Any, value: Any) -> None:
-    if callable(getattr(connection, "autocommit", None)):
-        connection.autocommit(value)
-    else:
-        connection.autocommit = value
-
-
-def _socket_of(connection: Any) -> socket.socket | None:
-    """The socket of a driver written in Python: an attribute of its connection, or of something that it holds."""
-    package = type(connection).__module__.partition(".")[0]
-    held = list(getattr(connection, "__dict__", {}).values())
-    inner = [vars(thing) for thing in held if hasattr(thing, "__dict__") and _belongs(thing, package)]
-    for thing in (*held, *(each for values in inner for each in values.values())):
-        if isinstance(thing, socket.socket):
-            return thing
-    return None
-
-
-def _belongs(thing: Any, package: str) -> bool:
-    return type(thing).__module__.partition(".")[0] == package
-
-
-def _fileno(connection: Any) -> int | None:
-    """The descriptor; None where the driver shows none, -1 where the connection is closed."""
-    ask = getattr(connection, "fileno", None)
-    try:
-        return None if ask is None else int(ask())
-    except Exception:  # closed, in the words of whatever driver
-        return -1
-
-
 def _number(held: Held) -> int | None:
-    number = _fileno(held.connection) if held.socket is None else held.socket.fileno()
+    number = fileno(held.connection) if held.socket is None else held.socket.fileno()
     return number if number is not None and number >= 0 else None
-
-
-@contextmanager
-def _patience(connection: socket.socket | None, timeout: float) -> Iterator[None]:
-    """With a timeout on the driver's socket, where there is one to be seen."""
-    if connection is None:
-        yield
-        return
-    before = connection.gettimeout()
-    connection.settimeout(timeout)
-    try:
-        yield
-    finally:
-        connection.settimeout(before)

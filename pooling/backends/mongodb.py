@@ -9,7 +9,6 @@ and ages of the one are those of the other. Which socket an operation takes, PyM
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
 from pooling._clock import DEFAULT, Timeout
+from pooling._runtime.fork import PerProcess
 from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_user
 from pooling.config import Config, nearest
 from pooling.errors import PoolError
@@ -103,7 +103,7 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
         }
         if "serverselectiontimeoutms" not in map(str.lower, given):
             self._sizes["serverSelectionTimeoutMS"] = min(patience, SERVER_SELECTION_TIMEOUT) * 1000
-        self._states: dict[int, _State] = {}  # by process
+        self._state = PerProcess(_State)  # a child of a fork neither uses nor closes its parent's client
 
     def connect(self, timeout: float) -> Permit:
         until = time.monotonic() + timeout
@@ -212,11 +212,6 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
             # For sockets that are opened from now on, so not for the monitors: what a server counts as the pool's.
             client.append_metadata(DriverInfo("pooling"))
         return client
-
-    def _state(self) -> _State:
-        """What belongs to this process: a child of a fork neither uses nor closes its parent's client."""
-        pid = os.getpid()
-        return self._states.get(pid) or self._states.setdefault(pid, _State())
 
     def __repr__(self) -> str:
         return f"MongoFactory({self.where})"

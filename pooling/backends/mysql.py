@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -80,14 +81,14 @@ class MysqlFactory(Factory[Connection]):
         args["password"] = _encoded(args.get("password"))
         connection = _Connection(**{**args, "defer_connect": True})
         try:
-            with _Patience(connection, args["connect_timeout"]):
+            with Patience(connection, args["connect_timeout"]):
                 connection.connect()
                 # A server's init_connect may have changed autocommit behind PyMySQL's back.
                 connection.learn()
                 if connection.autocommit_mode is not None:
                     connection.autocommit(connection.autocommit_mode)
-            if delay is not None and connection._sock is not None:
-                _sockets.keep_alive(connection._sock, delay)
+            if delay is not None:
+                _keep_alive(connection._sock, delay)
             self.remember(connection)
         except BaseException:
             connection._force_close()
@@ -100,7 +101,7 @@ class MysqlFactory(Factory[Connection]):
             connection.close()
 
     def check(self, connection: Connection, timeout: float) -> None:
-        with _Patience(_known(connection), timeout):
+        with Patience(_known(connection), timeout):
             connection.ping(reconnect=False)
 
     def reset(self, connection: Connection, mode: ResetMode) -> None:
@@ -209,7 +210,7 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
     return Pool(factory, **options)
 
 
-class _Patience:
+class Patience:
     """A ``with`` block in which no read or write on the connection takes longer than so many seconds."""
 
     def __init__(self, connection: _Connection, seconds: float) -> None:
@@ -224,6 +225,14 @@ class _Patience:
 
     def __exit__(self, *details: object) -> None:
         self._connection._read_timeout, self._connection._write_timeout = self._given
+
+
+def _keep_alive(sock: socket.socket | None, delay: float) -> None:
+    if not 0 <= delay < 32768:
+        raise ValueError(f"tcp_keepalive must be seconds, 0 (off) to 32767, not {delay!r}")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        for option in _sockets.keep_alive(delay):
+            sock.setsockopt(*option)
 
 
 def _known(connection: Connection) -> _Connection:

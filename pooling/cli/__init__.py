@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 import pooling
+from pooling._words import printable
 from pooling.cli import check, page, stress, top
 from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser, similar
-from pooling.errors import printable
 
 # Assigned by themselves: only so mypy compares a module with a protocol.
 _CHECK: Command = check

@@ -11,7 +11,7 @@ from typing import Any
 from pooling._clock import DEFAULT, Timeout
 from pooling.config import nearest
 from pooling.errors import PoolError
-from pooling.lease import Lease
+from pooling.lease import Lease, Transaction
 from pooling.pool import Pool
 
 SOLE = "default"
@@ -70,7 +70,7 @@ class Leases:
         chosen, lease = self._chosen(name), self.lease(name)
         if self._begun.get(chosen) is lease:
             raise PoolError("a transaction is open already on this request's connection")
-        self._start(lease)
+        Transaction._begin(lease)
         self._begun[chosen] = lease
         try:
             yield lease.connection
@@ -118,7 +118,7 @@ class Leases:
         lease = self._pools[name]._acquire_for(_asking(sys._getframe(2)), self._timeout)
         begin = name in self._begin
         if begin:
-            self._start(lease)
+            Transaction._begin(lease)
         kept = self._held.setdefault(name, lease)
         if kept is not lease:
             lease.discard()  # another thread of this request was first; this one may be in a transaction
@@ -132,26 +132,10 @@ class Leases:
             self._give_back(None)
             raise PoolError("the request is over: its connections have gone back to their pools")
 
-    def _start(self, lease: Lease[Any]) -> None:
-        try:
-            lease._pool._factory.begin(lease._entry.connection)
-        except BaseException as error:
-            lease.__exit__(type(error), error, None)
-            raise
-
     def _finish(self, name: str, *, commit: bool, error: BaseException | None = None) -> None:
         lease = self._begun.pop(name, None)
-        if lease is None or lease.ended:
-            return  # ended by hand, and its transaction with it
-        factory, connection = lease._pool._factory, lease._entry.connection
-        if commit:
-            factory.commit(connection)
-        elif error is None or not factory.is_broken(error):
-            try:
-                factory.rollback(connection)
-            except Exception as failure:
-                # What the request failed by is what counts; the connection is judged by this.
-                lease.__exit__(type(failure), failure, None)
+        if lease is not None:
+            Transaction._finish(lease, error, commit=commit)
 
     def _give_back(self, error: BaseException | None) -> None:
         if self._begun:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pooling._ledger.outage import describe
 from pooling._secrets import hide
-from pooling.errors import in_words
+from pooling._words import in_words
 from pooling.events import PoolEvent
 from pooling.pool import Pool
 

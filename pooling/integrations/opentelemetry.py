@@ -24,8 +24,9 @@ except ImportError as error:
     ) from error
 
 import pooling
+from pooling._changes import Changes
 from pooling._secrets import hide
-from pooling._sources import CLOSED, Changes, Sources
+from pooling._sources import CLOSED, Sources
 from pooling.pool import Pool
 from pooling.stats import BUCKETS, Histogram, PoolStats
 

@@ -11,7 +11,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 try:
     from prometheus_client import values
@@ -28,18 +28,16 @@ except ImportError as error:
         "this needs prometheus-client: pip install 'pooling[prometheus]'", name="prometheus_client"
     ) from error
 
+from pooling._changes import Changes
 from pooling._periodic import Periodic
 from pooling._runtime.threads import THREADS, Runtime
-from pooling._sources import CLOSED, Changes, Sources
-from pooling.stats import BUCKETS, Histogram, Interval, PoolStats
+from pooling._sources import CLOSED, Sources
+from pooling.stats import BUCKETS, CloseReason, Histogram, Interval, PoolStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-REASONS = (
-    "idle", "lifetime", "uses", "surplus", "broken", "discarded", "dropped", "detached", "stale", "reset", "hung",
-    "pool",
-)  # fmt: skip  # a list
+REASONS = get_args(CloseReason)
 STAGES = ("connect", "check", "reset", "close", "use")
 _STATES = {"idle": "idle", "used": "leased", "connecting": "connecting", "busy": "busy", "closing": "closing"}
 

@@ -197,3 +197,10 @@ def test_a_proxy_that_refuses_or_hangs_costs_no_place(https_server: HTTP, forwar
     finally:
         forwarder.user = None
     hung.reset_all()
+
+
+def test_two_pools_of_one_origin_are_told_apart_as_they_are_everywhere() -> None:
+    with http.PoolManager() as manager:
+        for maxsize in (1, 2):
+            manager.connection_from_host("one.example", 80, pool_kwargs={"maxsize": maxsize})
+        assert list(manager.pooling) == ["http://one.example:80", "http://one.example:80#2"]

@@ -7,12 +7,28 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
 
 from pooling.backends import _sockets
+
+Look = Callable[[socket.socket], bool]
+
+
+def look_of_http(connection: socket.socket) -> bool:
+    from pooling.backends.http._connection import SecureConnection, is_open
+
+    held = SecureConnection("server")
+    held.sock = connection
+    return is_open(held)
+
+
+@pytest.fixture(params=[_sockets.looks_open, look_of_http])
+def look(request: pytest.FixtureRequest) -> Look:
+    found: Look = request.param
+    return found
 
 
 @pytest.fixture
@@ -38,28 +54,28 @@ def tls(plain: tuple[socket.socket, socket.socket]) -> Iterator[tuple[ssl.SSLSoc
         yield ours, theirs
 
 
-def test_silence_is_no_end(plain: tuple[socket.socket, socket.socket]) -> None:
-    assert _sockets.looks_open(plain[0])
+def test_silence_is_no_end(look: Look, plain: tuple[socket.socket, socket.socket]) -> None:
+    assert look(plain[0])
 
 
-def test_data_that_nobody_asked_for_is_an_end(plain: tuple[socket.socket, socket.socket]) -> None:
+def test_data_that_nobody_asked_for_is_an_end(look: Look, plain: tuple[socket.socket, socket.socket]) -> None:
     plain[1].send(b"goodbye")
-    assert not _sockets.looks_open(plain[0])
+    assert not look(plain[0])
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_closed_socket_is_an_end(plain: tuple[socket.socket, socket.socket], side: int) -> None:
+def test_a_closed_socket_is_an_end(look: Look, plain: tuple[socket.socket, socket.socket], side: int) -> None:
     plain[side].close()
-    assert not _sockets.looks_open(plain[0])
+    assert not look(plain[0])
 
 
-def test_session_tickets_are_taken_in(tls: tuple[ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_session_tickets_are_taken_in(look: Look, tls: tuple[ssl.SSLSocket, ssl.SSLSocket]) -> None:
     ours, theirs = tls
     ours.settimeout(7.0)
     time.sleep(0.02)
     assert ours.version() == "TLSv1.3"
     assert _sockets.readable(ours.fileno())
-    assert _sockets.looks_open(ours)
+    assert look(ours)
     assert not _sockets.readable(ours.fileno())
     assert ours.gettimeout() == 7.0
     theirs.send(b"hello")
@@ -67,9 +83,9 @@ def test_session_tickets_are_taken_in(tls: tuple[ssl.SSLSocket, ssl.SSLSocket]) 
 
 
 @pytest.mark.parametrize("end", ["data", "notice", "cut"])
-def test_an_end_is_seen_through_tls(tls: tuple[ssl.SSLSocket, ssl.SSLSocket], end: str) -> None:
+def test_an_end_is_seen_through_tls(look: Look, tls: tuple[ssl.SSLSocket, ssl.SSLSocket], end: str) -> None:
     ours, theirs = tls
-    assert _sockets.looks_open(ours)
+    assert look(ours)
     if end == "data":
         theirs.send(b"goodbye")
     elif end == "cut":
@@ -78,5 +94,13 @@ def test_an_end_is_seen_through_tls(tls: tuple[ssl.SSLSocket, ssl.SSLSocket], en
         theirs.settimeout(0.01)
         with contextlib.suppress(TimeoutError):
             theirs.unwrap()  # which would wait for our own notice
-    assert not _sockets.looks_open(ours)
-    assert not _sockets.looks_open(ours)
+    assert not look(ours)
+    assert not look(ours)
+
+
+def test_what_was_decrypted_and_not_read_is_an_end(look: Look, tls: tuple[ssl.SSLSocket, ssl.SSLSocket]) -> None:
+    ours, theirs = tls
+    theirs.send(b"an answer and another one")  # one record, which is decrypted as a whole
+    assert ours.recv(9) == b"an answer"
+    assert not _sockets.readable(ours.fileno())
+    assert not look(ours)

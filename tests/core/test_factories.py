@@ -10,8 +10,9 @@ import pytest
 
 from pooling import Factory, Pool
 from pooling._clock import DEFAULT, Deadline
+from pooling._runtime.fork import _inherited
 from pooling.config import Config
-from pooling.factory import _inherited, as_factory
+from pooling.factory import as_factory
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 

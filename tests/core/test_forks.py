@@ -12,6 +12,31 @@ from tests.core.helpers import run_python
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
+def test_what_each_process_has_of_its_own_is_made_once_in_each_and_the_parents_is_kept() -> None:
+    run_python(
+        script(
+            """
+            from pooling._runtime.fork import PerProcess
+
+            class Client:
+                def __del__(self):
+                    gone.append(id(self))
+
+            own = PerProcess(Client)
+            parents, seen, gone = id(own()), [], []
+            def child():
+                threads = [threading.Thread(target=lambda: seen.append(own())) for _ in range(8)]
+                for thread in threads: thread.start()
+                for thread in threads: thread.join()
+                assert len({id(each) for each in seen}) == 1
+                assert id(seen[0]) != parents and parents not in gone
+            in_child(child)
+            assert id(own()) == parents
+            """
+        )
+    )
+
+
 def test_a_child_opens_its_own_connections_and_the_parents_stay() -> None:
     run_python(
         script(

@@ -22,7 +22,7 @@ LAYERS = (
     {"testing"},
     {"manager", "signals", "monitor"},
     {"_configuration"},  # pools in a configuration
-    {"_sources", "_periodic"},  # which pools to look at, and when
+    {"_changes", "_periodic"},  # what pools have done, and when to look at them
     {"backends"},
     {"pool"},  # the lock, the clock, the hand to workers and reaper
     {"retry"},  # which Pool.run() calls
@@ -36,17 +36,22 @@ LAYERS = (
     {"_ledger.upkeep"},  # what time brings
     {"_ledger.moves"},  # the single steps
     {"_ledger.roster", "_ledger.limits", "_ledger.tally", "_ledger.notice", "_ledger.nesting", "_ledger.jobs"},
-    {"_runtime"},  # time and threads
+    {"_runtime.threads"},  # time and threads
+    {"_runtime.bell"},
     {"_ledger.queue", "_holders"},
     {"_ledger.entry"},
     {"_ledger.outage", "_ledger.slow_start", "_ledger.phase"},
     {"_ledger"},  # what all of these have in common, in words
     {"events"},
-    {"config", "factory", "stats", "_clock"},
-    {"errors", "_secrets", "_log"},
+    {"_sources"},  # which pools to look at
+    {"config", "_clock", "_runtime.reaper"},
+    {"factory"},
+    {"errors", "_secrets", "_log", "_runtime.fork", "_runtime.workers"},
+    {"stats"},
+    {"_runtime", "_words"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-IN_ROWS_OF_THEIR_OWN = {"_ledger"}  # packages whose files have places in LAYERS
+IN_ROWS_OF_THEIR_OWN = {"_ledger", "_runtime"}  # packages whose files have places in LAYERS
 IMPURE = {"asyncio", "logging", "os", "queue", "select", "signal", "socket", "subprocess", "threading", "time"}
 OUTSIDE_THE_CORE = {"__main__", "cli", "integrations", "backends"}
 

@@ -462,7 +462,7 @@ def test_passwords_that_rotate_are_not_kept_for_ever() -> None:
         assert isinstance(outcome(factory.connect, 1.0), sqlite3.OperationalError)
     known = list(factory.secrets())
     assert "password-99" in known
-    assert len(known) == pooling.backends.ANSWERS
+    assert len(known) == pooling.factory.ANSWERS
 
 
 def test_the_pools_in_the_place_of_the_drivers_know_what_they_were_given() -> None:

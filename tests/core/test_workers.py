@@ -13,7 +13,7 @@ import pytest
 
 from pooling import Pool
 from pooling._runtime.reaper import Reaper
-from pooling._runtime.threads import THREADS, Threads, _renewing
+from pooling._runtime.threads import THREADS, Threads
 from pooling._runtime.workers import Workers, _Worker
 from pooling.testing import FakeFactory
 from tests.waiting import until
@@ -391,6 +391,6 @@ def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.Monke
         def __exit__(self, *details: object) -> None:
             pass
 
-    monkeypatch.setitem(_renewing, os.getpid(), Beaten())  # type: ignore[misc]
+    monkeypatch.setattr("pooling._runtime.threads._renewing", Beaten)
     runtime.renew()
     assert runtime._reaper is reaper

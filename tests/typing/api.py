@@ -24,6 +24,8 @@ from pooling import (
     Waiting,
     create_pool,
 )
+from pooling.errors import TimeoutStage
+from pooling.events import EventKind
 from pooling.testing import Actor, FakeConnection, FakeFactory, ManualClock
 
 
@@ -94,7 +96,7 @@ pool.close(timeout=1)
 
 
 def listener(event: PoolEvent) -> None:
-    assert_type(event.kind, str)
+    assert_type(event.kind, EventKind)
     assert_type(event.connection_id, int | None)
     assert_type(event.error, BaseException | None)
     assert_type(event.holder, Holder | None)
@@ -106,7 +108,7 @@ stop()
 try:
     pool.acquire()
 except PoolTimeout as error:
-    assert_type(error.stage, str)
+    assert_type(error.stage, TimeoutStage)
     assert_type(error.stats, PoolStats | None)
     assert_type(error.holders, tuple[Holder, ...])
     os_error: OSError = error

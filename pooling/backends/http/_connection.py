@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import socket
-import ssl
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from pooling.backends import _sockets
 
 # What "less one second" of http.Agent is: a request must not be on its way when the server hangs up.
 MARGIN = 1.0
@@ -21,12 +20,9 @@ OK, REDIRECTS = 200, 300  # where statuses of success begin, and end
 
 
 def keep_alive(seconds: float = 1.0) -> list[tuple[int, int, int | bytes]]:
-    """Socket options that have TCP probe a connection that was silent for so many seconds, beside urllib3's own."""
-    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    delay = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
-    if hasattr(socket, delay):
-        options.append((socket.IPPROTO_TCP, getattr(socket, delay), max(1, round(seconds))))
-    return options
+    """Socket options that have TCP probe a connection that was silent for so many seconds, beside urllib3's own;
+    0: never."""
+    return [*HTTPConnection.default_socket_options, *_sockets.keep_alive(seconds)]
 
 
 def is_idle(connection: Any) -> bool:
@@ -41,27 +37,7 @@ def is_idle(connection: Any) -> bool:
 
 def is_open(connection: Any) -> bool:
     """Whether the other side has not hung up on an idle connection. Sends nothing and never blocks."""
-    try:
-        if connection.is_connected:  # nothing to read
-            return True
-        return isinstance(connection.sock, ssl.SSLSocket) and _has_only_tickets(connection.sock)
-    except (OSError, ValueError):
-        return False
-
-
-def _has_only_tickets(sock: ssl.SSLSocket) -> bool:
-    """Whether what there is to read is no data and no end: TLS 1.3 servers send session tickets by themselves."""
-    timeout = sock.gettimeout()
-    sock.settimeout(0.0)
-    try:
-        sock.recv(1)
-    except ssl.SSLWantReadError:
-        return True
-    except (OSError, ValueError):
-        return False
-    finally:
-        sock.settimeout(timeout)
-    return False  # the end, or something that nobody has asked for
+    return connection.sock is not None and _sockets.looks_open(connection.sock)
 
 
 def allowed_idle(headers: Mapping[str, str]) -> float | None:

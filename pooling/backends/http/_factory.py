@@ -128,12 +128,12 @@ class HttpFactory(Factory[Any]):
         return f"HttpFactory({self.origin!r})"
 
 
-class PlaceFactory(HttpFactory):
+class ShellFactory(HttpFactory):
     """The factory under urllib3's own pools: ``make`` is their ``_new_conn``, ``prepare`` what connects.
 
-    urllib3 connects when it sends, so what a request needs is a place: a connection object that need not be
-    connected. While anybody is in :attr:`requests`, places are made. It may happen that somebody who wants a
-    connection gets such a place: its object connects by itself with the first request.
+    urllib3 connects when it sends, so what a request needs is a *shell*: a connection object that need not be
+    connected. While anybody is in :attr:`requests`, shells are made. It may happen that somebody who wants a
+    connection gets such a shell: it connects by itself with the first request.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class PlaceFactory(HttpFactory):
 
     def is_alive(self, connection: Any) -> bool:
         if connection.sock is not None and not is_open(connection):
-            connection.close()  # and it is a place again
+            connection.close()  # and it is a shell again
         return True
 
     def is_clean(self, connection: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading  # never "from threading import": gevent replaces what the module holds
 import weakref
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ import urllib3
 from urllib3.connectionpool import HTTPConnectionPool as TheirPool
 
 from pooling._clock import DEFAULT
+from pooling._runtime.fork import PerProcess
+from pooling._sources import numbered
 from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool
 from pooling.config import Config
 from pooling.lease import Lease
@@ -37,8 +38,11 @@ class Total:
         )  # fmt: skip  # one argument list
         weakref.finalize(self, self.pooling.close, 0.0).atexit = False
         self.pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
-        # By process: a child begins anew.
-        self._states: dict[int, tuple[threading.Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]] = {}
+        # The lock, the connections in use by a permit, and those of who waits for one. A response that is dropped takes
+        # its connection out of them.
+        self._state: PerProcess[tuple[threading.Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]] = PerProcess(
+            lambda: (threading.Lock(), weakref.WeakSet(), weakref.WeakSet())
+        )
 
     def acquire(self, timeout: float | None) -> Lease[Any]:
         """Wait for a permit. Raises PoolTimeout."""
@@ -87,11 +91,6 @@ class Total:
         for connection in spare[: max(0, len(using) + len(spare) - self.limit)]:
             connection.close()
 
-    def _state(self) -> tuple[threading.Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]:
-        """The lock, the connections in use by a permit, and those of who waits for one. A response that is dropped
-        takes its connection out of them."""
-        return self._states.setdefault(os.getpid(), (threading.Lock(), weakref.WeakSet(), weakref.WeakSet()))
-
 
 class _Permit:
     def close(self) -> None:
@@ -118,17 +117,10 @@ class _Managing(urllib3.PoolManager):
     @property
     def pooling(self) -> dict[str, Pool[Any]]:
         """The pool of each origin, by its name: ``https://host:port``. Where there are several of one origin (with
-        other certificates, or by other proxies) a number is added."""
-        found: dict[str, Pool[Any]] = {}
+        other certificates, or by other proxies) the second is ``https://host:port#2``."""
         with self.pools.lock:
             pools = list(self.pools._container.values())
-        for pool in pools:
-            if isinstance(pool, HTTPConnectionPool):
-                name, number = pool.pooling.name, 2
-                while name in found:
-                    name, number = f"{pool.pooling.name} ({number})", number + 1
-                found[name] = pool.pooling
-        return found
+        return numbered((pool.pooling.name, pool.pooling) for pool in pools if isinstance(pool, HTTPConnectionPool))
 
 
 class PoolManager(_Managing):

@@ -1,7 +1,7 @@
 """urllib3's own connection pools with a pooling.Pool underneath.
 
 urllib3 connects when it sends: what it takes from a pool is a connection object that may not be connected yet, and
-closing that object gives it back as it was. So the pool hands out *places* (see PlaceFactory), and the connect
+closing that object gives it back as it was. So the pool hands out *shells* (see ShellFactory), and the connect
 happens within the request, on a worker, in time. Whoever takes a connection from ``.pooling`` itself gets it
 connected.
 
@@ -31,8 +31,8 @@ from urllib3.util.timeout import _DEFAULT_TIMEOUT
 from pooling._clock import DEFAULT
 from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
-from pooling.backends.http._factory import PlaceFactory
-from pooling.backends.http._queue import Places
+from pooling.backends.http._factory import ShellFactory
+from pooling.backends.http._queue import QueueFace
 from pooling.config import Options
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease
@@ -69,7 +69,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     """
 
     pooling: Pool[Any]
-    pool: Places | None  # type: ignore[assignment]  # a queue's face
+    pool: QueueFace | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         origin = f"{self.scheme}://{self.host}:{self.port or self.ConnectionCls.default_port}"
         options.setdefault("name", origin)
         reference = weakref.ref(self)
-        self._factory = PlaceFactory(
+        self._factory = ShellFactory(
             "http://localhost", partial(_call, reference, "_new_conn"),
             partial(_call, reference, "_prepare_connection"), owner=reference,
         )  # fmt: skip  # one argument list
@@ -119,7 +119,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         self.is_open = True
 
     def _new_pool_queue(self, maxsize: int) -> Any:
-        return Places(self, maxsize)
+        return QueueFace(self, maxsize)
 
     # -- what urllib3 calls ---------------------------------------------------------------------------
 
@@ -293,9 +293,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._warn_full()
 
     def _count(self, change: int) -> None:
-        places = self.pool
-        if places is not None and not self.capped:
-            places.taken = min(max(0, places.taken + change), places.maxsize)
+        face = self.pool
+        if face is not None and not self.capped:
+            face.taken = min(max(0, face.taken + change), face.maxsize)
 
     def _is_surplus(self) -> bool:
         most = self.pooling._ledger.max_idle

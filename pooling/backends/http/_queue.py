@@ -1,4 +1,4 @@
-"""What ``pool.pool`` of urllib3's pools looks like: a queue of connections, and of places for connections."""
+"""What ``pool.pool`` of urllib3's pools looks like: a queue of connections, and of room for more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pooling.backends.http._pools import HTTPConnectionPool
 
 
-class Places:
-    """A queue's face. It counts what is idle and what may still be opened, as urllib3's queue filled with None does.
+class QueueFace:
+    """It counts what is idle and what may still be opened, as urllib3's queue filled with None does.
 
     It knows its pool weakly: urllib3 keeps the queue of a pool that is gone.
     """
@@ -36,7 +36,7 @@ class Places:
         return 0 < self.maxsize <= self.qsize()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """A connection, or a place for one. Raises queue.Empty."""
+        """A connection, connected or not. Raises queue.Empty."""
         owner = self._open_owner()
         if owner is None or not (self.qsize() or (block and owner.capped)):
             raise queue.Empty
@@ -62,7 +62,7 @@ class Places:
 
     @property
     def queue(self) -> list[Any]:
-        """The idle connections, the one used last at the end, behind a None for each place without one."""
+        """The idle connections, the one used last at the end, behind a None for each that may still be opened."""
         owner = self._open_owner()
         if owner is None:
             return []

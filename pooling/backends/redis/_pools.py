@@ -28,7 +28,7 @@ from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.backends.redis._slots import SlotPool, caller, read
-from pooling.backends.redis._views import AllConnections, FreeConnections, Places, UsedConnections
+from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
 from pooling.config import Config
 from pooling.errors import ConnectError, PoolTimeout, QueueFull
 from pooling.lease import Lease
@@ -298,7 +298,7 @@ class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
     first: that of a LifoQueue the one used last, that of a Queue the one longest unused.
     """
 
-    _places: tuple[Shells, Places] | None = None
+    _face: tuple[Shells, QueueFace] | None = None
 
     def __init__(
         self,
@@ -322,9 +322,9 @@ class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
     @property
     def pool(self) -> Any:
         """What redis-py keeps its places in."""
-        if self._places is None or self._places[0] is not self.shells:
-            self._places = self.shells, Places(self.shells, self.max_connections)
-        return self._places[1]
+        if self._face is None or self._face[0] is not self.shells:
+            self._face = self.shells, QueueFace(self.shells, self.max_connections)
+        return self._face[1]
 
     @property
     def _connections(self) -> list[Any]:  # type: ignore[override]  # an attribute in redis-py

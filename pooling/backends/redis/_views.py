@@ -47,7 +47,7 @@ class AllConnections(list[Any]):
         self._shells.adopt(shell, used=True)
 
 
-class Places:
+class QueueFace:
     """A queue to look at, as redis-py's waiting pool has one: the idle connections, and a None for each that can still
     be opened. What is put is counted in; what is taken is not missed elsewhere."""
 

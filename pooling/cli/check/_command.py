@@ -29,10 +29,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from pooling import create_pool
 from pooling._secrets import found, hide
+from pooling._words import printable
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake
 from pooling.cli.check._backends import About, about
 from pooling.cli.check._file import missing, untouched
-from pooling.errors import printable
 from pooling.factory import Factory
 from pooling.integrations.page._words import span
 

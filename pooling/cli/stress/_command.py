@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pooling._words import printable
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake, require_rich
 from pooling.cli.stress._options import StressOptions
 from pooling.cli.stress._report import print_tables, write_json
-from pooling.errors import printable
 
 if TYPE_CHECKING:
     from pooling.cli.stress._result import Result

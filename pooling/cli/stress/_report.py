@@ -28,9 +28,9 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 import pooling
+from pooling._words import printable
 from pooling.cli.stress._result import Result
 from pooling.cli.stress._verdict import MEANING
-from pooling.errors import printable
 from pooling.stats import Histogram
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pooling._secrets import hide
+from pooling._words import printable
 from pooling.cli._command import Mistake
-from pooling.errors import printable
 from pooling.integrations.page._document import SCHEMA, VERSION
 
 PATIENCE = 5.0  # seconds for one answer

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pooling._runtime.fork import PerProcess
 from pooling.pool import Pool
 
 Settings = tuple[Any, ...]
@@ -19,7 +19,8 @@ class _Known(NamedTuple):
 
 
 _known: dict[str, _Known] = {}
-_locks: dict[int, threading.Lock] = {}  # by process id: a thread that a forked child lacks may hold the parent's
+lock = PerProcess(lambda: threading.Lock())  # noqa: PLW0108  # as it is then, see above
+"""What guards what all threads of this process share; held for no I/O."""
 
 
 def pool_of(alias: str, settings: Settings, build: Callable[[], Pool[Any]]) -> Pool[Any]:
@@ -65,8 +66,3 @@ def close_all(timeout: float | None = 5.0) -> None:
     """
     for alias in list(_known):
         close(alias, timeout)
-
-
-def lock() -> threading.Lock:
-    """What guards what all threads of this process share; held for no I/O."""
-    return _locks.setdefault(os.getpid(), threading.Lock())

@@ -21,6 +21,7 @@ from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
 from django.db.utils import ProgrammingError
 from django.utils.functional import cached_property
 
+from pooling._runtime.fork import keep_inherited
 from pooling.errors import PoolClosed, PoolError
 from pooling.factory import Factory
 from pooling.integrations.django import _pools
@@ -33,9 +34,6 @@ _IDENTITY = ("NAME", "USER", "HOST", "PORT", "AUTOCOMMIT", "TIME_ZONE")
 _EVERYBODYS = ("django.db.", "django.utils.", "pooling.integrations.django.")
 _DJANGO = ("django.", "pooling.integrations.django.", "asgiref.")
 _HANDLERS = "django.core.handlers."
-
-# What the leases of a parent hold, kept in its forked children: no destructor of it is to run there.
-_inherited: list[object] = []
 
 
 class Pooled(BaseDatabaseWrapper):
@@ -258,7 +256,7 @@ class Pooled(BaseDatabaseWrapper):
         """In a forked child: the lease, and a transaction on it, belong to the parent."""
         if self._lease is None or self._process == os.getpid():
             return
-        _inherited.append((self._lease, self.connection, list(self._cursors)))
+        keep_inherited(self._lease, self.connection, *self._cursors)
         self._lease = self._fault = self.connection = None
         self._cursors.clear()
         if self.in_atomic_block:

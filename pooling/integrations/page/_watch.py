@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import queue
 import secrets
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pooling._runtime.fork import PerProcess
 from pooling.integrations.page._history import EVERY, History
 from pooling.pool import Pool
 
@@ -44,7 +44,7 @@ class Watch:
 
     def __init__(self, pools: Callable[[], dict[str, Pool[Any]]]) -> None:
         self.pools = pools
-        self._by_process: dict[int, _Here] = {}
+        self._here = PerProcess(_Here)
         self._ended = False
 
     def begin(self) -> None:
@@ -100,15 +100,6 @@ class Watch:
     def run(self) -> str:
         """Tells this process's histories from those of another process, or another run."""
         return self._here().run
-
-    def _here(self) -> _Here:
-        # setdefault is atomic: one for all threads of a process. A parent's lock, which a thread may have held that
-        # does not exist here, is not even looked at.
-        pid = os.getpid()
-        here = self._by_process.get(pid) or self._by_process.setdefault(pid, _Here())
-        for other in [known for known in list(self._by_process) if known != pid]:
-            self._by_process.pop(other, None)
-        return here
 
 
 def _history(here: _Here, pool: Pool[Any]) -> History:

@@ -15,9 +15,9 @@ from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
 from pooling._ledger.entry import Token
+from pooling._runtime.fork import keep_inherited
 from pooling.config import Check, Nested
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
-from pooling.factory import _inherited
 from pooling.integrations.sqlalchemy._errors import ClosedError, FullError, NoConnectionError
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
 from pooling.integrations.sqlalchemy._place_pool import PlacePool, users_frame
@@ -130,7 +130,7 @@ class FairPool(QueuePool):
             return  # it was brought back before
         pooling, place = self.pooling, _place(lease)
         if not pooling.owns(lease):
-            _inherited.append((record, lease))
+            keep_inherited(record, lease)
             return
         if record.dbapi_connection is None:
             pooling.emptied(lease, "discarded")

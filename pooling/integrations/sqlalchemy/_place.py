@@ -6,9 +6,10 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pooling._runtime.fork import keep_inherited
 from pooling._secrets import found
 from pooling.errors import PoolError
-from pooling.factory import Factory, ResetMode, _inherited
+from pooling.factory import Factory, ResetMode
 from pooling.integrations.sqlalchemy import _wire
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class PlaceFactory(Factory[Place]):
     def abandon(self, place: Place) -> None:
         owner = self._owner()
         record = None if owner is None else owner.records.pop(place, None)
-        _inherited.append((place, record))
+        keep_inherited(place, record)
         if place.connection is not None:
             _wire.abandon(_driver(place))
 
@@ -134,7 +135,7 @@ class PlaceFactory(Factory[Place]):
         if fairy is not None:
             fairy.dbapi_connection = None
         if connection is not None:
-            _inherited.append((record, connection))
+            keep_inherited(record, connection)
             _wire.abandon(connection)
 
     def begin(self, place: Place) -> None:  # noqa: ARG002  # never

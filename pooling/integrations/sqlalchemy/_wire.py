@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 from pooling.backends import _sockets
-from pooling.backends.dbapi import DbapiFactory, Held, _autocommit, _module_of, _patience, _set_autocommit, _socket_of
+from pooling.backends._dbapi_session import autocommit, module_of, set_autocommit, socket_of, timed
+from pooling.backends.dbapi import DbapiFactory, Held
 from pooling.errors import PoolError
 
 _READS = 3  # of what libpq has received; the end of the stream makes the second or third one fail
@@ -23,7 +24,7 @@ _ANY_DRIVER = DbapiFactory(_nothing)
 def looks_alive(connection: Any) -> bool:
     """Whether the other side has not hung up, without a byte sent. What is no driver's connection (a stand-in in a
     test, a proxy) is not touched."""
-    if _module_of(type(connection)) is None:
+    if module_of(type(connection)) is None:
         return True
     pgconn = getattr(connection, "pgconn", None)
     if pgconn is None:
@@ -47,17 +48,17 @@ class Mode(NamedTuple):
 
 
 def mode(connection: Any) -> Mode:
-    module = _module_of(type(connection))
+    module = module_of(type(connection))
     if module is None:
         return Mode()
-    return Mode(_autocommit(connection), connection.isolation_level if module.__name__ == "sqlite3" else None)
+    return Mode(autocommit(connection), connection.isolation_level if module.__name__ == "sqlite3" else None)
 
 
 def restore(connection: Any, before: Mode) -> None:
     """Have it commit as before. To be called after a rollback: in a transaction psycopg would refuse."""
     now = mode(connection)
     if now.autocommit != before.autocommit:
-        _set_autocommit(connection, before.autocommit)
+        set_autocommit(connection, before.autocommit)
     if now.isolation_level != before.isolation_level:
         connection.isolation_level = before.isolation_level
     if getattr(connection, "in_transaction", False):  # begun by hand in sqlite3's autocommit, which rolls nothing back
@@ -68,7 +69,7 @@ def refuse_busy(connection: Any) -> None:
     """Raise where a rollback would wait for ever, or end nothing: in the middle of psycopg's streams, COPYs and
     pipelines."""
     pgconn = getattr(connection, "pgconn", None)
-    if pgconn is None or _module_of(type(connection)) is None:
+    if pgconn is None or module_of(type(connection)) is None:
         return
     from psycopg.pq import PipelineStatus, TransactionStatus
 
@@ -81,7 +82,7 @@ def refuse_busy(connection: Any) -> None:
 def pings(connection: Any, timeout: float) -> bool:
     """Make a round trip by libpq's own calls, where the driver is psycopg, whose calls have no timeout. False: the
     dialect has to ask, with :func:`patience`."""
-    if getattr(connection, "pgconn", None) is None or _module_of(type(connection)) is None:
+    if getattr(connection, "pgconn", None) is None or module_of(type(connection)) is None:
         return False
     from pooling.backends.postgres import PostgresFactory
 
@@ -92,27 +93,27 @@ def pings(connection: Any, timeout: float) -> bool:
 @contextmanager
 def patience(connection: Any, seconds: float) -> Iterator[None]:
     """With a timeout on what the driver reads, where it shows its socket; drivers in C have none but their own."""
-    module = _module_of(type(connection))
+    module = module_of(type(connection))
     if module is None:
         yield
     elif module.__name__ == "pymysql":  # which sets its socket's timeout anew for every read
-        from pooling.backends.mysql import _Patience
+        from pooling.backends.mysql import Patience
 
-        with _Patience(connection, seconds):
+        with Patience(connection, seconds):
             yield
     else:
-        with _patience(_socket_of(connection), seconds):
+        with timed(socket_of(connection), seconds):
             yield
 
 
 def interrupt(connection: Any) -> None:
     """Make whoever is blocked on the connection fail."""
-    if _module_of(type(connection)) is not None:
+    if module_of(type(connection)) is not None:
         _ANY_DRIVER.interrupt(Held(connection))
 
 
 def abandon(connection: Any) -> None:
     """In a forked child: keep the parent's connection for ever, so that no destructor says goodbye on it, and point its
     descriptor at nothing."""
-    if _module_of(type(connection)) is not None:
+    if module_of(type(connection)) is not None:
         _ANY_DRIVER.abandon(Held(connection))

@@ -1,0 +1,75 @@
+"""A connection of whatever DB-API driver, seen from outside: where it comes from, how it commits, its socket."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+
+def module_of(thing: Any) -> ModuleType | None:
+    """The DB-API module that a function or class comes from: its own, or a package around that."""
+    name = getattr(thing, "__module__", None) or type(thing).__module__
+    parts = str(name).lstrip("_").split(".")  # _sqlite3 is a part of sqlite3
+    for length in range(len(parts), 0, -1):
+        module = sys.modules.get(".".join(parts[:length]))
+        if hasattr(module, "threadsafety") and hasattr(module, "Error"):
+            return module
+    return None
+
+
+def autocommit(connection: Any) -> Any:
+    """Whether autocommit is on; None where the connection does not say. May be a round trip."""
+    value = getattr(connection, "autocommit", None)
+    if callable(value):
+        ask = getattr(connection, "get_autocommit", None)
+        value = ask() if ask is not None else None
+    return value
+
+
+def set_autocommit(connection: Any, value: Any) -> None:
+    if callable(getattr(connection, "autocommit", None)):
+        connection.autocommit(value)
+    else:
+        connection.autocommit = value
+
+
+def socket_of(connection: Any) -> socket.socket | None:
+    """The socket of a driver written in Python: an attribute of its connection, or of something that it holds."""
+    package = type(connection).__module__.partition(".")[0]
+    held = list(getattr(connection, "__dict__", {}).values())
+    inner = [vars(thing) for thing in held if hasattr(thing, "__dict__") and _belongs(thing, package)]
+    for thing in (*held, *(each for values in inner for each in values.values())):
+        if isinstance(thing, socket.socket):
+            return thing
+    return None
+
+
+def _belongs(thing: Any, package: str) -> bool:
+    return type(thing).__module__.partition(".")[0] == package
+
+
+def fileno(connection: Any) -> int | None:
+    """The descriptor; None where the driver shows none, -1 where the connection is closed."""
+    ask = getattr(connection, "fileno", None)
+    try:
+        return None if ask is None else int(ask())
+    except Exception:  # closed, in the words of whatever driver
+        return -1
+
+
+@contextmanager
+def timed(connection: socket.socket | None, timeout: float) -> Iterator[None]:
+    """With a timeout on the driver's socket, where there is one to be seen."""
+    if connection is None:
+        yield
+        return
+    before = connection.gettimeout()
+    connection.settimeout(timeout)
+    try:
+        yield
+    finally:
+        connection.settimeout(before)
