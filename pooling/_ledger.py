@@ -185,7 +185,10 @@ class Ledger(Upkeep[T]):
         opening = len(self.roster.at[Stage.CONNECTING])
         # Where no idle one is kept, one that was opened has shown what there was to show.
         enough = self.roster.kept() - opening >= max(self.min_size, 1)
-        return enough or (self.max_idle == 0 and self.tally.opened > opened)
+        enough = enough or (self.max_idle == 0 and self.tally.opened > opened)
+        if not (enough or opening):
+            self._slow_start.demand = True  # what was opened for it was retired at once: a clear() came in between
+        return enough
 
     # -- what workers report ------------------------------------------------------------------------
 
