@@ -247,8 +247,9 @@ class Moves(Generic[T]):
             self.roster.doom(token, entry.reason or "dropped")
 
     def _used(self, entry: Entry[T]) -> None:
-        """A lease has ended: this is what counts it."""
-        self.tally.uses.samples.append(self.now - entry.since)
+        """A lease has ended: this is what counts it. It may have begun after the transition that takes its end in: in a
+        destructor or signal handler that has struck there, or on the plain path, to be lost at once."""
+        self.tally.uses.samples.append(max(self.now - entry.since, 0.0))
 
     def _leaked(self, entry: Entry[T], what: str, reason: str | None = None) -> None:
         self.tally.leaks += 1
