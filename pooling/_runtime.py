@@ -16,7 +16,7 @@ from pooling._reaper import Reaper, Watched
 from pooling._waiter import Bell
 from pooling._workers import Workers
 
-_renewing: dict[int, threading.Lock] = {}  # by process id
+_renewing: dict[int, threading.RLock] = {}  # by process id; re-entrant: a destructor may strike in there
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
 COUNTED = sys.version_info >= (3, 12)  # whether os.fork warns of other threads
 SPARE = 256  # bells kept for those who come to wait
@@ -81,7 +81,7 @@ class Threads:
         """In a forked child: the parent's threads do not exist here."""
         pid = os.getpid()
         if self._pid != pid:
-            with _renewing.setdefault(pid, threading.Lock()):  # atomic: one lock for all threads of the child
+            with _renewing.setdefault(pid, threading.RLock()):  # atomic: one lock for all threads of the child
                 if self._pid != pid:  # pragma: no branch  # else another thread of the child was first
                     self._build()
 

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from pooling import _report
 from pooling._clock import DEFAULT, Default, Timeout
 from pooling._ending import dropped
-from pooling._entry import Entry, Token, named, thread_names
+from pooling._entry import Entry, Stage, Token, named, thread_names
 from pooling._fork import flag, settled
 from pooling._hooks import Hooks
 from pooling._ledger import Fate, Ledger
@@ -68,7 +68,9 @@ LOOKS = 64  # a second that all waiters together take, at most: of ten thousand,
 SLICE_INLINE = 0.05  # the same where waiters do the I/O that time brings: nobody else would
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
-_forked: dict[int, threading.Lock] = {}  # by process id
+# By process id. Re-entrant: a destructor that strikes in there may release a lease, a log handler of an abandon() that
+# raises may use another pool.
+_forked: dict[int, threading.RLock] = {}
 
 
 def _nothing() -> None:
@@ -105,6 +107,7 @@ class Pool(Generic[T]):
         self._selective = config.max_waiting is not None  # whether _is_too_many() has to be asked
         self._inline = config.workers == "inline"
         self._slice = SLICE_INLINE if self._inline else SLICE
+        self._lingers = False  # whether it is closed, and watched all the same
         self._build()
 
     def _build(self, parent: Ledger[T] | None = None) -> None:
@@ -298,10 +301,13 @@ class Pool(Generic[T]):
         if refused:
             raise self._queue_full()
 
-    def _is_too_many(self, waiter: Waiter[T], transition: Callable[..., object]) -> bool:  # noqa: ARG002  # for others
-        """Under the lock: whether the waiter who has just come may not wait."""
-        limit = self._config.max_waiting
-        if limit is None or waiter.turn is not WAITING or self._ledger.queued() <= limit:
+    def _is_too_many(self, waiter: Waiter[T], transition: Callable[..., object]) -> bool:
+        """Under the lock: whether the waiter who has just come may not wait. Who wants no place in the queue may: the
+        queue can be longer than the limit, for those for whom a connection was to be opened came to stand in it."""
+        limit, ledger = self._config.max_waiting, self._ledger
+        if limit is None or waiter.turn is not WAITING or transition not in (ledger.join, ledger.exchange):
+            return False
+        if ledger.queued() <= limit:
             return False
         return not waiter.passed(self._now())  # else it is not going to wait: _expire() tells it
 
@@ -416,7 +422,8 @@ class Pool(Generic[T]):
 
     def _is_drained(self) -> bool:
         """Whether no lease is out, none is being refreshed, and nobody waits for one."""
-        refreshed = any(entry.claimant is not None for entry in self._roster.entries)
+        claimants = (entry.claimant for entry in self._roster.entries)
+        refreshed = any(claimant is not None and claimant.turn is WAITING for claimant in claimants)
         return not (self._roster.leased() or self._ledger.queue or refreshed)
 
     def close(self, timeout: float | None = 5.0) -> None:
@@ -430,7 +437,15 @@ class Pool(Generic[T]):
         self._finalizer.detach()
         self._tell(self._ledger.enter, Phase.CLOSED)
         self._until(lambda: len(self._roster.entries) == self._roster.leased(), timeout)
-        self._runtime.forget(self)
+        self._lingers = True
+        self._forget_if_over()
+
+    def _forget_if_over(self) -> None:
+        """Let the reaper go, once no lease is out that may be lost: nobody else would see that and have its connection
+        closed. (Inline the reaper could not either.)"""
+        if self._lingers and (self._inline or not self._roster.leased()):
+            self._lingers = False
+            self._runtime.forget(self)
 
     def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait for a state of the pool; False where it has not come in time."""
@@ -559,13 +574,27 @@ class Pool(Generic[T]):
 
     def _work_inline(self, job: Job) -> None:
         """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
-        the stack, however many jobs follow each other."""
+        the stack, however many jobs follow each other.
+
+        An interrupt (Ctrl-C, a killed greenlet) of a connect or check was meant for this thread: it is raised, and the
+        job has failed by an error that says so.
+        """
         report = self._hooks.perform(job, self._ledger)
+        struck = next((each for each in report if isinstance(each, BaseException)), None)
+        if job.stage not in (Stage.CONNECTING, Stage.CHECKING) or isinstance(struck, Exception):
+            struck = None
+        if struck is not None:
+            instead = PoolError(f"{type(struck).__name__} has struck the thread at work")
+            report = tuple(instead if each is struck else each for each in report)
         with self._lock:
             self._ledger.settle(self._now(), *report)
+        if struck is not None:
+            raise struck
 
     def _work(self, job: Job) -> None:
         self._tell(*self._hooks.perform(job, self._ledger))
+        if self._lingers:
+            self._forget_if_over()
 
     def _end(self, entry: Entry[T], token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
         """A lease ended other than on the plain path."""
@@ -619,7 +648,7 @@ class Pool(Generic[T]):
         """In a forked child: a lock, ledger and threads of its own. The parent's lock may be held by a thread that does
         not exist here, so it is not even looked at."""
         pid = os.getpid()
-        with _forked.setdefault(pid, threading.Lock()):  # setdefault is atomic: one lock for all threads of the child
+        with _forked.setdefault(pid, threading.RLock()):  # setdefault is atomic: one lock for all threads of the child
             if self._pid != pid:
                 parent = self._ledger
                 for entry in parent.roster.entries:
