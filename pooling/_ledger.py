@@ -109,6 +109,7 @@ class Ledger(Upkeep[T]):
                 self.tally.timeouts += 1
                 self._emit("timeout", duration=self.now - waiter.started)
         self.queue.remove(waiter)
+        self.claims.pop(waiter, None)
 
     def release(self, token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
         """A lease ended in a way that the plain path does not cover."""
@@ -163,7 +164,7 @@ class Ledger(Upkeep[T]):
     def reclaim(self, waiter: Waiter[T]) -> None:
         """A refresh waits for long. Where an exception has struck between the close of its old connection and the
         opening of its new one, nobody works for it any more: it waits in the queue then, like everybody else."""
-        if all(entry.claimant is not waiter for entry in self.roster.entries):
+        if waiter not in self.claims and all(entry.claimant is not waiter for entry in self.roster.entries):
             self.queue.join(waiter)
 
     def watch(self, done: Callable[[], bool], waiter: Waiter[T]) -> None:
@@ -256,8 +257,12 @@ class Ledger(Upkeep[T]):
     def queued(self) -> float:
         """Callers that wait for a connection to come back: those for whom one is being opened, or may be, are not
         meant."""
-        room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - len(self.roster.entries))
+        room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - self._taken())
         return len(self.queue) - self._live(Stage.CONNECTING) - room
+
+    def _taken(self) -> int:
+        """Slots that are not free, those included that a refresh holds between two connections."""
+        return len(self.roster.entries) + len(self.claims)
 
     # -- what the owner orders ----------------------------------------------------------------------
 
@@ -288,6 +293,7 @@ class Ledger(Upkeep[T]):
                 self._fail(waiter, self._closed())
             for entry in self.roster.entries:
                 self._release_claim(entry, self._closed())
+            self._refuse_claims(self._closed)
             self.roster.next_epoch()
             self._doom_suspects("pool")
 
@@ -368,7 +374,7 @@ class Ledger(Upkeep[T]):
         if roster.suspects or roster.doomed:
             self._check_some()
             self._close_some()
-        if len(roster.entries) < self.max_size:
+        if self.claims or len(roster.entries) < self.max_size:
             self._open_some()
         if self.watchers or tally.outlets:
             self._announce()
@@ -459,12 +465,21 @@ class Ledger(Upkeep[T]):
         while self.roster.doomed and self._live(Stage.CLOSING) < CLOSERS:
             self._start(self.roster.doomed.popleft(), Stage.CLOSING)
 
+    def _open_claimed(self) -> None:
+        """Open for refreshes, each in the slot that it has, be the pool suspended or shrunken."""
+        goal = self._probe(asked=True) if self.outage else self.config.max_connecting - self._live(Stage.CONNECTING)
+        for waiter in tuple(self.claims)[: max(0, goal)]:
+            del self.claims[waiter]
+            self._open(waiter)
+
     def _open_some(self) -> None:
-        """Open as many as waiters and min_size ask for and the limits allow."""
-        room = self.max_size - len(self.roster.entries)
+        """Open as many as refreshes, waiters and min_size ask for and the limits allow."""
+        if self.claims:
+            self._open_claimed()
+        room = self.max_size - self._taken()
         if not self.started or self.phase in (Phase.SUSPENDED, Phase.CLOSED) or room <= 0:
             return
-        waiting, shortage = len(self.queue), self.min_size - self.roster.kept()
+        waiting, shortage = len(self.queue), self.min_size - self.roster.kept() - len(self.claims)
         if self.outage:
             goal = self._probe(asked=waiting > 0 or shortage > 0)
         else:
@@ -513,5 +528,5 @@ class Ledger(Upkeep[T]):
     def _is_busy(self) -> bool:
         """Whether there is more to be decided than who gets which connection."""
         roster = self.roster
-        unfinished = roster.suspects or roster.doomed or self.watchers or self.outage.failures
+        unfinished = roster.suspects or roster.doomed or self.watchers or self.outage.failures or self.claims
         return bool(unfinished) or len(roster.entries) < self.max_size

@@ -79,6 +79,7 @@ class Moves(Generic[T]):
         self.started = False  # whether anybody asked for a connection yet; before that none is opened
         self.roster: Roster[T] = Roster(config, wake)
         self.queue: WaitQueue[T] = WaitQueue()
+        self.claims: dict[Waiter[T], None] = {}  # refreshes whose old connection is closed, the new one not begun
         self.outage = Outage(config)
         self.tally = Tally(name)
         self.watchers: list[tuple[Callable[[], bool], Waiter[T]]] = []
@@ -197,6 +198,7 @@ class Moves(Generic[T]):
         self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone, pause=pause)
         self._release_claim(entry, self.outage.explain(self.name, self.now))
         self._free(entry, "")
+        self._refuse_claims(lambda: self.outage.explain(self.name, self.now))
 
     def _free(self, entry: Entry[T], reason: str) -> None:
         """Forget a slot; ``reason`` is why its connection was closed, empty where there was none."""
@@ -209,13 +211,19 @@ class Moves(Generic[T]):
             entry.empty()
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and claimant.turn is Turn.WAITING:
-            self._open(claimant)
+            self.claims[claimant] = None
 
     def _release_claim(self, entry: Entry[T], error: BaseException) -> None:
         """Whoever claimed an entry's connection will not get it."""
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None:
             self._fail(claimant, error)
+
+    def _refuse_claims(self, error: Callable[[], BaseException]) -> None:
+        """Whoever waits in a slot of his own for a connect to begin will not get one."""
+        for waiter in tuple(self.claims):
+            self._fail(waiter, error())
+        self.claims.clear()
 
     def _closed(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is {self.phase.value}")

@@ -132,7 +132,7 @@ class PoolMonitor:
         return self
 
     def stop(self) -> None:
-        """End, with a last report on the time since the one before, unless that one still hangs. Does nothing to one that
+        """End, with a last report on the time since the one before, unless that still hangs. Does nothing to one that
         does not run."""
         if self._periodic.running:
             self._periodic.stop()

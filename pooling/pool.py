@@ -424,7 +424,7 @@ class Pool(Generic[T]):
         """Whether no lease is out, none is being refreshed, and nobody waits for one."""
         claimants = (entry.claimant for entry in self._roster.entries)
         refreshed = any(claimant is not None and claimant.turn is WAITING for claimant in claimants)
-        return not (self._roster.leased() or self._ledger.queue or refreshed)
+        return not (self._roster.leased() or self._ledger.queue or self._ledger.claims or refreshed)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Close the pool: waiters and later acquires get PoolClosed, idle connections are closed now, leased ones when
