@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pooling._hooks import Hooks
+from pooling._ledger.entry import Stage
 from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.ledger import Ledger
 from pooling._ledger.notice import Notice
@@ -15,6 +17,7 @@ from pooling._ledger.queue import Waiter
 from pooling._log import PoolLog
 from pooling._runtime.fork import Flag
 from pooling._runtime.threads import Lock, Runtime
+from pooling.errors import PoolError
 from pooling.events import LogLines, Outlet
 
 T = TypeVar("T")
@@ -37,14 +40,13 @@ class Dispatch(Generic[T]):
     _lines: LogLines
     _log: PoolLog
     _pid: int
+    _lingers: bool
+    _start_anew: Callable[[], None]
 
     def _check_process(self) -> None:
         """In a forked child, start anew. Where callers come by, they look at the byte first, and spare this call."""
         if not self._plain[1] and self._pid != os.getpid():
             self._start_anew()
-
-    def _start_anew(self) -> None:
-        raise NotImplementedError  # the whole pool's
 
     def _tell(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
         """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
@@ -112,10 +114,46 @@ class Dispatch(Generic[T]):
 
     def _work_inline(self, job: Job) -> None:
         """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
-        the stack, however many jobs follow each other."""
+        the stack, however many jobs follow each other.
+
+        An interrupt (Ctrl-C, a killed greenlet) of a connect or check was meant for this thread: it is raised, and the
+        job has failed by an error that says so.
+        """
         report = self._hooks.perform(job, self._ledger)
+        struck = next((each for each in report if isinstance(each, BaseException)), None)
+        if job.stage not in (Stage.CONNECTING, Stage.CHECKING) or isinstance(struck, Exception):
+            struck = None
+        if struck is not None:
+            instead = PoolError(f"{type(struck).__name__} has struck the thread at work")
+            report = tuple(instead if each is struck else each for each in report)
         with self._lock:
             self._ledger.settle(self._now(), *report)
+        if struck is not None:
+            raise struck
 
     def _work(self, job: Job) -> None:
         self._tell(*self._hooks.perform(job, self._ledger))
+        self._forget_if_over()
+
+    def _forget_if_over(self) -> None:
+        """Let the reaper go, once no lease is out that may be lost: nobody else would see that and have its connection
+        closed. (Inline the reaper could not either.)"""
+        if self._lingers and (self._inline or not self._ledger.roster.leased()):
+            self._lingers = False
+            self._runtime.forget(self)
+
+    # -- what the reaper calls --------------------------------------------------------------------------
+
+    def due_at(self) -> float:
+        """When :meth:`look` is to be called."""
+        ledger = self._ledger
+        pending = ledger.roster.orphans or ledger.inbox or (ledger.outbox and not self._inline)
+        return -math.inf if pending else ledger.alarm
+
+    def look(self) -> None:
+        """Let the ledger see the time; called by the reaper, which does nobody's I/O."""
+        self._check_process()
+        if not self._lock._is_owned():
+            with self._lock:
+                self._ledger.settle(self._now())
+            self._act(work=not self._inline)

@@ -15,6 +15,7 @@ _log = logging.getLogger("pooling")
 _running: set[Periodic] = set()  # what was started lives until it is stopped, whoever else keeps it
 _held: list[threading.Lock] = []  # while the process forks
 AT_FORK = 0.05  # seconds that a fork waits for a call under way, at most
+AT_END = 1.0  # seconds that whoever stops it, or calls by himself, waits for the same
 
 
 class Periodic:
@@ -49,14 +50,17 @@ class Periodic:
         """End. Where a call is being made by another thread, waits for that for a second at most."""
         _running.discard(self)
         self._due = math.inf
-        if self._acting.acquire(timeout=1.0):
+        if self._acting.acquire(timeout=AT_END):
             self._acting.release()
         self._runtime.forget(self)
 
     def now(self) -> None:
-        """Make a call on this thread, after one that is being made by another."""
-        with self._acting:
-            self._action()
+        """Make a call on this thread, after one that is being made by another: none where that hangs."""
+        if self._acting.acquire(timeout=AT_END):
+            try:
+                self._action()
+            finally:
+                self._acting.release()
 
     # -- what the reaper calls ----------------------------------------------------------------------------
 

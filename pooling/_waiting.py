@@ -102,7 +102,9 @@ class WaitingRoom(Dispatch[T]):
             raise self._queue_full()
 
     def _is_too_many(self, waiter: Waiter[T]) -> bool:
-        """Under the lock: whether the waiter who has just joined the queue may not stay there."""
+        """Under the lock: whether the waiter who has just joined the queue may not stay there. (Only they are asked
+        about: an order or a refresh needs no place in it, and those for whom a connection was to be opened may have
+        come to make it longer than the limit.)"""
         limit = self._config.max_waiting
         if limit is None or waiter.turn is not WAITING or self._ledger.queued() <= limit:
             return False

@@ -133,7 +133,8 @@ class PoolMonitor:
         return self
 
     def stop(self) -> None:
-        """End, with a last report on the time since the one before. Does nothing to one that does not run."""
+        """End, with a last report on the time since the one before, unless that still hangs. Does nothing to one that
+        does not run."""
         if self._periodic.running:
             self._periodic.stop()
             self._periodic.now()

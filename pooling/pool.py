@@ -44,8 +44,9 @@ from pooling._hooks import Hooks
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate, Ledger
 from pooling._ledger.phase import Phase
+from pooling._ledger.queue import WAITING
 from pooling._log import PoolLog
-from pooling._runtime.fork import flag, settled
+from pooling._runtime.fork import PerProcess, flag, settled
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
 from pooling._words import printable
@@ -67,7 +68,9 @@ _frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
-_forked: dict[int, threading.Lock] = {}  # by process id
+# Re-entrant: a destructor that strikes in there may release a lease, a log handler of an abandon() that
+# raises may use another pool.
+_forked = PerProcess(lambda: threading.RLock())  # noqa: PLW0108  # as threading has it then
 
 
 class Look(Enum):
@@ -110,6 +113,7 @@ class Pool(WaitingRoom[T]):
         self._selective = config.max_waiting is not None  # whether _is_too_many() has to be asked
         self._inline = config.workers == "inline"
         self._slice = SLICE_INLINE if self._inline else SLICE
+        self._lingers = False  # whether it is closed, and watched all the same
         self._build()
 
     def _build(self, parent: Ledger[T] | None = None) -> None:
@@ -332,8 +336,9 @@ class Pool(WaitingRoom[T]):
 
     def _is_drained(self) -> bool:
         """Whether no lease is out, none is being refreshed, and nobody waits for one."""
-        refreshed = any(entry.claimant is not None for entry in self._roster.entries)
-        return not (self._roster.leased() or self._ledger.queue or refreshed)
+        claimants = (entry.claimant for entry in self._roster.entries)
+        refreshed = any(claimant is not None and claimant.turn is WAITING for claimant in claimants)
+        return not (self._roster.leased() or self._ledger.queue or self._ledger.claims or refreshed)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Close the pool: waiters and later acquires get PoolClosed, idle connections are closed now, leased ones when
@@ -346,7 +351,8 @@ class Pool(WaitingRoom[T]):
         self._finalizer.detach()
         self._tell(self._ledger.enter, Phase.CLOSED)
         self._until(lambda: len(self._roster.entries) == self._roster.leased(), timeout)
-        self._runtime.forget(self)
+        self._lingers = True
+        self._forget_if_over()
 
     # -- looking ------------------------------------------------------------------------------------
 
@@ -400,6 +406,7 @@ class Pool(WaitingRoom[T]):
         self._check_process()
         if entry.roster is self._roster:  # else it is a parent's, of no concern in this process
             self._tell(self._ledger.release, token, fate, error)
+            self._forget_if_over()
 
     def _renew(self, token: Token[T], timeout: Timeout, old: Entry[T]) -> Token[T]:
         """A new connection for a lease, in the place of the one the token stands for."""
@@ -420,29 +427,13 @@ class Pool(WaitingRoom[T]):
         if shorter:  # else the entry's line on the agenda comes in time
             self._tell(self._ledger._remind, entry)
 
-    # -- what the reaper calls --------------------------------------------------------------------------
-
-    def due_at(self) -> float:
-        """When :meth:`look` is to be called."""
-        ledger = self._ledger
-        pending = self._roster.orphans or ledger.inbox or (ledger.outbox and not self._inline)
-        return -math.inf if pending else ledger.alarm
-
-    def look(self) -> None:
-        """Let the ledger see the time; called by the reaper, which does nobody's I/O."""
-        self._check_process()
-        if not self._lock._is_owned():
-            with self._lock:
-                self._ledger.settle(self._now())
-            self._act(work=not self._inline)
-
     # -- forks and endings ---------------------------------------------------------------------------
 
     def _start_anew(self) -> None:
         """In a forked child: a lock, ledger and threads of its own. The parent's lock may be held by a thread that does
         not exist here, so it is not even looked at."""
         pid = os.getpid()
-        with _forked.setdefault(pid, threading.Lock()):  # setdefault is atomic: one lock for all threads of the child
+        with _forked():
             if self._pid != pid:
                 parent = self._ledger
                 for entry in parent.roster.entries:

@@ -96,6 +96,7 @@ class Ledger(Settling[T]):
                 self.tally.timeouts += 1
                 self._emit("timeout", duration=self.now - waiter.started)
         self.queue.remove(waiter)
+        self.claims.pop(waiter, None)
 
     def release(self, token: Token[T], fate: Fate, error: BaseException | None = None) -> None:
         """A lease ended in a way that the plain path does not cover."""
@@ -150,7 +151,7 @@ class Ledger(Settling[T]):
     def reclaim(self, waiter: Waiter[T]) -> None:
         """A refresh waits for long. Where an exception has struck between the close of its old connection and the
         opening of its new one, nobody works for it any more: it waits in the queue then, like everybody else."""
-        if all(entry.claimant is not waiter for entry in self.roster.entries):
+        if waiter not in self.claims and all(entry.claimant is not waiter for entry in self.roster.entries):
             self.queue.join(waiter)
 
     def watch(self, done: Callable[[], bool], waiter: Waiter[T]) -> None:
@@ -172,7 +173,10 @@ class Ledger(Settling[T]):
         opening = len(self.roster.at[Stage.CONNECTING])
         # Where no idle one is kept, one that was opened has shown what there was to show.
         enough = self.roster.kept() - opening >= max(self.min_size, 1)
-        return enough or (self.max_idle == 0 and self.tally.opened > opened)
+        enough = enough or (self.max_idle == 0 and self.tally.opened > opened)
+        if not (enough or opening):
+            self._slow_start.demand = True  # what was opened for it was retired at once: a clear() came in between
+        return enough
 
     # -- what workers report ------------------------------------------------------------------------
 
@@ -238,7 +242,7 @@ class Ledger(Settling[T]):
     def queued(self) -> float:
         """Callers that wait for a connection to come back: those for whom one is being opened, or may be, are not
         meant."""
-        room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - len(self.roster.entries))
+        room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - self._taken())
         return len(self.queue) - self._live(Stage.CONNECTING) - room
 
     # -- what the owner orders ----------------------------------------------------------------------
@@ -270,6 +274,7 @@ class Ledger(Settling[T]):
                 self._fail(waiter, self._closed())
             for entry in self.roster.entries:
                 self._release_claim(entry, self._closed())
+            self._refuse_claims(self._closed)
             self.roster.next_epoch()
             self._doom_suspects("pool")
 

@@ -53,6 +53,7 @@ class Moves(Generic[T]):
         self.started = False  # whether anybody asked for a connection yet; before that none is opened
         self.roster: Roster[T] = Roster(config, wake)
         self.queue: WaitQueue[T] = WaitQueue()
+        self.claims: dict[Waiter[T], None] = {}  # refreshes whose old connection is closed, the new one not begun
         self.outage = Outage(config)
         self.tally = Tally(name)
         self.watchers: list[tuple[Callable[[], bool], Waiter[T]]] = []
@@ -137,6 +138,10 @@ class Moves(Generic[T]):
         self.queue.remove(waiter)
         self.outbox.append(waiter)
 
+    def _taken(self) -> int:
+        """Slots that are not free, those included that a refresh holds between two connections."""
+        return len(self.roster.entries) + len(self.claims)
+
     def _open(self, claimant: Waiter[T] | None = None) -> None:
         token = self.roster.add(self.now)
         token.entry.claimant = claimant
@@ -171,6 +176,7 @@ class Moves(Generic[T]):
         self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone, pause=pause)
         self._release_claim(entry, self.outage.explain(self.name, self.now))
         self._free(entry, "")
+        self._refuse_claims(lambda: self.outage.explain(self.name, self.now))
 
     def _free(self, entry: Entry[T], reason: str) -> None:
         """Forget a slot; ``reason`` is why its connection was closed, empty where there was none."""
@@ -183,13 +189,19 @@ class Moves(Generic[T]):
             entry.empty()
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and claimant.turn is Turn.WAITING:
-            self._open(claimant)
+            self.claims[claimant] = None
 
     def _release_claim(self, entry: Entry[T], error: BaseException) -> None:
         """Whoever claimed an entry's connection will not get it."""
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None:
             self._fail(claimant, error)
+
+    def _refuse_claims(self, error: Callable[[], BaseException]) -> None:
+        """Whoever waits in a slot of his own for a connect to begin will not get one."""
+        for waiter in tuple(self.claims):
+            self._fail(waiter, error())
+        self.claims.clear()
 
     def _closed(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is {self.phase.value}")
@@ -221,8 +233,9 @@ class Moves(Generic[T]):
             self.roster.doom(token, entry.reason or "dropped")
 
     def _used(self, entry: Entry[T]) -> None:
-        """A lease has ended: this is what counts it."""
-        self.tally.uses.samples.append(self.now - entry.since)
+        """A lease has ended: this is what counts it. It may have begun after the transition that takes its end in: in a
+        destructor or signal handler that has struck there, or on the plain path, to be lost at once."""
+        self.tally.uses.samples.append(max(self.now - entry.since, 0.0))
 
     def _leaked(self, entry: Entry[T], what: str, reason: str | None = None) -> None:
         self.tally.leaks += 1

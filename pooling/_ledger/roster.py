@@ -59,14 +59,18 @@ class Roster(Generic[T]):
             entry.refs = None  # before its token goes: nobody needs to hear of that
         known = entry in self.entries
         self.entries.pop(entry, None)
-        self._identities.pop(entry.identity, None)
+        if self._identities.get(entry.identity) is entry:
+            del self._identities[entry.identity]
         return known
 
     def identify(self, entry: Entry[T]) -> bool:
         """Note whose connection this is. False where another entry has the same object already."""
         identity = id(entry.connection)
-        if self._identities.setdefault(identity, entry) is not entry:
+        known = self._identities.get(identity)
+        # An entry lets go of what was closed before it is forgotten itself: the address may be another's by then.
+        if known is not None and known.connection is entry.connection:
             return False
+        self._identities[identity] = entry
         entry.identity = identity
         return True
 

@@ -77,7 +77,7 @@ class Settling(Upkeep[T]):
         if roster.suspects or roster.doomed:
             self._check_some()
             self._close_some()
-        if len(roster.entries) < self.max_size:
+        if self.claims or len(roster.entries) < self.max_size:
             self._open_some()
         if self.watchers or tally.outlets:
             self._announce()
@@ -160,12 +160,21 @@ class Settling(Upkeep[T]):
         while self.roster.doomed and self._live(Stage.CLOSING) < CLOSERS:
             self._start(self.roster.doomed.popleft(), Stage.CLOSING)
 
+    def _open_claimed(self) -> None:
+        """Open for refreshes, each in the slot that it has, even where the pool is suspended or has shrunk."""
+        goal = self._probe(asked=True) if self.outage else self.config.max_connecting - self._live(Stage.CONNECTING)
+        for waiter in tuple(self.claims)[: max(0, goal)]:
+            del self.claims[waiter]
+            self._open(waiter)
+
     def _open_some(self) -> None:
-        """Open as many as waiters and min_size ask for and the limits allow."""
-        room = self.max_size - len(self.roster.entries)
+        """Open as many as refreshes, waiters and min_size ask for and the limits allow."""
+        if self.claims:
+            self._open_claimed()
+        room = self.max_size - self._taken()
         if not self.started or self.phase in (Phase.SUSPENDED, Phase.CLOSED) or room <= 0:
             return
-        waiting, shortage = len(self.queue), self.min_size - self.roster.kept()
+        waiting, shortage = len(self.queue), self.min_size - self.roster.kept() - len(self.claims)
         if self.outage:
             goal = self._probe(asked=waiting > 0 or shortage > 0)
         else:
@@ -209,5 +218,5 @@ class Settling(Upkeep[T]):
     def _is_busy(self) -> bool:
         """Whether there is more to be decided than who gets which connection."""
         roster = self.roster
-        unfinished = roster.suspects or roster.doomed or self.watchers or self.outage.failures
+        unfinished = roster.suspects or roster.doomed or self.watchers or self.outage.failures or self.claims
         return bool(unfinished) or len(roster.entries) < self.max_size

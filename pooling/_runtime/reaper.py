@@ -101,7 +101,8 @@ class Reaper:
         for key, ref in self._pools.copy().items():
             pool = ref()
             if pool is None:
-                self._pools.pop(key, None)
+                if self._pools.get(key) is ref:  # else another one has its address by now
+                    self._pools.pop(key, None)
             else:
                 living.append(pool)
         return living

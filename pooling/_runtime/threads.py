@@ -16,7 +16,7 @@ from pooling._runtime.fork import PerProcess, once_back
 from pooling._runtime.reaper import Reaper, Watched
 from pooling._runtime.workers import Workers
 
-_renewing = PerProcess(lambda: threading.Lock())  # noqa: PLW0108  # as it is then, see above
+_renewing = PerProcess(lambda: threading.RLock())  # noqa: PLW0108  # as it is then; a destructor may strike in there
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
 COUNTED = sys.version_info >= (3, 12)  # whether os.fork warns of other threads
 SPARE = 256  # bells kept for those who come to wait

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 from typing import Any
@@ -229,6 +230,34 @@ def test_the_same_connection_again_after_it_was_closed_is_a_new_one(clock: Manua
         pool.acquire(timeout=1).discard()
         clock.advance(0)
     assert pool.stats().opened == 3
+
+
+def test_a_new_connection_at_the_address_of_one_just_closed_is_a_new_one(clock: ManualClock, make: Make) -> None:
+    """What was closed is let go of by its worker, and its address given to another, before the pool has heard of it."""
+    connection = FakeConnection(1)
+
+    class Closing(Factory[FakeConnection]):
+        def connect(self, timeout: float) -> FakeConnection:
+            return connection  # in the place of another one with the same id()
+
+        def close(self, connection: FakeConnection) -> None:
+            raise OSError("closed all the same, and told the log")
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            clock.sleep(1)
+
+    pool = make(factory=Closing(), max_size=2)
+    log, handler = logging.getLogger("pooling"), Slow()
+    log.addHandler(handler)
+    try:
+        pool.acquire().discard()
+        with pool.acquire(timeout=0.5):
+            clock.advance(2)  # the end of the first one is told
+            assert (pool.stats().leased, pool.stats().size) == (1, 1)
+            assert isinstance(outcome(pool.acquire, 5), ConnectError)  # that is known of the second one still
+    finally:
+        log.removeHandler(handler)
 
 
 def test_an_unknown_url_scheme_lists_the_known_ones() -> None:

@@ -291,3 +291,60 @@ def test_a_release_that_has_just_looked_when_clear_comes_is_found_a_little_later
     clock.advance(1)
     assert (pool.stats().idle, factory.open) == (0, 0)
     assert pool.stats().closed == {"stale": 1}
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_refreshes_open_no_more_at_once_than_others_do(
+    clock: ManualClock, factory: FakeFactory, make: Make, down: bool
+) -> None:
+    """A restart has everybody ask for a new connection in the same moment."""
+    pool = make(max_size=20, max_connecting=4, fail_after=None)
+    leases = [pool.acquire() for _ in range(20)]
+    connect = factory.gates["connect"]
+    if down:
+        connect.error(OSError("down"))
+        waiting = clock.spawn(leases.pop().refresh, 5)
+        clock.advance(0.01)
+        assert isinstance(outcome(waiting.result), ConnectError)
+    connect.slow(0.5)
+    most, enter = 0, connect.enter
+
+    def entered() -> None:
+        nonlocal most
+        most = max(most, connect.inside + 1)
+        enter()
+
+    connect.enter = entered  # type: ignore[method-assign]
+    refreshing = [clock.spawn(lease.refresh, 30) for lease in leases]
+    clock.advance(10)
+    assert all(actor.result().number > 20 for actor in refreshing)
+    assert most == 4
+    for lease in leases:
+        lease.release()
+    clock.advance(0)
+    assert (pool.stats().idle, factory.peak) == (len(leases), 20)
+
+
+def test_refreshes_that_wait_for_a_connect_fail_with_it_are_given_up_and_end_with_the_pool(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    connect = factory.gates["connect"]
+    for end in ("error", "timeout", "close"):
+        connect.ok()
+        pool = make(max_size=3, max_connecting=1)
+        leases = [pool.acquire() for _ in range(3)]
+        connect.slow(1)
+        refreshing = [clock.spawn(lease.refresh, 0.5 if end == "timeout" else 5) for lease in leases]
+        late = clock.spawn(pool.acquire, 20)
+        clock.advance(0.25)
+        assert (pool.stats().connecting, pool.stats().size) == (1, 1)  # the other two slots are theirs
+        if end == "error":
+            connect.error(OSError("down"))
+            clock.spawn(pool.clear)
+        elif end == "close":
+            pool.close(timeout=0)
+        clock.advance(8)
+        expected = {"error": ConnectError, "timeout": PoolTimeout, "close": PoolClosed}[end]
+        found = [type(outcome(actor.result)) for actor in refreshing]
+        assert found[1:] == [expected] * 2, end
+        outcome(late.result)

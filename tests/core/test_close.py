@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from pooling import Pool, PoolClosed
@@ -55,6 +57,16 @@ def test_a_release_after_close_closes_quietly(clock: ManualClock, factory: FakeF
     dirty.release()
     clock.advance(0)
     assert (factory.open, pool.stats().size) == (0, 0)
+
+
+def test_a_lease_that_is_lost_after_close_is_closed_too(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    pool.close()
+    del lease
+    gc.collect()
+    clock.advance(1)
+    assert (factory.open, pool.stats().size, dict(pool.stats().closed)) == (0, 0, {"dropped": 1})
 
 
 def test_close_during_a_connect_leaks_nothing(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
@@ -178,5 +190,27 @@ def test_close_ends_all_threads() -> None:
         with pools[0].__class__(FakeFactory()) as again, again.acquire():
             pass
         assert threading.active_count() == 1, threading.enumerate()
+        """
+    )
+
+
+def test_a_closed_pool_has_threads_until_its_last_lease_is_back_or_lost() -> None:
+    run_python(
+        """
+        import gc, threading, time
+        from pooling import Pool
+        from pooling.testing import FakeFactory
+        factory = FakeFactory()
+        for end in ("release", "__repr__"):
+            pool = Pool(factory)
+            lease = pool.acquire()
+            pool.close()
+            getattr(lease, end)()
+            del lease
+            gc.collect()
+            until = time.monotonic() + 5
+            while (factory.open or threading.active_count() > 1) and time.monotonic() < until:
+                time.sleep(0.01)
+            assert (factory.open, threading.active_count()) == (0, 1), (end, factory.open, threading.enumerate())
         """
     )

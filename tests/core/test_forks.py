@@ -273,6 +273,61 @@ def test_a_thread_of_the_child_that_comes_while_another_begins_afresh_waits_for_
     )
 
 
+def test_a_destructor_that_strikes_while_the_child_begins_afresh_does_not_wait_for_that() -> None:
+    run_python(
+        script(
+            """
+            from pooling._runtime.threads import THREADS
+            pool = Pool(factory, max_size=2)
+            pool.acquire().release()
+
+            def child():
+                lock = THREADS.lock
+                def struck():
+                    THREADS.lock = lock
+                    pool.acquire(timeout=5).release()  # as a destructor: the allocations here may run the collector
+                    return lock()
+                THREADS.lock = struck
+                pool.acquire(timeout=5).release()
+                assert (pool.stats().acquired, pool.stats().size) == (1, 1), pool.stats()
+
+            in_child(child)
+            pool.close()
+            """
+        ),
+        options=LENIENT,
+    )
+
+
+def test_a_log_handler_that_uses_another_pool_does_not_wait_for_the_one_that_begins_afresh() -> None:
+    run_python(
+        script(
+            """
+            import logging
+            class Raising(Counting):
+                def abandon(self, connection):
+                    raise OSError("it cannot be abandoned")
+            pool, other = Pool(Raising()), Pool(factory)
+            pool.acquire().release()
+            other.acquire().release()
+
+            def child():
+                class Handler(logging.Handler):
+                    def emit(self, record):
+                        other.acquire(timeout=5).release()
+                logging.getLogger("pooling").addHandler(Handler())
+                pool.acquire(timeout=5).release()
+                assert (pool.stats().acquired, other.stats().acquired) == (1, 1)
+
+            in_child(child)
+            pool.close()
+            other.close()
+            """
+        ),
+        options=LENIENT,
+    )
+
+
 def test_a_grandchild_begins_afresh_as_well() -> None:
     run_python(
         script(

@@ -121,6 +121,24 @@ def test_hooks_that_raise_are_contained(clock: ManualClock, make: Make) -> None:
     pool.acquire(timeout=1).release()
 
 
+@pytest.mark.parametrize("hook", ["connect", "check"])
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_the_caller_who_waits_for_the_server_reaches_it(
+    clock: ManualClock, make: Make, hook: str, interrupt: type[BaseException]
+) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", max_size=1, check="ping", check_after=0.0)
+    if hook == "check":
+        pool.acquire(timeout=1).release()
+    factory.gates[hook].error(interrupt("now"))
+    with pytest.raises(interrupt, match="now") as kept:
+        pool.acquire(timeout=5)
+    factory.gates[hook].ok()
+    pool.acquire(timeout=1).release()
+    stats = pool.stats()
+    assert (stats.size, stats.leased, stats.waiting, dict(stats.errors_by)) == (1, 0, 0, {hook: 1}), kept
+
+
 def test_a_timeout_of_0_leaves_nothing_leased(clock: ManualClock, make: Make) -> None:
     factory = Bound(clock)
     pool = make(factory=factory, workers="inline")

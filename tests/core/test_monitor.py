@@ -273,6 +273,35 @@ def test_stop_writes_what_came_since_the_last_report_and_ends(
     monitor.stop()
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_stop_does_not_wait_for_a_report_that_hangs(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """Of another thread, or the very one that stops it."""
+    monkeypatch.setattr("pooling._periodic.AT_END", 0.05)
+    writing, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if own:
+                monitor.stop()
+                stopped.set()
+            writing.set()
+            go_on.wait(10)
+
+    log = logging.getLogger("hanging")
+    log.addHandler(Handler())
+    with Pool(FakeFactory()) as pool:
+        monitor = PoolMonitor(pool, interval=0.01, logger=log, level=logging.ERROR).start()
+        try:
+            assert writing.wait(10)
+            stopping = threading.Thread(target=monitor.stop)
+            stopping.start()
+            stopping.join(5)
+            assert not stopping.is_alive()
+            assert stopped.is_set() is own
+        finally:
+            go_on.set()
+
+
 def test_a_monitor_keeps_no_pool_and_ends_with_the_last(clock: ManualClock, watch: Any) -> None:
     pool: Any = Pool(FakeFactory(clock), runtime=clock)
     ref = weakref.ref(pool)

@@ -51,6 +51,19 @@ def test_warm_up_waits_a_short_outage_out(clock: ManualClock, factory: FakeFacto
     assert pool.stats().idle == 1
 
 
+def test_a_warm_up_into_a_clear_opens_another_one(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make()
+    factory.gates["connect"].slow(0.5)
+    warming = clock.spawn(pool.warm_up, 10)
+    clock.advance(0.2)
+    pool.clear()
+    clock.advance(1)
+    warming.result()
+    assert (pool.stats().idle, factory.opened) == (1, 2)
+    clock.advance(5)
+    assert factory.opened == 2
+
+
 def test_growing_serves_those_who_wait(clock: ManualClock, make: Make) -> None:
     pool = make(max_size=1)
     lease = pool.acquire()

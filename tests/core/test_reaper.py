@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from typing import Any
 
 import pytest
 
@@ -60,3 +61,18 @@ def test_pools_that_are_collected_while_the_reaper_counts_them_do_not_end_it() -
             gc.set_threshold(*threshold)
     finally:
         gc.set_threshold(*threshold)
+
+
+def test_a_pool_that_gets_the_address_of_one_just_collected_has_its_reaper() -> None:
+    """It may be made between the reaper's look at the dead one and its being forgotten."""
+    reaper = Reaper(at_rest=lambda: None)
+
+    class Dead(weakref.ref):  # type: ignore[type-arg]
+        def __call__(self) -> Any:  # the reaper asks: just now its pool is gone, and there is another
+            reaper._pools[key] = weakref.ref(pool)
+
+    pool = Quiet()
+    key = id(pool)
+    reaper._pools[key] = Dead(pool)
+    reaper._living()
+    assert reaper._living() == [pool]

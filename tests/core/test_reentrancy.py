@@ -292,6 +292,28 @@ def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it(mon
     pool.close()
 
 
+def test_a_use_that_began_after_the_transition_that_takes_in_its_end_took_no_time(
+    clock: ManualClock, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A negative time would be the longest of all for the histogram."""
+    pool = make(max_size=2)
+    idle, other = pool.acquire(), pool.acquire()
+    idle.release()
+
+    def handler() -> None:
+        monkeypatch.setattr(pool, "_now", lambda: clock.now() + 0.5)
+        lease = pool.acquire()
+        lease.connection.dirty = True
+        lease.release()
+        monkeypatch.undo()
+
+    Inside(pool).strike(handler)
+    other.discard()
+    clock.advance(0)
+    use = pool.stats().use
+    assert (use.count, use.percentile(100)) == (3, 0.0)
+
+
 class Cycle:
     """Garbage that gives its lease back when it is collected: its weak references are told before it does."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pooling import ConnectError, Pool, PoolClosed, PoolTimeout
+from pooling import ConnectError, Pool, PoolClosed, PoolTimeout, QueueFull
 from pooling._runtime.threads import THREADS
 from pooling.testing import FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
@@ -359,6 +359,20 @@ def test_a_drain_waits_for_a_lease_that_is_being_refreshed(
     assert draining.result() is True
 
 
+def test_a_drain_does_not_wait_for_a_refresh_that_was_given_up(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    factory.gates["connect"].slow(8)
+    refreshing = clock.spawn(lease.refresh, 0.5)
+    clock.advance(1)
+    assert isinstance(outcome(refreshing.result), PoolTimeout)
+    draining = clock.spawn(pool.drain, 1)
+    clock.advance(8)
+    assert draining.result() is True
+
+
 def test_a_pool_that_keeps_no_idle_connection_can_be_warmed_up(clock: ManualClock, make: Make) -> None:
     pool = make(max_idle=0)
     warming = clock.spawn(pool.warm_up, 2)
@@ -399,6 +413,28 @@ def test_max_waiting_counts_nobody_for_whom_a_connection_may_be_opened(
     leases = [lease for lease in results if not isinstance(lease, Exception)]
     assert len(leases) == 5
     for lease in leases:
+        lease.release()
+
+
+@pytest.mark.parametrize("order", ["refresh", "warm_up", "drain", "close"])
+def test_max_waiting_refuses_nobody_who_wants_no_place_in_the_queue(
+    clock: ManualClock, factory: FakeFactory, make: Make, order: str
+) -> None:
+    """Those for whom a connection was being opened may wait; once that takes too long the queue is beyond its limit."""
+    pool = make(max_size=3, max_waiting=0, connect_timeout=1, fail_after=None)
+    lease = pool.acquire()
+    factory.gates["connect"].never()
+    pool.resize(min_size=3)
+    waiting = [clock.spawn(pool.acquire, 30) for _ in range(2)]
+    clock.advance(1.5)
+    assert isinstance(outcome(pool.acquire, 5), QueueFull)
+    ordered = clock.spawn(getattr(lease if order == "refresh" else pool, order), 0.5)
+    clock.advance(6)
+    assert not isinstance(outcome(ordered.result), QueueFull)
+    pool.close()
+    clock.advance(0)
+    assert [type(outcome(actor.result)) for actor in waiting] == [PoolClosed] * 2
+    if order != "refresh":
         lease.release()
 
 
