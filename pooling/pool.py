@@ -427,10 +427,16 @@ class Pool(Generic[T]):
         """
         seconds("timeout", timeout)
         self._check_process()
-        self._finalizer.detach()
         self._tell(self._ledger.enter, Phase.CLOSED)
         self._until(lambda: len(self._roster.entries) == self._roster.leased(), timeout)
-        self._runtime.forget(self)
+        self._forget_if_over()
+
+    def _forget_if_over(self) -> None:
+        """A closed pool needs nobody any more once its last connection is closed. Until then a lease that is out may be
+        dropped, which the reaper has to see."""
+        if self._ledger.phase is Phase.CLOSED and not self._roster.entries:
+            self._finalizer.detach()
+            self._runtime.forget(self)
 
     def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait for a state of the pool; False where it has not come in time."""
@@ -560,9 +566,12 @@ class Pool(Generic[T]):
     def _work_inline(self, job: Job) -> None:
         """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
         the stack, however many jobs follow each other."""
-        report = self._hooks.perform(job, self._ledger)
+        felt: list[BaseException] = []
+        report = self._hooks.perform(job, self._ledger, felt)
         with self._lock:
             self._ledger.settle(self._now(), *report)
+        if felt:
+            raise felt.pop()
 
     def _work(self, job: Job) -> None:
         self._tell(*self._hooks.perform(job, self._ledger))
@@ -607,6 +616,7 @@ class Pool(Generic[T]):
             with self._lock:
                 self._ledger.settle(self._now())
             self._act(work=not self._inline)
+            self._forget_if_over()
 
     # -- forks and endings ---------------------------------------------------------------------------
 

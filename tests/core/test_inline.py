@@ -121,6 +121,25 @@ def test_hooks_that_raise_are_contained(clock: ManualClock, make: Make) -> None:
     pool.acquire(timeout=1).release()
 
 
+@pytest.mark.parametrize("hook", ["connect", "check"])
+def test_an_interrupt_ends_the_acquire_that_it_strikes_in_a_hook(clock: ManualClock, make: Make, hook: str) -> None:
+    """Ctrl-C in a connect counted as one that had failed: it was tried again, and nobody heard of the key."""
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", max_size=1, check="ping", check_after=0.0)
+    if hook == "check":
+        pool.acquire(timeout=1).release()
+        clock.advance(1)
+    interrupt = KeyboardInterrupt()
+    factory.gates[hook].error(interrupt)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        pool.acquire(timeout=30)
+    assert raised.value is interrupt
+    assert factory.gates[hook].calls == 1
+    factory.gates[hook].ok()
+    pool.acquire(timeout=1).release()
+    assert pool.stats().size == factory.open == 1
+
+
 def test_a_timeout_of_0_leaves_nothing_leased(clock: ManualClock, make: Make) -> None:
     factory = Bound(clock)
     pool = make(factory=factory, workers="inline")
