@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pooling._hooks import Hooks
-from pooling._ledger.entry import Stage
 from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.ledger import Ledger
 from pooling._ledger.notice import Notice
@@ -17,7 +17,6 @@ from pooling._ledger.queue import Waiter
 from pooling._log import PoolLog
 from pooling._runtime.fork import Flag
 from pooling._runtime.threads import Lock, Runtime
-from pooling.errors import PoolError
 from pooling.events import LogLines, Outlet
 
 T = TypeVar("T")
@@ -41,6 +40,7 @@ class Dispatch(Generic[T]):
     _log: PoolLog
     _pid: int
     _lingers: bool
+    _finalizer: weakref.finalize[..., Any]
     _start_anew: Callable[[], None]
 
     def _check_process(self) -> None:
@@ -116,20 +116,14 @@ class Dispatch(Generic[T]):
         """Do a job on the calling thread. What follows from it is done by the loop that called, not further down
         the stack, however many jobs follow each other.
 
-        An interrupt (Ctrl-C, a killed greenlet) of a connect or check was meant for this thread: it is raised, and the
-        job has failed by an error that says so.
+        An interrupt (Ctrl-C, a killed greenlet) of a connect or check was meant for this thread: it is raised.
         """
-        report = self._hooks.perform(job, self._ledger)
-        struck = next((each for each in report if isinstance(each, BaseException)), None)
-        if job.stage not in (Stage.CONNECTING, Stage.CHECKING) or isinstance(struck, Exception):
-            struck = None
-        if struck is not None:
-            instead = PoolError(f"{type(struck).__name__} has struck the thread at work")
-            report = tuple(instead if each is struck else each for each in report)
+        felt: list[BaseException] = []
+        report = self._hooks.perform(job, self._ledger, felt)
         with self._lock:
             self._ledger.settle(self._now(), *report)
-        if struck is not None:
-            raise struck
+        if felt:
+            raise felt.pop()
 
     def _work(self, job: Job) -> None:
         self._tell(*self._hooks.perform(job, self._ledger))
@@ -140,6 +134,7 @@ class Dispatch(Generic[T]):
         closed. (Inline the reaper could not either.)"""
         if self._lingers and (self._inline or not self._ledger.roster.leased()):
             self._lingers = False
+            self._finalizer.detach()
             self._runtime.forget(self)
 
     # -- what the reaper calls --------------------------------------------------------------------------
@@ -157,3 +152,4 @@ class Dispatch(Generic[T]):
             with self._lock:
                 self._ledger.settle(self._now())
             self._act(work=not self._inline)
+            self._forget_if_over()

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from pooling._hooks import Hooks
-from pooling._ledger.entry import Stage
+from pooling._ledger.entry import Stage, Token
 from pooling._ledger.jobs import Job
 from pooling._ledger.ledger import Ledger
+from pooling._ledger.phase import Phase
 from pooling._runtime.threads import Runtime
 
 AT_EXIT = 1.0  # seconds that the end of the interpreter is held up to close connections
@@ -26,7 +27,8 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
         return  # the parent's business
     ending = pool() is not None
     jobs: deque[Job] = deque()
-    for line in (ledger.roster.idle, ledger.roster.suspects, ledger.roster.doomed):
+    lines = (ledger.roster.idle, ledger.roster.suspects, ledger.roster.doomed) if ending else (_lost(ledger),)
+    for line in lines:
         while line:
             jobs.append(Job(line.popleft(), Stage.CLOSING, ledger.config.connect_timeout, 0, True))
     until = runtime.now() + AT_EXIT
@@ -44,8 +46,15 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
         with contextlib.suppress(queue.Empty):
             for _ in range(count if workers else 0):
                 closed.get(timeout=max(0.0, until - runtime.now()))
-    elif count:
+    elif count and ledger.phase is not Phase.CLOSED:
         warnings.warn(f"pool {ledger.name!r} was dropped without close()", ResourceWarning, stacklevel=2)
+
+
+def _lost(ledger: Ledger[Any]) -> deque[Token[Any]]:
+    """New tokens for the connections that there are when the pool is collected. Whoever had them had the pool as well,
+    and is gone with it."""
+    known = (entry for entry in ledger.roster.entries if entry.connection is not None)
+    return deque(map(ledger.roster.mint, known))
 
 
 def _close_all(jobs: deque[Job], hooks: Hooks[Any], ledger: Ledger[Any], closed: queue.SimpleQueue[None]) -> None:

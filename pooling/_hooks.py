@@ -34,12 +34,16 @@ class Hooks(Generic[T]):
         self._config = config
         self._log = log
 
-    def perform(self, job: Job, ledger: Ledger[T]) -> tuple[Any, ...]:
-        """Do the job; returns the transition that reports it, with its arguments."""
+    def perform(self, job: Job, ledger: Ledger[T], felt: list[BaseException] | None = None) -> tuple[Any, ...]:
+        """Do the job; returns the transition that reports it, with its arguments.
+
+        ``felt`` is for a caller who does the job of an acquire: into it goes an interrupt (KeyboardInterrupt, a killed
+        greenlet), which is meant for its thread and no failure of the hook it struck.
+        """
         token = job.token
         entry: Entry[T] = token.entry
         if job.stage is Stage.CONNECTING:
-            error = self._call(self._connect, entry, job.timeout)
+            error = _told(self._call(self._connect, entry, job.timeout), felt)
             if error is None:
                 return ledger.connected, token
             if entry.connection is not None:  # it was opened, and what came after failed
@@ -48,7 +52,7 @@ class Hooks(Generic[T]):
             pause = self._pause(ledger.outage.failures + 1)
             return ledger.not_connected, token, self._concealed(error), permanent, pause
         if job.stage is Stage.CHECKING:
-            error = self._call(self._check, entry, job.timeout, job.thorough)
+            error = _told(self._call(self._check, entry, job.timeout, job.thorough), felt)
             if error is None:
                 return ledger.checked, token, job.epoch
             return ledger.found_dead, token, self._concealed(error)
@@ -181,6 +185,14 @@ class Hooks(Generic[T]):
             return conceal(error, secrets)
         except BaseException:  # it raises when it is read or changed, or has causes without end
             return Concealed(f"{type(error).__name__}, an error that cannot be shown")
+
+
+def _told(error: BaseException | None, felt: list[BaseException] | None) -> BaseException | None:
+    """What the books are told of an error. They keep it for long: not one that is raised as well."""
+    if felt is None or error is None or isinstance(error, Exception):
+        return error
+    felt.append(error)
+    return PoolError("it was interrupted")
 
 
 def _always(_: object) -> bool:

@@ -76,11 +76,14 @@ class Flow(Generic[Item]):
         """Have a worker tell what there is, unless one does already, or is on its way."""
         now = time.monotonic()
         if self._queue and now >= self._next_call and not self._draining.locked():
-            self._next_call = now + CALL
             try:
+                self._next_call = now + CALL
                 submit(self._drain)
             except RuntimeError:
                 self._next_call = -math.inf  # no thread can be started: what waits here is told when one can be
+            except BaseException:
+                self._next_call = -math.inf  # nobody may have come: the next one who has something to tell asks again
+                raise
 
     def _drain(self) -> None:
         # The queue is looked at after the call was answered, and again after the lock was let go: an event put while

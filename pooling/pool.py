@@ -348,7 +348,6 @@ class Pool(WaitingRoom[T]):
         """
         seconds("timeout", timeout)
         self._check_process()
-        self._finalizer.detach()
         self._tell(self._ledger.enter, Phase.CLOSED)
         self._until(lambda: len(self._roster.entries) == self._roster.leased(), timeout)
         self._lingers = True

@@ -228,7 +228,7 @@ class Moves(Generic[T]):
             # With a pause, as after any connect that failed: what has struck its worker may strike the next one.
             self._refused(entry, PoolError("the worker that was to connect was struck by an exception"), False)
         elif entry.connection is None:
-            self._free(entry, "")
+            self._free(entry, entry.reason)  # closed already
         else:
             self.roster.doom(token, entry.reason or "dropped")
 

@@ -55,12 +55,14 @@ class Roster(Generic[T]):
 
     def remove(self, entry: Entry[T]) -> bool:
         """Forget a slot. False where it was forgotten before."""
-        if entry not in self.hung:
-            entry.refs = None  # before its token goes: nobody needs to hear of that
         known = entry in self.entries
-        self.entries.pop(entry, None)
         if self._identities.get(entry.identity) is entry:
             del self._identities[entry.identity]
+        self.entries.pop(entry, None)
+        # After those, for an entry that stands there is to be told of while it does; but before its token goes: nobody
+        # needs to hear of that.
+        if entry not in self.hung:
+            entry.refs = None
         return known
 
     def identify(self, entry: Entry[T]) -> bool:

@@ -85,15 +85,18 @@ class Reaper:
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is not None or self._starts:
-                return
+            if self._thread is None and not self._starts:
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        # A function of its own: CPython takes a "try" within a "with" for a place outside of both.
+        try:
             self._starts = True
-            try:
-                thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
-                if begin(thread):
-                    self._thread = thread  # else the next alarm starts another
-            finally:
-                self._starts = False
+            thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
+            if begin(thread):
+                self._thread = thread  # else the next alarm starts another
+        finally:
+            self._starts = False
 
     def _living(self) -> list[Watched]:
         living = []

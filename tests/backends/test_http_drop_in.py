@@ -280,6 +280,25 @@ def test_an_interrupted_request_gives_its_place_back(make: Any, monkeypatch: pyt
     assert pool.pooling.stats().leased == 0
 
 
+def test_a_request_interrupted_as_it_gives_its_place_back_gives_it_back(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make(maxsize=1, block=True, pool_timeout=5.0)
+    put_back = pool._put_conn
+
+    def struck(connection: Any) -> None:
+        monkeypatch.setattr(pool, "_put_conn", put_back)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "_put_conn", struck)
+    mine = None
+    with pytest.raises(KeyboardInterrupt):
+        mine = pool.urlopen("GET", "/", preload_content=False, release_conn=True)
+    assert mine is None
+    assert pool.request("GET", "/").data == b"ok"
+    assert pool.pooling.stats().leased == 0
+
+
 def test_an_error_before_anything_was_taken_takes_nothing_from_anybody(make: Any) -> None:
     """urllib3 says _put_conn(None) then as well."""
     pool = make(maxsize=2, block=True)

@@ -43,6 +43,53 @@ def test_a_dropped_pool_closes_its_connections_warns_and_leaves_no_threads() -> 
     )
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_pool_dropped_together_with_a_lease_closes_that_ones_connection(closed: bool) -> None:
+    """As by an exception in the function that has both. Nobody had the time to look after the lease before."""
+    run_python(
+        f"""
+        import gc, time, warnings
+        from pooling import Pool
+        from pooling.testing import FakeFactory
+
+        warnings.simplefilter("ignore")
+        factory = FakeFactory()
+        pool = Pool(factory, max_size=2)
+        lease = pool.acquire()
+        if {closed}:
+            pool.close()
+        del lease, pool
+        gc.collect()
+        end = time.monotonic() + 5
+        while factory.open and time.monotonic() < end:
+            time.sleep(0.01)
+        assert factory.open == 0, factory.open
+        """
+    )
+
+
+def test_a_lease_that_is_dropped_after_close_has_its_connection_closed() -> None:
+    run_python(
+        """
+        import gc, time
+        from pooling import Pool
+        from pooling.testing import FakeFactory
+
+        factory = FakeFactory()
+        pool = Pool(factory, max_size=2)
+        lease = pool.acquire()
+        pool.close()
+        del lease
+        gc.collect()
+        end = time.monotonic() + 5
+        while factory.open and time.monotonic() < end:
+            time.sleep(0.01)
+        assert factory.open == 0, factory.open
+        assert pool.stats().size == 0
+        """
+    )
+
+
 def test_a_pool_that_was_never_used_is_dropped_in_silence() -> None:
     run_python(
         """

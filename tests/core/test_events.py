@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pooling import ConnectError, Pool, PoolEvent, PoolTimeout
-from pooling.events import LIMIT
+from pooling.events import LIMIT, Outlet
 from pooling.testing import FakeBroken, FakeFactory, Gate, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
@@ -374,3 +375,18 @@ def test_the_kept_error_holds_no_variables_of_its_frames(clock: ManualClock, mak
         while trace:
             assert "secret" not in trace.tb_frame.f_locals
             trace = trace.tb_next
+
+
+def test_an_interrupt_while_a_worker_is_asked_for_costs_no_event() -> None:
+    told: list[PoolEvent] = []
+    outlet = Outlet(told.append, logging.getLogger("pooling"))
+    event = PoolEvent("clear", "pool", 0.0)
+    outlet.put(event)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outlet.flow(interrupted)
+    outlet.flow(lambda job: job())
+    assert told == [event]

@@ -6,7 +6,8 @@ import dis
 import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -63,6 +64,40 @@ class Tracer:
                 self.struck = True
                 raise Struck
         return self._line
+
+
+def struck_at_each_line(function: Callable[..., Any], prepare: Callable[[], Callable[[], object]]) -> Iterator[int]:
+    """For each line of a function: prepare a call, and make it with an exception raised when that line is reached.
+    Yields the line then, also one that was not reached. All calls are made in one thread, which lives on: what it still
+    holds, others miss."""
+    code, struck = function.__code__, 0
+    with ThreadPoolExecutor(1) as thread:
+        for number in entries(code):
+            call, reached = prepare(), False
+
+            def strike(frame: FrameType, event: str, arg: Any, number: int = number) -> Any:
+                nonlocal reached
+                if frame.f_code is not code:
+                    return None
+                if event == "line" and frame.f_lineno == number and not reached:
+                    reached = True
+                    raise Struck
+                return functools.partial(strike, number=number)
+
+            def traced(call: Callable[[], object] = call, strike: Any = strike) -> None:
+                sys.settrace(strike)
+                try:
+                    call()
+                except Struck:
+                    pass
+                finally:
+                    sys.settrace(None)
+
+            thread.submit(traced).result()
+            del call, traced
+            struck += reached
+            yield number
+    assert struck > 1, "it was not called"
 
 
 def quietly(call: Callable[[], object], *expected: type[BaseException]) -> None:

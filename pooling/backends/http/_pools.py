@@ -121,6 +121,16 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _new_pool_queue(self, maxsize: int) -> Any:
         return QueueFace(self, maxsize)
 
+    def urlopen(self, *args: Any, **kw: Any) -> Any:
+        """A request, as urllib3 makes it."""
+        before = self._current()
+        try:
+            return super().urlopen(*args, **kw)
+        except BaseException:
+            if self._current() is not before:  # struck where urllib3 was about to give it back: nobody else will
+                self._put_conn(None)
+            raise
+
     # -- what urllib3 calls ---------------------------------------------------------------------------
 
     def _get_conn(self, timeout: float | None = None) -> Any:

@@ -202,12 +202,14 @@ class ConnectionPool(redis.ConnectionPool):
             self._lock = threading.RLock()  # a thread that is not here may hold the old one
             old.stats()  # has the pool see that it was forked: it lets go of the parent's sockets
         else:
+            new = self._build()
             if old is not None:
                 self._finalizer.detach()
-                old.close(0)
-            self._pool = self._build()
-            self._finalizer = weakref.finalize(self, _forget, self._pool)
+            self._pool = new
+            self._finalizer = weakref.finalize(self, _forget, new)
             self._finalizer.atexit = False
+            if old is not None:
+                old.close(0)  # last: interrupted here, the pool has one to go on with
         self.shells = Shells(weakref.WeakMethod(self.make_connection))
         self.pid = os.getpid()  # last: see _checkpid()
 

@@ -70,9 +70,10 @@ class Shells:
 
     def lend(self, shell: Any, lease: Lease[Any]) -> None:
         """From now on it belongs to its user."""
+        # First: kept here with its lease, where an exception strikes in between, it would keep that for ever.
+        self._kept.pop(id(shell), None)
         _attach(shell, lease)
         self._used[id(shell)] = _reference(shell, _Drop(lease, _connection.socket_of(shell)))
-        self._kept.pop(id(shell), None)
 
     def take_back(self, shell: Any, pool: Any) -> Lease[Any] | None:
         """The lease of one that a user brings back; None where it is not one that ``pool`` has lent."""
@@ -80,12 +81,13 @@ class Shells:
         lease = getattr(shell, _LEASE, None)
         if reference is None or reference() is not shell or not isinstance(lease, Lease) or lease._pool is not pool:
             return None
-        self._kept[id(shell)] = shell
         try:
             taken: Lease[Any] | None = vars(shell).pop(_LEASE)  # of two that release at once, one gets it
         except (KeyError, TypeError):
             return None
+        # In this order for the same reason: each of the two can have the lease.
         self._used.pop(id(shell), None)
+        self._kept[id(shell)] = shell
         return taken
 
     def forget(self, shell: Any, session: Any) -> None:

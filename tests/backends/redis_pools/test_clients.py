@@ -15,9 +15,11 @@ import redis
 
 import pooling
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, TooManyConnections
+from pooling.backends.redis._shells import Shells
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
 from tests.backends.redis_pools.conftest import Make, identity
+from tests.interrupts.lines import struck_at_each_line
 from tests.proxy import Proxy
 from tests.waiting import LATE, until
 
@@ -194,6 +196,25 @@ class TestAsAClientSeesIt:
         gc.collect()
         backend.wait_for(0)
         assert redis.Redis(connection_pool=pool).ping()
+
+    @pytest.mark.filterwarnings("ignore:pool .* was dropped without close:ResourceWarning")  # by a reset that is struck
+    @pytest.mark.parametrize("function", [Shells.lend, Shells.take_back, ConnectionPool.reset])
+    def test_wherever_an_exception_strikes_no_slot_is_lost(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch, function: Any
+    ) -> None:
+        """A connection object that was kept with its lease kept that for ever; and a reset closed the pool first."""
+        monkeypatch.setattr("pooling.backends.redis._shells.GRACE", 0.01)
+        pools: list[Any] = []
+
+        def use() -> Callable[[], object]:
+            pools.append(make(max_connections=1, timeout=5.0))
+            pools[-1].release(pools[-1].get_connection())
+            return lambda: (pools[-1].release(pools[-1].get_connection()), pools[-1].reset())
+
+        for line in struck_at_each_line(function, use):
+            gc.collect()
+            pools[-1].release(pools[-1].get_connection())
+            assert pools[-1].pooling.stats().leased == 0, line
 
     def test_its_text_tells_no_secret(self) -> None:
         pool = ConnectionPool.from_url("redis://anna:hidden@db.example:6380/2", max_lifetime=60)

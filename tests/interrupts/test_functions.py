@@ -1,0 +1,81 @@
+"""An exception at every line of single functions: of those where much hangs on the order of a few statements."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pooling import Pool
+from pooling._ledger.roster import Roster
+from pooling._runtime.reaper import Reaper
+from pooling._runtime.threads import Threads
+from pooling.events import Outlet
+from pooling.testing import FakeConnection, FakeFactory
+from tests.interrupts.lines import SIZE, make, struck_at_each_line, wait_until
+
+pytestmark = pytest.mark.usefixtures("untraced")
+
+
+def all_can_be_leased(pool: Pool[FakeConnection]) -> bool:
+    leases = [pool.acquire(timeout=5.0) for _ in range(SIZE)]
+    for lease in leases:
+        lease.release()
+    return len({id(lease._entry) for lease in leases}) == SIZE
+
+
+def test_a_slot_that_is_given_up_is_never_lost_half_way() -> None:
+    """A detached connection's: its entry stood in the roster for ever, and its token was reported by nobody."""
+    pools: list[Pool[FakeConnection]] = []
+
+    def detach() -> Callable[[], object]:
+        pools.append(make(10.0)[0])
+        return pools[-1].acquire().detach
+
+    for line in struck_at_each_line(Roster.remove, detach):
+        gc.collect()
+        assert all_can_be_leased(pools[-1]), line
+        assert pools[-1].stats().size == SIZE
+        pools[-1].close()
+
+
+@pytest.mark.parametrize("function", [Reaper._start, Reaper._start_thread])
+def test_a_reaper_whose_start_was_struck_is_started_by_the_next(function: Any) -> None:
+    """It was never started again, and whoever tried waited for the lock of the thread that was struck."""
+    runtimes: list[Threads] = []
+    pools: list[Pool[FakeConnection]] = []
+
+    def first() -> Callable[[], object]:
+        runtimes.append(Threads())
+        pools.append(Pool(FakeFactory(), runtime=runtimes[-1], max_size=SIZE, timeout=5.0))
+        return lambda: pools[-1].acquire().release()
+
+    for line in struck_at_each_line(function, first):
+        reaper = runtimes[-1]._reaper
+        assert reaper._starting.acquire(timeout=1.0), line
+        reaper._starting.release()
+        pools[-1].clear()
+        pools[-1].acquire().release()
+        assert reaper._thread is not None, line
+        pools[-1].close()
+
+
+def test_a_listener_is_told_whoever_was_struck_when_he_had_it_told() -> None:
+    """For a second nobody asked for a worker again, and in a quiet pool nobody at all."""
+    told: list[list[str]] = []
+    pools: list[Pool[FakeConnection]] = []
+
+    def heard() -> Callable[[], object]:
+        kinds: list[str] = []
+        told.append(kinds)
+        pools.append(make(10.0)[0])
+        pools[-1].acquire().release()
+        pools[-1].subscribe(lambda event: kinds.append(event.kind))
+        return lambda: pools[-1].acquire().release()
+
+    for line in struck_at_each_line(Outlet.flow, heard):
+        pools[-1].clear()
+        assert wait_until(lambda: "clear" in told[-1], 0.5), line
+        pools[-1].close()
