@@ -14,7 +14,8 @@ from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
 from pooling.events import Outlet
 from pooling.testing import FakeConnection, FakeFactory
-from tests.interrupts.lines import SIZE, make, struck_at_each_line, wait_until
+from tests.interrupts.lines import SIZE, make, struck_at_each_line
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
@@ -62,8 +63,9 @@ def test_a_reaper_whose_start_was_struck_is_started_by_the_next(function: Any) -
         pools[-1].close()
 
 
-def test_a_listener_is_told_whoever_was_struck_when_he_had_it_told() -> None:
+def test_a_listener_is_told_whoever_was_struck_when_he_had_it_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a second nobody asked for a worker again, and in a quiet pool nobody at all."""
+    monkeypatch.setattr("pooling.events.CALL", 1000.0)
     told: list[list[str]] = []
     pools: list[Pool[FakeConnection]] = []
 
@@ -77,5 +79,5 @@ def test_a_listener_is_told_whoever_was_struck_when_he_had_it_told() -> None:
 
     for line in struck_at_each_line(Outlet.flow, heard):
         pools[-1].clear()
-        assert wait_until(lambda: "clear" in told[-1], 0.5), line
+        until(lambda: "clear" in told[-1], f"the event after line {line}")
         pools[-1].close()
