@@ -66,6 +66,8 @@ R = TypeVar("R")
 
 _frame = sys._getframe
 FIRST_COME = 0.0  # the priority of those who give none
+CLOSE = 5.0  # seconds that a close waits for the driver
+LAST_CLOSE = 0.5  # the same after a drain that has used its time up
 KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other side hardly keeps
 _names = itertools.count(1)
 # Re-entrant: a destructor that strikes in there may release a lease, a log handler of an abandon() that
@@ -326,12 +328,16 @@ class Pool(WaitingRoom[T]):
 
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Take no new acquires (PoolClosed), wait for the leases that are out, then close. True if all came back
-        within ``timeout`` seconds (None: for ever)."""
+        within ``timeout`` seconds (None: for ever).
+
+        The close takes what is left of the time, half a second at least, and five seconds at most.
+        """
         seconds("timeout", timeout)
         self._check_process()
+        until = math.inf if timeout is None else self._now() + timeout
         self._tell(self._ledger.enter, Phase.DRAINING)
         back = self._until(self._is_drained, timeout)
-        self.close()
+        self.close(min(max(until - self._now(), LAST_CLOSE), CLOSE))
         return back
 
     def _is_drained(self) -> bool:
@@ -340,7 +346,7 @@ class Pool(WaitingRoom[T]):
         refreshed = any(claimant is not None and claimant.turn is WAITING for claimant in claimants)
         return not (self._roster.leased() or self._ledger.queue or self._ledger.claims or refreshed)
 
-    def close(self, timeout: float | None = 5.0) -> None:
+    def close(self, timeout: float | None = CLOSE) -> None:
         """Close the pool: waiters and later acquires get PoolClosed, idle connections are closed now, leased ones when
         they come back.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import Enum
 from typing import TypeVar
@@ -54,8 +53,7 @@ class Ledger(Settling[T]):
         if newcomer and (not self.roster.idle or self.queue):
             if self.tally.outlets:
                 self._emit("wait")
-            if self.nesting.mode and self.nesting.look_at == math.inf:
-                self._alarm(self.nesting.suspect(self.now))
+            self._suspect_nesting()
         self.queue.join(waiter)
         if not newcomer:
             self._wake_forgotten()

@@ -190,6 +190,8 @@ class Moves(Generic[T]):
         claimant, entry.claimant = entry.claimant, None
         if claimant is not None and claimant.turn is Turn.WAITING:
             self.claims[claimant] = None
+        if self.queue:  # perhaps a pool that shrinks has lost the one that could have been given back
+            self._suspect_nesting()
 
     def _release_claim(self, entry: Entry[T], error: BaseException) -> None:
         """Whoever claimed an entry's connection will not get it."""
@@ -202,6 +204,11 @@ class Moves(Generic[T]):
         for waiter in tuple(self.claims):
             self._fail(waiter, error())
         self.claims.clear()
+
+    def _suspect_nesting(self) -> None:
+        """Somebody waits: look a little later whether he can be served at all."""
+        if self.nesting.mode and self.nesting.look_at == math.inf:
+            self._alarm(self.nesting.suspect(self.now))
 
     def _closed(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is {self.phase.value}")

@@ -15,9 +15,9 @@ SOON = 0.05  # seconds after which waiting threads are suspected of starving eac
 class Nesting:
     """When to look for them, and who they are.
 
-    Looked for a little after somebody came to wait: by nothing else can it begin; and only if nobody was served since:
-    who was, will give his connection back. Only a snapshot of who acquired is known: a lease that was handed to another
-    thread counts for the one that acquired it.
+    Looked for a little after somebody came to wait, or a slot was given up while somebody did: by nothing else can it
+    begin; and only if nobody was served since: who was, will give his connection back. Only a snapshot of who acquired
+    is known: a lease that was handed to another thread counts for the one that acquired it.
     """
 
     def __init__(self, mode: str | None) -> None:

@@ -13,6 +13,7 @@ from pooling.errors import ConnectError
 from pooling.stats import PoolState
 
 LONGEST_TEXT = 1000  # characters of an error's text that are repeated
+READ = 10 * LONGEST_TEXT  # characters of it that are looked at
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
 GRACE = 1.0  # seconds for which a permanent error is put up with while other connections are open
 MOMENT = 0.25  # seconds by which a driver that keeps to its time may come back later
@@ -117,5 +118,6 @@ class Outage:
 def describe(error: BaseException | None) -> str:
     """An error's type and text in one line, without what reads like a password: not every error was concealed, some
     are a user's own."""
-    text = " ".join(hide(said(error))[:LONGEST_TEXT].split()) if error is not None else ""
+    # Cut before it is searched, which takes a second for a megabyte, and the pool's lock may be held.
+    text = " ".join(hide(said(error)[:READ])[:LONGEST_TEXT].split()) if error is not None else ""
     return f"{type(error).__name__}: {printable(text)}" if text else type(error).__name__

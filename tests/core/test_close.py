@@ -151,6 +151,17 @@ def test_drain_gives_up_after_its_timeout_and_closes(clock: ManualClock, make: M
     lease.release()
 
 
+def test_a_close_that_hangs_holds_a_drain_up_for_what_is_left_of_its_time(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    factory.gates["close"].slow(1000)
+    for timeout, patience in ((3, 3), (0.1, 0.5), (60, 5)):
+        pool = make()
+        pool.acquire().release()
+        assert timed(clock, pool.drain, timeout) == (pytest.approx(patience), True)
+    clock.advance(1000)  # the closes end
+
+
 def test_drain_of_a_quiet_pool_is_over_at_once(clock: ManualClock, make: Make) -> None:
     pool = make()
     pool.acquire().release()

@@ -65,6 +65,24 @@ def test_who_starves_just_after_a_connection_was_handed_over_is_named_all_the_sa
     assert isinstance(outcome(actor.result), PoolTimeout)
 
 
+def test_who_starves_since_the_pool_has_shrunk_is_named(
+    clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody comes to wait then: the connection that could have been given back is closed in place of that."""
+    pool = make(max_size=3)
+    lease = pool.acquire()
+    actors = [clock.spawn(twice, pool, clock) for _ in range(2)]
+    clock.advance(1)
+    assert not nesting(caplog)
+    pool.resize(max_size=2)
+    lease.release()
+    clock.advance(0.1)
+    assert len(nesting(caplog)) == 1
+    clock.advance(10)
+    for actor in actors:
+        outcome(actor.result)
+
+
 def test_with_raise_the_last_to_come_gives_way_and_the_others_go_on(
     clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
