@@ -17,6 +17,8 @@ from enum import Enum
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from pooling.stats import CloseReason
+
 if TYPE_CHECKING:
     from pooling._ledger.queue import Waiter
     from pooling._ledger.roster import Roster
@@ -77,7 +79,7 @@ class Entry(Generic[T]):
         self.began, self.allowance = now, 0.0  # the job under way: when it began, how long it may take
         self.uses = 0  # counted where max_uses asks for it; the plain path does not
         self.keep = math.inf  # seconds it may stay unused, where the other side has said so
-        self.reason = ""  # why it is being closed
+        self.reason: CloseReason | None = None  # why it is being closed
         self.reported = -math.inf  # since when it was leased as leak_after reported it
         self.claimant: Waiter[T] | None = None  # whom the connection is for, whoever waits (a lease's refresh)
         # Who has it: the thread (0 while nobody has), and the code object and instruction of its acquire, never the

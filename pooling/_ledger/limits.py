@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from pooling._ledger.entry import Entry
 from pooling.config import Config
+from pooling.stats import CloseReason
+
+Due = CloseReason | Literal["keepalive"]  # to be closed for that, or to be checked
 
 
 class Limits:
@@ -32,14 +35,14 @@ class Limits:
         """Whether it was used or checked so lately that nobody has to look whether it is alive."""
         return now - max(entry.since, entry.checked_at) < self.check_after
 
-    def due(self, entry: Entry[Any], now: float, *, spare: bool) -> str:
+    def due(self, entry: Entry[Any], now: float, *, spare: bool) -> Due | None:
         """What is due for an idle connection: ``"lifetime"``, ``"idle"`` (only a spare one, unless the
-        other side is about to close it), ``"keepalive"``, or nothing: an empty string."""
+        other side is about to close it), ``"keepalive"``, or None."""
         if now >= entry.expires_at:
             return "lifetime"
         if now >= entry.since + (min(self._idle, entry.keep) if spare else entry.keep):
             return "idle"
-        return "keepalive" if now >= max(entry.since, entry.checked_at) + self._keepalive else ""
+        return "keepalive" if now >= max(entry.since, entry.checked_at) + self._keepalive else None
 
     def overheld(self, entry: Entry[Any], now: float) -> bool:
         """Whether a lease has to be reported as held for too long."""

@@ -24,7 +24,8 @@ from pooling._ledger.slow_start import SlowStart
 from pooling._ledger.tally import Tally
 from pooling.config import Config
 from pooling.errors import PoolClosed, PoolError
-from pooling.events import Outlet
+from pooling.events import EventKind, Outlet
+from pooling.stats import CloseReason
 
 if TYPE_CHECKING:
     from pooling._runtime.fork import Flag
@@ -100,8 +101,8 @@ class Moves(Generic[T]):
         else:
             self.roster.suspects.append(token)
 
-    def _retirement(self, entry: Entry[T]) -> str:
-        """Why a connection must not be used again, or an empty string."""
+    def _retirement(self, entry: Entry[T]) -> CloseReason | None:
+        """Why a connection must not be used again, or None."""
         if self.phase is Phase.CLOSED:
             return "pool"
         if entry.epoch < self.roster.cleared:
@@ -111,7 +112,7 @@ class Moves(Generic[T]):
         if entry.uses >= self.limits.uses:
             return "uses"
         # A claimed one counts as a lease that is out.
-        return "surplus" if self.roster.kept() > self.max_size and entry.claimant is None else ""
+        return "surplus" if self.roster.kept() > self.max_size and entry.claimant is None else None
 
     def _hand(self, waiter: Waiter[T], token: Token[T]) -> bool:
         """Give a token to a waiter, unless it has left."""
@@ -175,11 +176,11 @@ class Moves(Generic[T]):
         alone = self.roster.kept() - len(self.roster.at[Stage.CONNECTING]) <= 1  # the entry itself
         self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone, pause=pause)
         self._release_claim(entry, self.outage.explain(self.name, self.now))
-        self._free(entry, "")
+        self._free(entry, None)
         self._refuse_claims(lambda: self.outage.explain(self.name, self.now))
 
-    def _free(self, entry: Entry[T], reason: str) -> None:
-        """Forget a slot; ``reason`` is why its connection was closed, empty where there was none."""
+    def _free(self, entry: Entry[T], reason: CloseReason | None) -> None:
+        """Forget a slot; ``reason`` is why its connection was closed, None where there was none."""
         if not self.roster.remove(entry):
             return
         if reason:
@@ -244,12 +245,12 @@ class Moves(Generic[T]):
         destructor or signal handler that has struck there, or on the plain path, to be lost at once."""
         self.tally.uses.samples.append(max(self.now - entry.since, 0.0))
 
-    def _leaked(self, entry: Entry[T], what: str, reason: str | None = None) -> None:
+    def _leaked(self, entry: Entry[T], what: str, reason: CloseReason | None = None) -> None:
         self.tally.leaks += 1
         self._emit("leak", entry, duration=self.now - entry.since, reason=reason)
         self.outbox.append(Notice(what, (entry.hold(),), self.now))
 
-    def _doom_suspects(self, reason: str) -> None:
+    def _doom_suspects(self, reason: CloseReason) -> None:
         while self.roster.suspects:
             self.roster.doom(self.roster.suspects.popleft(), reason)
 
@@ -261,7 +262,7 @@ class Moves(Generic[T]):
         self.tally.errors[doing] += 1
         self._emit("error", entry, reason=doing, error=error)
 
-    def _emit(self, kind: str, entry: Entry[T] | None = None, **details: Any) -> None:
+    def _emit(self, kind: EventKind, entry: Entry[T] | None = None, **details: Any) -> None:
         if self.tally.outlets:
             self.tally.emit(kind, self.now, entry, **details)
 

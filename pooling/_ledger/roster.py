@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from pooling._ledger.entry import Entry, Stage, Token, TokenRef
 from pooling.config import Config
+from pooling.stats import CloseReason
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ class Roster(Generic[T]):
         except IndexError:  # a caller on the plain path took the last one
             return None
 
-    def doom(self, token: Token[T], reason: str) -> None:
+    def doom(self, token: Token[T], reason: CloseReason) -> None:
         """Have a connection closed; its slot is freed after that."""
         token.entry.stage = Stage.CLOSING
         token.entry.reason = reason

@@ -14,7 +14,7 @@ from pooling._ledger.outage import LONGEST_GAP, MOMENT
 from pooling._ledger.phase import CLOSED, RUNNING, SUSPENDED, Phase
 from pooling._ledger.queue import Turn, Waiter
 from pooling._ledger.upkeep import Upkeep
-from pooling.stats import FOLD_AT
+from pooling.stats import FOLD_AT, CloseReason
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class Settling(Upkeep[T]):
 
     def _shrink(self) -> None:
         """Retire what came back to a closed pool, or to one that has shrunk, before anybody is served with it."""
-        reason = "pool" if self.phase is Phase.CLOSED else "surplus"
+        reason: CloseReason = "pool" if self.phase is Phase.CLOSED else "surplus"
         while reason == "pool" or self.roster.kept() > self.max_size:
             if (token := self.roster.longest_unused()) is None:
                 return

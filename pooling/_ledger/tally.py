@@ -7,7 +7,7 @@ from typing import Any
 
 from pooling._holders import named, thread_names
 from pooling._ledger.entry import Entry
-from pooling.events import Outlet, PoolEvent
+from pooling.events import EventKind, Outlet, PoolEvent
 from pooling.stats import Recorder
 
 
@@ -30,7 +30,7 @@ class Tally:
 
     def emit(
         self,
-        kind: Any,  # an EventKind
+        kind: EventKind,
         at: float,
         entry: Entry[Any] | None = None,
         *,

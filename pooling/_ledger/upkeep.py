@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pooling._ledger.entry import Entry, Stage
 from pooling._ledger.jobs import Stuck
+from pooling._ledger.limits import Due
 from pooling._ledger.moves import Moves
 from pooling._ledger.notice import Notice
 from pooling._ledger.queue import Turn
@@ -71,7 +72,7 @@ class Upkeep(Moves[T]):
             self._leaked(entry, "a lease is held for long")
         self._remind(entry)
 
-    def _due(self, entry: Entry[T]) -> str:
+    def _due(self, entry: Entry[T]) -> Due | None:
         if entry.epoch < self.roster.cleared:
             return "stale"
         return self.limits.due(entry, self.now, spare=self.roster.kept() > self.min_size)

@@ -23,6 +23,7 @@ from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
 from pooling.integrations.sqlalchemy._place_pool import PlacePool, users_frame
 from pooling.lease import Lease
 from pooling.pool import FIRST_COME
+from pooling.stats import CloseReason
 
 _LEASE, _TOOK = "_pooling_lease", "_pooling_took"  # what a record carries of ours
 
@@ -144,7 +145,9 @@ class FairPool(QueuePool):
         place.clean = True
         lease.release()
 
-    def _give_up(self, lease: Lease[Place], record: Any, error: BaseException | None, reason: str = "dropped") -> None:
+    def _give_up(
+        self, lease: Lease[Place], record: Any, error: BaseException | None, reason: CloseReason = "dropped"
+    ) -> None:
         """End a lease and its place: at once where nothing is open, else when a worker has closed it."""
         place = _place(lease)
         record = self.records.get(place) if record is None else record

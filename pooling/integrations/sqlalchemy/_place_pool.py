@@ -17,6 +17,7 @@ from pooling.config import offset, seconds
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
 from pooling.lease import Lease
 from pooling.pool import FIRST_COME, Pool
+from pooling.stats import CloseReason
 
 _NOT_USERS = {"sqlalchemy", "pooling", "contextlib"}
 
@@ -48,7 +49,7 @@ class PlaceLedger(Ledger[Place]):
         self.outage.over()
         self._remind(entry)
 
-    def emptied(self, entry: Entry[Place], reason: str) -> None:
+    def emptied(self, entry: Entry[Place], reason: CloseReason) -> None:
         """The connection in a leased place was closed, or taken out for good."""
         place = _place(entry)
         if place.live:
@@ -56,7 +57,7 @@ class PlaceLedger(Ledger[Place]):
             self.tally.closed[reason] += 1
             self._emit("close", entry, duration=self.now - entry.opened_at, reason=reason)
 
-    def vacate(self, token: Token[Place], reason: str, error: BaseException | None = None) -> None:
+    def vacate(self, token: Token[Place], reason: CloseReason, error: BaseException | None = None) -> None:
         """A place is given up; its connection was closed before, or there has never been one."""
         entry = token.entry
         _place(entry).connection = None  # the agenda may remember the entry for a while
@@ -67,7 +68,7 @@ class PlaceLedger(Ledger[Place]):
             self._used(entry)
             self._emit("release", entry, duration=self.now - entry.since, reason=reason)
             entry.thread = 0
-        self._free(entry, reason if _place(entry).live else "")
+        self._free(entry, reason if _place(entry).live else None)
 
 
 class PlacePool(Pool[Place]):
@@ -101,12 +102,12 @@ class PlacePool(Pool[Place]):
         """The place of a lease was connected."""
         self._tell(self._ledger.filled, lease._entry, took)
 
-    def emptied(self, lease: Lease[Place], reason: str) -> None:
+    def emptied(self, lease: Lease[Place], reason: CloseReason) -> None:
         """The place of a lease has lost its connection."""
         if _place(lease._entry).live:
             self._tell(self._ledger.emptied, lease._entry, reason)
 
-    def vacate(self, lease: Lease[Place], reason: str, error: BaseException | None = None) -> None:
+    def vacate(self, lease: Lease[Place], reason: CloseReason, error: BaseException | None = None) -> None:
         """End a lease and give its place up: another one can be made in this very moment."""
         token = lease._take("vacated")
         self._check_process()
@@ -139,11 +140,11 @@ class PlacePool(Pool[Place]):
         self._tell(take)
         return taken
 
-    def forget(self, token: Token[Place], reason: str) -> None:
+    def forget(self, token: Token[Place], reason: CloseReason) -> None:
         """Give an idle place up whose connection was closed."""
         self._tell(self._ledger.vacate, token, reason)
 
-    def doom(self, token: Token[Place], reason: str) -> None:
+    def doom(self, token: Token[Place], reason: CloseReason) -> None:
         """Give an idle place up; a worker closes its connection."""
         self._tell(self._roster.doom, token, reason)
 
@@ -159,7 +160,7 @@ class PlacePool(Pool[Place]):
     def _submit(self, job: Job) -> None:
         entry = job.token.entry
         if job.stage is Stage.CLOSING and entry.connection is not None and not entry.connection.live:
-            entry.reason = ""  # nothing is closed that was counted as opened
+            entry.reason = None  # nothing is closed that was counted as opened
         super()._submit(job)
 
 
