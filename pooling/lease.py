@@ -73,13 +73,12 @@ class Lease(Generic[T]):
             clock, is_clean = pool._now, pool._is_clean
             now = clock()
             try:
-                # Orphans first, plain_until after them: a destructor in a cycle of garbage releases a lease that was
-                # reported as lost before. Until that is taken in it stands among the orphans, and then its time is
-                # over.
-                fine = error is None and not roster.orphans and now < entry.plain_until and is_clean(entry.connection)
+                clean = is_clean(entry.connection)
             except Exception:
-                fine = False  # judge() asks again, and logs what is wrong
-            if fine:
+                clean = False  # judge() asks again, and logs what is wrong
+            # Orphans first, plain_until after them: a destructor in a cycle of garbage releases a lease that was
+            # reported as lost before. Until that is taken in it stands among the orphans, and then its time is over.
+            if clean and error is None and not roster.orphans and now < entry.plain_until:
                 # In this order it is, for whoever takes a snapshot meanwhile, never released and still leased.
                 entry.thread = 0
                 used = pool._used

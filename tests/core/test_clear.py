@@ -283,10 +283,16 @@ def test_a_release_that_has_just_looked_when_clear_comes_is_found_a_little_later
     """Between its look at the connection's limits and its append to the idle ones."""
     pool = make(max_size=1, reset="transaction")
     lease = pool.acquire()
-    is_clean = pool._is_clean
-    pool._is_clean = lambda connection: (pool.clear(), is_clean(connection))[1]
+    used = pool._used
+
+    class Clearing(list[float]):
+        def append(self, sample: float, /) -> None:
+            pool.clear()
+            used.append(sample)
+
+    pool._used = Clearing()
     lease.release()
-    pool._is_clean = is_clean
+    pool._used = used
     assert (pool.stats().idle, factory.open) == (1, 1)
     clock.advance(1)
     assert (pool.stats().idle, factory.open) == (0, 0)
