@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Iterable, Mapping
-from types import CodeType
+from types import CodeType, FrameType
 
 from pooling._ledger.entry import Hold
 from pooling.errors import Holder
@@ -39,3 +39,11 @@ def call_site(code: CodeType | None, instruction: int) -> str:
         if start <= instruction < end and number is not None:
             line = number
     return f"{code.co_filename}:{line} {code.co_name}"
+
+
+def outside(frame: FrameType, packages: frozenset[str]) -> FrameType:
+    """The innermost frame, from this one outwards, that is in none of these packages, which stand between the pool and
+    its user; the outermost where all are."""
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
+        frame = frame.f_back
+    return frame

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from pooling._clock import DEFAULT, Timeout
+from pooling._holders import outside
 from pooling.config import nearest
 from pooling.errors import PoolError
 from pooling.lease import Lease, Transaction
@@ -18,7 +18,7 @@ SOLE = "default"
 """The name a pool goes by that was given alone, and of the one that is meant where several are there and none is
 named."""
 
-_NOT_THEIRS = ("pooling.integrations.", "contextlib")
+_NOT_THEIRS = frozenset({"pooling", "contextlib"})  # the latter where a transaction is entered
 
 Pools = Mapping[str, Pool[Any]]
 
@@ -115,7 +115,7 @@ class Leases:
             known = list(self._pools)
             raise LookupError(f"no pool is called {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         self._held.pop(name, None)  # one that has ended by hand
-        lease = self._pools[name]._acquire_for(_asking(sys._getframe(2)), self._timeout)
+        lease = self._pools[name]._acquire_for(outside(sys._getframe(2), _NOT_THEIRS), self._timeout)
         begin = name in self._begin
         if begin:
             Transaction._begin(lease)
@@ -155,11 +155,3 @@ def as_pools(pools: Pool[Any] | Pools) -> Pools:
     if not isinstance(pools, Mapping):
         raise TypeError(f"pools must be a Pool, or a mapping of names to pools, not {type(pools).__name__}")
     return pools
-
-
-def _asking(frame: FrameType) -> FrameType:
-    """The user's own frame: otherwise every holder would be shown at the same line of this package."""
-    # contextlib's, where a transaction is entered.
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(_NOT_THEIRS):
-        frame = frame.f_back
-    return frame

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
 from pooling import Waiting
+from pooling._holders import outside
 from pooling.testing import ManualClock
 from tests.core.conftest import Make
 
@@ -32,6 +38,23 @@ def test_a_waiter_who_has_left_is_not_told(clock: ManualClock, make: Make) -> No
             clock.spawn(pool.acquire, 1.0, priority)
         clock.advance(2)
         assert pool.waiters() == ()
+
+
+@pytest.mark.parametrize(
+    ("modules", "whose"),
+    [
+        (["app", "shop.views", "redis.client", "redis"], "shop.views"),
+        (["app", "redisearch.query", "redis.client"], "redisearch.query"),
+        (["app", None, "redis.client"], None),  # what exec() was given
+        (["redis", "redis.client"], "redis"),  # a thread of the library's own
+        (["app"], "app"),
+    ],
+)
+def test_a_holder_is_shown_at_the_line_past_the_library_in_between(modules: list[Any], whose: str | None) -> None:
+    frame: Any = None
+    for name in modules:
+        frame = SimpleNamespace(f_globals={"__name__": name}, f_back=frame)
+    assert outside(frame, frozenset({"redis"})).f_globals["__name__"] == whose
 
 
 def test_a_waiter_reads_as_one_line() -> None:

@@ -19,7 +19,6 @@ import threading  # never "from threading import": gevent replaces what the modu
 import time
 import weakref
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -29,6 +28,7 @@ from urllib3.util import Timeout
 from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
 from pooling._clock import DEFAULT
+from pooling._holders import outside
 from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
 from pooling.backends.http._factory import ShellFactory
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 OWN_OPTIONS = frozenset(Options.__annotations__) - {"timeout", "reset", "workers"} | {"pool_timeout"}
 CLOSING = 1.0  # seconds that close() waits for what is being closed
-_NOT_USERS = ("urllib3.", "requests.", "pooling.")
+_NOT_USERS = frozenset({"urllib3", "requests", "pooling"})
 _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
 
 
@@ -363,8 +363,4 @@ def _forget(uses: dict[int, _Use | weakref.ref[_Use]], number: int, dropped: wea
 
 def _note_user(lease: Lease[Any]) -> None:
     """Have the lease told of by the innermost line that is neither ours nor urllib3's or requests'."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USERS):
-        frame = frame.f_back
-    if frame is not None:
-        lease._acquired_at(frame)
+    lease._acquired_at(outside(sys._getframe(1), _NOT_USERS))

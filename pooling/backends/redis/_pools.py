@@ -24,10 +24,11 @@ from redis.observability.recorder import (
     record_connection_wait_time,
 )
 
+from pooling._holders import outside
 from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
-from pooling.backends.redis._slots import SlotPool, caller, read
+from pooling.backends.redis._slots import SlotPool, read
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
 from pooling.config import Config
 from pooling.errors import ConnectError, PoolTimeout, QueueFull
@@ -37,6 +38,7 @@ from pooling.pool import Pool
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
+_REDIS = frozenset({"redis"})
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
 
@@ -102,7 +104,7 @@ class ConnectionPool(redis.ConnectionPool):
                 break
             tried = tried or fresh
         self.shells.lend(shell, lease)
-        lease._acquired_at(caller(sys._getframe(1)))
+        lease._acquired_at(outside(sys._getframe(1), _REDIS))
         self._count(idle=-1, used=1)
         self._record(started, fresh=fresh)
         return shell

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from pooling._ledger.queue import Turn, Waiter
@@ -75,13 +74,6 @@ class SlotPool(Pool[Session]):
 
 def _is_among(shell: Any, chosen: set[int] | None) -> bool:
     return chosen is None or id(shell) in chosen
-
-
-def caller(frame: FrameType) -> FrameType:
-    """Who called redis-py."""
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "redis":
-        frame = frame.f_back
-    return frame
 
 
 def read(name: str, value: Any) -> Any:

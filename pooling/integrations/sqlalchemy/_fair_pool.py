@@ -14,17 +14,19 @@ from sqlalchemy import exc
 from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
+from pooling._holders import outside
 from pooling._ledger.entry import Token
 from pooling._runtime.fork import keep_inherited
 from pooling.config import Check, Nested
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
 from pooling.integrations.sqlalchemy._errors import ClosedError, FullError, NoConnectionError
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
-from pooling.integrations.sqlalchemy._place_pool import PlacePool, users_frame
+from pooling.integrations.sqlalchemy._place_pool import PlacePool
 from pooling.lease import Lease
 from pooling.pool import FIRST_COME
 from pooling.stats import CloseReason
 
+_NOT_USERS = frozenset({"sqlalchemy", "pooling", "contextlib"})
 _LEASE, _TOOK = "_pooling_lease", "_pooling_took"  # what a record carries of ours
 
 
@@ -236,7 +238,7 @@ class FairPool(QueuePool):
 
     def _acquire(self) -> Lease[Place]:
         try:
-            return self.pooling.take(self._timeout, FIRST_COME, users_frame(sys._getframe(1)))
+            return self.pooling.take(self._timeout, FIRST_COME, outside(sys._getframe(1), _NOT_USERS))
         except PoolTimeout as error:
             limits = f"FairPool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out"
             raise NoConnectionError.like(error, limits) from error

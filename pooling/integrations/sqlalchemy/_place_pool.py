@@ -19,8 +19,6 @@ from pooling.lease import Lease
 from pooling.pool import FIRST_COME, Pool
 from pooling.stats import CloseReason
 
-_NOT_USERS = {"sqlalchemy", "pooling", "contextlib"}
-
 
 class PlaceLedger(Ledger[Place]):
     """Books in which a place costs nothing: whoever has to wait for none is given a new one at once, in the same step,
@@ -168,11 +166,3 @@ def _place(entry: Entry[Place]) -> Place:
     place = entry.connection
     assert place is not None  # it is leased
     return place
-
-
-def users_frame(frame: FrameType) -> FrameType:
-    """The innermost frame that is neither SQLAlchemy's nor ours, nor a context manager's."""
-    user: FrameType | None = frame
-    while user is not None and user.f_globals.get("__name__", "").partition(".")[0] in _NOT_USERS:
-        user = user.f_back
-    return user or frame
