@@ -39,7 +39,7 @@ class Dispatch(Generic[T]):
     _lines: LogLines
     _log: PoolLog
     _pid: int
-    _lingers: bool
+    _lingers: bool  # closed, and watched all the same
     _finalizer: weakref.finalize[..., Any]
     _start_anew: Callable[[], None]
 
@@ -92,6 +92,8 @@ class Dispatch(Generic[T]):
         self._runtime.alarm(ledger.alarm)
         if ledger.inbox:
             self._tell()
+        if self._lingers:
+            self._forget_if_over()
 
     def _submit(self, job: Job) -> None:
         if self._inline:
@@ -127,7 +129,6 @@ class Dispatch(Generic[T]):
 
     def _work(self, job: Job) -> None:
         self._tell(*self._hooks.perform(job, self._ledger))
-        self._forget_if_over()
 
     def _forget_if_over(self) -> None:
         """Let the reaper go, once no lease is out that may be lost: nobody else would see that and have its connection
@@ -152,4 +153,3 @@ class Dispatch(Generic[T]):
             with self._lock:
                 self._ledger.settle(self._now())
             self._act(work=not self._inline)
-            self._forget_if_over()

@@ -22,7 +22,8 @@ AT_EXIT = 1.0  # seconds that the end of the interpreter is held up to close con
 
 
 def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[Any], runtime: Runtime) -> None:
-    """A pool was collected without close(), or the interpreter ends: close what is idle."""
+    """A pool was collected: close every connection that it had. Or the interpreter ends: close what is idle, for the
+    rest may be in use until the last moment."""
     if pid != os.getpid():
         return  # the parent's business
     ending = pool() is not None
@@ -30,7 +31,7 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
     lines = (ledger.roster.idle, ledger.roster.suspects, ledger.roster.doomed) if ending else (_lost(ledger),)
     for line in lines:
         while line:
-            jobs.append(Job(line.popleft(), Stage.CLOSING, ledger.config.connect_timeout, 0, True))
+            jobs.append(Job(line.popleft(), Stage.CLOSING, ledger.config.connect_timeout, 0))
     until = runtime.now() + AT_EXIT
     closed: queue.SimpleQueue[None] = queue.SimpleQueue()
     count, workers = len(jobs), 0

@@ -115,7 +115,7 @@ class Pool(WaitingRoom[T]):
         self._selective = config.max_waiting is not None  # whether _is_too_many() has to be asked
         self._inline = config.workers == "inline"
         self._slice = SLICE_INLINE if self._inline else SLICE
-        self._lingers = False  # whether it is closed, and watched all the same
+        self._lingers = False
         self._build()
 
     def _build(self, parent: Ledger[T] | None = None) -> None:
@@ -411,7 +411,6 @@ class Pool(WaitingRoom[T]):
         self._check_process()
         if entry.roster is self._roster:  # else it is a parent's, of no concern in this process
             self._tell(self._ledger.release, token, fate, error)
-            self._forget_if_over()
 
     def _renew(self, token: Token[T], timeout: Timeout, old: Entry[T]) -> Token[T]:
         """A new connection for a lease, in the place of the one the token stands for."""

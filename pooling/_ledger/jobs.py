@@ -17,7 +17,7 @@ class Job(NamedTuple):
     stage: Stage
     timeout: float
     epoch: int
-    thorough: bool
+    thorough: bool = False
     """Whether a check makes a round trip; else it is a look at the socket."""
 
 

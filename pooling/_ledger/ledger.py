@@ -185,7 +185,9 @@ class Ledger(Settling[T]):
             return
         if not self.roster.identify(entry):
             entry.empty()  # it belongs to the other entry: not ours to close
-            self._refused(entry, PoolError("the factory returned a connection that is in the pool already"), True)
+            self._refused(
+                entry, PoolError("the factory returned a connection that is in the pool already"), permanent=True
+            )
             return
         took = self.now - entry.began
         self.limits.opened(entry, self.now)
@@ -200,7 +202,7 @@ class Ledger(Settling[T]):
     def not_connected(self, token: Token[T], error: BaseException, permanent: bool, pause: float | None = None) -> None:
         """A connect failed; ``pause`` is how long the user wants it left alone."""
         if self._back(token):
-            self._refused(token.entry, error, permanent, pause)
+            self._refused(token.entry, error, permanent=permanent, pause=pause)
 
     def checked(self, token: Token[T], epoch: int) -> None:
         """A check passed that was begun in the given epoch."""

@@ -166,10 +166,12 @@ class Moves(Generic[T]):
             del self.roster.hung[entry]
             if entry.connection is not None:
                 timeout = self.config.connect_timeout
-                self.outbox.append(Job(token, Stage.CLOSING, timeout, self.roster.epoch, True))
+                self.outbox.append(Job(token, Stage.CLOSING, timeout, self.roster.epoch))
         return False
 
-    def _refused(self, entry: Entry[T], error: BaseException, permanent: bool, pause: float | None = None) -> None:
+    def _refused(
+        self, entry: Entry[T], error: BaseException, *, permanent: bool = False, pause: float | None = None
+    ) -> None:
         """A connect brought nothing."""
         self._fault(entry, error)
         self._slow_start.restart()
@@ -234,7 +236,7 @@ class Moves(Generic[T]):
         entry.thread, entry.plain_until = 0, -math.inf  # should a destructor still release what was lost
         if entry.connection is None and entry.stage is Stage.CONNECTING:
             # With a pause, as after any connect that failed: what has struck its worker may strike the next one.
-            self._refused(entry, PoolError("the worker that was to connect was struck by an exception"), False)
+            self._refused(entry, PoolError("the worker that was to connect was struck by an exception"))
         elif entry.connection is None:
             self._free(entry, entry.reason)  # closed already
         else:
