@@ -48,7 +48,7 @@ class Hooks(Generic[T]):
                 return ledger.connected, token
             if entry.connection is not None:  # it was opened, and what came after failed
                 self._close(entry)
-            permanent = self._ask(self._factory.is_permanent, error)
+            permanent = self._ask(self._factory.is_permanent, error, felt)
             pause = self._pause(ledger.outage.failures + 1)
             return ledger.not_connected, token, self._concealed(error), permanent, pause
         if job.stage is Stage.CHECKING:
@@ -149,16 +149,31 @@ class Hooks(Generic[T]):
             return contained(error)
         return None
 
-    def _ask(self, question: Callable[[BaseException], bool], error: BaseException) -> bool:
-        """A backend's opinion of an error; where it fails to have one, no."""
+    def opinion(self, question: Callable[[Any], object], error: BaseException) -> bool:
+        """What the backend or the user says of an error; where they fail to say anything, no. On the caller's thread:
+        an interrupt that strikes the answer is meant for it, and raised."""
+        try:
+            return bool(question(error))
+        except Exception as failure:
+            self._no_opinion(question, failure)
+            return False
+
+    def _ask(
+        self, question: Callable[[Any], object], error: BaseException, felt: list[BaseException] | None = None
+    ) -> bool:
+        """The same for a job, which outlives whatever is raised. ``felt`` as in perform()."""
         if isinstance(error, NothingOpened):
             return True
         try:
-            return bool(question(error))
+            return self.opinion(question, error)
         except BaseException as failure:
-            name = getattr(question, "__qualname__", "a question")
-            write(self._log.error, "%s raised", name, exc_info=self._concealed(failure))
+            self._no_opinion(question, failure)
+            _told(contained(failure), felt)
             return False
+
+    def _no_opinion(self, question: Callable[..., object], failure: BaseException) -> None:
+        name = getattr(question, "__qualname__", "a question")
+        write(self._log.error, "%s raised", name, exc_info=self._concealed(failure))
 
     def _pause(self, failures: int) -> float | None:
         """The user's pause after so many failures in a row; None: the pool's own. Asked here, not by the outage, which

@@ -255,7 +255,7 @@ class Course(Generic[T]):
 
     def _is_harmless(self, error: Exception, begun: bool) -> bool:
         """Whether doing the work again can do no harm."""
-        factory, ask = self._pool._factory, self._pool._hooks._ask
+        factory, ask = self._pool._factory, self._pool._hooks.opinion
         if isinstance(error, PoolError) and not begun:
             return isinstance(error, ConnectError) and not self._pool._ledger.outage.permanent
         if ask(factory.is_retryable, error) or ask(self._policy._on, error):

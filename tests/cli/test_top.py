@@ -219,6 +219,7 @@ def answering(status: int, body: bytes, seen: list[str] | None = None, *, sent_t
         (200, b'{"schema": "pooling-stress"}', "is no page of pools"),
         (200, b'{"schema": "pooling-page", "version": 2, "pooling": "9.0"}', "is of another version of pooling (9.0)"),
         (200, b'{"schema": "pooling-page", "version": 2, "pooling": "\\u001b[31m\\n"}', "pooling (\\x1b[31m\\n)"),
+        (200, b'{"schema": "pooling-page", "version": 1}', "is no page of pools"),
         (200, b"[" * 100_000, "is no page of pools"),
     ],
     ids=lambda value: repr(value)[:40],

@@ -139,6 +139,21 @@ def test_an_interrupt_of_the_caller_who_waits_for_the_server_reaches_it(
     assert (stats.size, stats.leased, stats.waiting, dict(stats.errors_by)) == (1, 0, 0, {hook: 1}), kept
 
 
+def test_so_does_one_that_strikes_while_a_failed_connect_is_judged(clock: ManualClock, make: Make) -> None:
+    class Judging(Bound):
+        def is_permanent(self, error: BaseException) -> bool:
+            raise KeyboardInterrupt("now")
+
+    factory = Judging(clock)
+    pool = make(factory=factory, workers="inline", max_size=1)
+    factory.gates["connect"].error(ConnectionRefusedError("down"))
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        pool.acquire(timeout=5)
+    factory.gates["connect"].ok()
+    pool.acquire(timeout=5).release()
+    assert (pool.stats().size, pool.stats().leased, pool.stats().waiting) == (1, 0, 0)
+
+
 def test_a_timeout_of_0_leaves_nothing_leased(clock: ManualClock, make: Make) -> None:
     factory = Bound(clock)
     pool = make(factory=factory, workers="inline")

@@ -98,6 +98,24 @@ def test_a_backend_that_fails_to_judge_counts_as_saying_no(make: Make, factory: 
     assert "raised" in caplog.text
 
 
+@pytest.mark.parametrize("question", ["is_retryable", "on", "is_broken"])
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_that_strikes_a_judgement_ends_the_run(
+    make: Make, factory: Factory, question: str, interrupt: type[BaseException]
+) -> None:
+    def struck(error: BaseException) -> bool:
+        raise interrupt("now")
+
+    pool, work = make(max_size=1), Work(*conflicts(1) if question == "is_retryable" else (FakeBroken("cut"),))
+    options: Any = {"on": struck} if question == "on" else {}
+    if not options:
+        setattr(factory, question, struck)
+    with pytest.raises(interrupt, match="now"):
+        pool.run(work, idempotent=True, **options)
+    assert work.calls == 1
+    pool.acquire(timeout=5).release()
+
+
 # -- before the work is called ------------------------------------------------------------------------------------
 
 

@@ -75,11 +75,12 @@ class Remote:
             raise Unanswered(f"{self.name} does not answer: {hide(' '.join(str(why).split()))}") from error
         except (ValueError, RecursionError, http.client.HTTPException) as error:
             raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}") from error
-        if not isinstance(told, dict) or told.get("schema") != SCHEMA:
-            raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}")
-        if told.get("version") != VERSION:
+        known = isinstance(told, dict) and told.get("schema") == SCHEMA
+        if known and told.get("version") != VERSION:
             raise Unanswered(f"{self.name} is of another version of pooling ({told.get('pooling')})")
-        return told
+        if not known or not isinstance(told.get("pools"), list):
+            raise Unanswered(f"what answers at {self.name} is no page of pools: {self._hint}")
+        return told  # type: ignore[no-any-return]
 
 
 def _parts(url: str) -> SplitResult:
