@@ -2,7 +2,8 @@
 
 "No pool" is as many threads as there are connections, each with one of its own: what the hold time alone allows,
 sleep's own lateness included. From it follows the ideal wait: of T threads on S connections that get
-X connections a second, T - S wait at any moment, each (T - S) / X seconds.
+X connections a second, T - S wait at any moment, each (T - S) / X seconds. The *fair floor* hands what comes back to
+whoever has waited longest and does nothing else: the switch of threads that no fair pool can do without.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.crowd import Outcome, Service, crowd
 from benchmarks.peer import Peer
-from benchmarks.peers import Psycopg, contenders
+from benchmarks.peers import FairFloor, Psycopg, contenders
 from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
 from benchmarks.stubs import Server
 
@@ -63,7 +64,7 @@ def run(settings: Settings) -> Iterator[Row]:
 
 
 def _cell(cell: Cell, settings: Settings, progress: str) -> dict[str, list[Outcome]]:
-    kinds = contenders()
+    kinds: dict[str, type[Peer]] = {FairFloor.name: FairFloor, **contenders()}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in [NO_POOL, *kinds]}
     seconds = cell.duration / 5 if settings.quick else cell.duration
     for number, names in enumerate(in_turn(list(outcomes), settings.rounds), 1):
@@ -116,8 +117,10 @@ def _rows(cell: Cell, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
     for name, rate in rates.items():
         if cell.hold and name != NO_POOL:
             yield ratio(scenario, name, "throughput to no pool", rate, rates[NO_POOL], at)
+    yield ratio(scenario, OURS, "throughput to the fair floor", rates[OURS], rates[FairFloor.name], at)
     if Psycopg.name in rates:
-        yield ratio(scenario, OURS, "throughput to psycopg_pool", rates[OURS], rates[Psycopg.name], at)
+        for name in (FairFloor.name, OURS):
+            yield ratio(scenario, name, "throughput to psycopg_pool", rates[name], rates[Psycopg.name], at)
     ideal = max(0, cell.threads - cell.slots) / median(rates[NO_POOL]) if cell.hold else 0.0
     for name, rounds in outcomes.items():
         if name != NO_POOL:

@@ -48,6 +48,59 @@ class Floor(Peer):
                 put(held)
 
 
+class FairQueue:
+    """The least that hands what is put into it to whoever has waited longest: a lock of his own for each who waits. No
+    wait has a limit, none can be interrupted without loss, and nobody knows who has what."""
+
+    def __init__(self, maxsize: int = 0) -> None:  # noqa: ARG002  # as queues have it, who are told and count
+        self._lock = threading.Lock()
+        self._items: deque[Any] = deque()
+        self._waiting: deque[tuple[threading.Lock, list[Any]]] = deque()
+
+    def put(self, item: Any, block: bool = True) -> None:  # noqa: ARG002  # there is always room
+        with self._lock:
+            if not self._waiting:
+                self._items.append(item)
+                return
+            gate, hand = self._waiting.popleft()
+        hand.append(item)
+        gate.release()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ARG002
+        with self._lock:
+            if self._items:
+                return self._items.pop()
+            if not block:
+                raise queue.Empty
+            gate, hand = threading.Lock(), list[Any]()
+            gate.acquire()
+            self._waiting.append((gate, hand))
+        gate.acquire()
+        return hand.pop()
+
+
+class FairFloor(Peer):
+    """The least that can be called a fair pool."""
+
+    name = "fair floor"
+
+    def __init__(self, server: Server, size: int, timeout: float = 60.0) -> None:  # noqa: ARG002  # it has no limit
+        self._queue = FairQueue()
+        for _ in range(size):
+            self._queue.put(Stub(server))
+
+    def acquire(self) -> Stub:
+        held: Stub = self._queue.get()
+        return held
+
+    def release(self, held: Stub) -> None:
+        self._queue.put(held)
+
+    def spin(self, cycles: int) -> None:
+        for _ in repeat(None, cycles):
+            self._queue.put(self._queue.get())
+
+
 class Lifo(Peer):
     """The recipe that many write: a LifoQueue of places, filled by whoever takes an empty one."""
 

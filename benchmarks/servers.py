@@ -193,6 +193,22 @@ def _urllib3(url: str) -> tuple[Use, Callable[[], object]]:
     return lambda: manager.request("GET", url + "/").data, manager.clear
 
 
+def _urllib3_in_order(url: str) -> tuple[Use, Callable[[], object]]:
+    """The same pool with the least queue that is fair: what order costs here, whoever keeps it."""
+    import urllib3
+
+    from benchmarks.peers import FairQueue
+
+    queue: Any = FairQueue
+
+    class InOrder(urllib3.HTTPConnectionPool):
+        QueueCls = queue
+
+    manager = urllib3.PoolManager(maxsize=SIZE, block=True)
+    manager.pool_classes_by_scheme = {"http": InOrder}
+    return lambda: manager.request("GET", url + "/").data, manager.clear
+
+
 def _http(url: str) -> tuple[Use, Callable[[], object]]:
     from pooling.backends import http
 
@@ -224,6 +240,7 @@ SERVERS: dict[str, tuple[str, tuple[Subject, ...]]] = {
     )),
     "HTTP": ("HTTP", (
         Subject("urllib3 PoolManager", _urllib3, "urllib3", "urllib3"),
+        Subject("urllib3 PoolManager, in order", _urllib3_in_order, "urllib3", "urllib3"),
         Subject(OURS, _http, "urllib3", "urllib3"),
     )),
 }  # fmt: skip
