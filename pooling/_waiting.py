@@ -82,7 +82,7 @@ class WaitingRoom(Dispatch[T]):
         raise waiter.error
 
     def _line_up(self, waiter: Waiter[T]) -> bool:
-        """Have somebody stand behind others. False where that is not all that has to be done."""
+        """Have somebody join the queue. False where that is not all that has to be done."""
         with self._lock:
             done = not self._selective and self._ledger.line_up(self._now(), waiter)
         if self._ledger.inbox:

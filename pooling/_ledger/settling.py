@@ -26,8 +26,9 @@ class Settling(Upkeep[T]):
     """What is decided, once everything that was reported is taken in."""
 
     # In a *steady* pool every connection that there may be is open, and until a known time nothing is to be decided but
-    # who gets what comes back. There, with others in the queue, the two steps of a crowd are taken alone: the rest of
-    # settle() would find nothing, with nearly half of a hand-over's calls (tests/core/test_budget.py counts them).
+    # who gets what comes back. Once somebody has waited there, and until a connection lies idle, the two steps of a
+    # crowd are taken alone: the rest of settle() would find nothing, with nearly half of a hand-over's calls
+    # (tests/core/test_budget.py counts them).
 
     def pass_on(self, now: float) -> bool:
         """What came back goes to whoever is next. False where settle() has to see to it, and to more."""
@@ -36,11 +37,12 @@ class Settling(Upkeep[T]):
             return False
         self.now = now
         self._serve()
-        return bool(self.queue) and not roster.suspects and len(self.tally.uses.samples) < FOLD_AT
+        # The flags stay cleared where nobody waits any more: none is idle, so whoever comes next would clear them again.
+        return not roster.idle and not roster.suspects and len(self.tally.uses.samples) < FOLD_AT
 
     def line_up(self, now: float, waiter: Waiter[T]) -> bool:
-        """Somebody stands behind others. False where join() has to see to it: nobody stands there, a connection is
-        idle, or nobody is going to look whether threads starve each other."""
+        """Somebody comes to wait. False where join() has to see to it: the flags are set, a connection is idle, or nobody
+        is going to look whether threads starve each other."""
         roster = self.roster
         if now >= self.steady_until or self.inbox or self.outbox or roster.orphans or roster.idle or roster.calm:
             return False

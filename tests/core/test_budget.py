@@ -94,10 +94,8 @@ def test_a_cycle_makes_these_calls_and_no_other(pool: Pool[Any]) -> None:
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer calls as well")
-@pytest.mark.parametrize(("others", "python", "c"), [(0, 45, 44), (1, 25, 30)], ids=["alone", "in a crowd"])
-def test_a_hand_over_makes_so_many_calls_and_no_more(
-    monkeypatch: pytest.MonkeyPatch, others: int, python: int, c: int
-) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "in a crowd"])
+def test_a_hand_over_makes_so_many_calls_and_no_more(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
     """Everything between the call of one who has to wait and its lease, the release of the one before included; what
     this test adds (a call in place of the wait) as well."""
     held: list[Any] = []
@@ -114,8 +112,8 @@ def test_a_hand_over_makes_so_many_calls_and_no_more(
         last = pool.acquire()
         sys.setprofile(None)
         last.release()
-    assert calls.count("call") <= python
-    assert calls.count("c_call") <= c
+    assert calls.count("call") <= 25
+    assert calls.count("c_call") <= 30
 
 
 @pytest.mark.skipif(not isinstance(flag(), mmap), reason="without the kernel's help process ids are compared")

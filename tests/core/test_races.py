@@ -260,7 +260,7 @@ def test_the_more_wait_the_seldomer_each_of_them_looks(clock: ManualClock, make:
         actor.result().release()
 
 
-def test_nobody_lines_up_where_the_last_of_the_others_was_served_just_before(clock: ManualClock, make: Make) -> None:
+def test_nobody_lines_up_where_the_last_connection_came_back_just_before(clock: ManualClock, make: Make) -> None:
     """Between the look without the lock, which saw others wait, and the lock."""
     pool = make(max_size=1)
     lease = pool.acquire()
@@ -269,10 +269,26 @@ def test_nobody_lines_up_where_the_last_of_the_others_was_served_just_before(clo
     assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is True
     pool._ledger.queue.remove(pool._ledger.queue.first(2)[1])
     lease.release()
-    assert pool._roster.calm
-    assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is False
     clock.advance(0)
     waiting.result().release()
+    assert pool._roster.calm
+    assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is False
+
+
+def test_whoever_comes_after_the_last_who_waited_stands_alone_and_is_served(clock: ManualClock, make: Make) -> None:
+    """No connection is idle then, so nobody was told that one may be taken without a word."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    for _ in range(3):
+        waiting = clock.spawn(pool.acquire, 5)
+        clock.advance(0.01)
+        lease.release()
+        assert not pool._roster.calm
+        clock.advance(0)
+        lease = waiting.result()
+    lease.release()
+    assert pool._roster.calm
+    assert pool._plain[0] == 1
 
 
 def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: ManualClock, make: Make) -> None:
