@@ -342,6 +342,33 @@ def test_a_lease_that_is_taken_for_its_connection_says_how_to_get_that(name: str
             getattr(pool.transaction(), name)
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("getconn", "use `with pool.acquire() as connection`"),
+        ("execute", "use `with pool.acquire() as connection`"),
+        ("putconn", "the end of its `with`, or of the lease, gives a connection back"),
+        ("dispose", "use `pool.close()`"),
+        ("size", "`pool.stats()` tells"),
+    ],
+)
+def test_a_pool_that_is_asked_by_another_pools_name_says_what_that_is_here(name: str, instead: str, make: Make) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(make(), name)
+    assert str(caught.value) == f"'Pool' object has no attribute {name!r}: {instead}"
+
+
+def test_names_that_are_elsewhere_are_offered_by_nothing(make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    assert not hasattr(pool, "getconn")
+    for holder, theirs in ((pool, "getconn"), (lease, "execute"), (pool.transaction(), "commit")):
+        assert theirs not in dir(holder)
+    assert {"acquire", "stats"} < set(dir(pool))
+    assert {"connection", "release"} < set(dir(lease))
+    lease.release()
+
+
 def test_other_names_are_missing_from_a_lease_as_from_any_object() -> None:
     with Pool(FakeFactory(), max_size=1) as pool:
         lease: Any = pool.acquire()
