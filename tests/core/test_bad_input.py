@@ -69,6 +69,8 @@ OF_A_WRONG_TYPE: list[tuple[dict[str, Any], str]] = [
     ({"maxsize": 3}, "unknown option 'maxsize', did you mean 'max_size'?"),
     ({"max_overflow": 3}, "unknown option 'max_overflow'"),
     ({"time_out": 3}, "unknown option 'time_out', did you mean 'timeout'?"),
+    ({"maxconn": 3}, "unknown option 'maxconn', did you mean 'max_size'?"),
+    ({"user": "me"}, "unknown option 'user': it is the driver's, for the URL or connect_args"),
     ({"zzz": 1}, "unknown option 'zzz'"),
 ]
 
