@@ -1,9 +1,5 @@
 """One connection pool for everything that is expensive to open: synchronous, thread-safe, strictly fair."""
 
-from __future__ import annotations
-
-import logging
-
 from pooling.backends import create_pool
 from pooling.config import Config, Options
 from pooling.errors import ConnectArgsError, ConnectError, Holder, PoolClosed, PoolError, PoolTimeout, QueueFull
@@ -38,5 +34,3 @@ __all__ = [
     "create_pool",
 ]
 __version__ = "0.1.0"
-
-logging.getLogger("pooling").addHandler(logging.NullHandler())

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+logging.getLogger("pooling").addHandler(logging.NullHandler())
+
 
 class PoolLog:
     """A pool's logger: ``pooling.pool.`` and its name. The logging module keeps every logger for ever, and a program

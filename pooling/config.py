@@ -108,7 +108,8 @@ class Config:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                raise TypeError(f"unknown option {name!r}{nearest(name, known)}")
+                hint = ": it is the driver's, for the URL or connect_args" if name in _DRIVERS else nearest(name, known)
+                raise TypeError(f"unknown option {name!r}{hint}")
         return cls(**options)
 
     def __post_init__(self) -> None:
@@ -132,16 +133,30 @@ class Config:
 
 # What other pools call it.
 _ELSEWHERE = {
-    "pool_size": "max_size", "maxsize": "max_size", "max": "max_size", "size": "max_size",
-    "max_connections": "max_size", "max_size": "max_connections",
-    "maxconnections": "max_size", "connectionLimit": "max_size", "maxPoolSize": "max_size", "max_overflow": "max_size",
-    "minsize": "min_size", "min": "min_size", "mincached": "min_size", "minPoolSize": "min_size",
-    "maxcached": "max_idle", "pool_timeout": "timeout", "acquire_timeout": "timeout", "waitQueueTimeoutMS": "timeout",
-    "pool_recycle": "max_lifetime", "recycle": "max_lifetime", "maxusage": "max_uses", "queueLimit": "max_waiting",
-    "pool_pre_ping": "check", "pre_ping": "check", "pool_reset_on_return": "reset", "pool_use_lifo": "order",
-    "maxIdleTimeMS": "idle_timeout", "reconnect_timeout": "fail_after", "configure": "on_connect",
+    "max_size": "max_connections", "max_connections": "max_size",
+    "pool_size": "max_size", "max_overflow": "max_size", "maxsize": "max_size", "max": "max_size", "size": "max_size",
+    "maxconn": "max_size", "maxconnections": "max_size", "connectionLimit": "max_size", "maxPoolSize": "max_size",
+    "maxSockets": "max_size",
+    "minconn": "min_size", "min_connections": "min_size", "minsize": "min_size", "min": "min_size",
+    "mincached": "min_size", "minPoolSize": "min_size", "maxcached": "max_idle",
+    "pool_timeout": "timeout", "acquire_timeout": "timeout", "wait_timeout": "timeout", "checkout_timeout": "timeout",
+    "blocking": "timeout", "acquireTimeout": "timeout", "acquireTimeoutMillis": "timeout",
+    "connectionTimeout": "timeout", "connectionTimeoutMillis": "timeout", "waitForConnections": "timeout",
+    "waitQueueTimeoutMS": "timeout",
+    "pool_recycle": "max_lifetime", "recycle": "max_lifetime", "max_age": "max_lifetime",
+    "max_idle_time": "idle_timeout", "max_inactive_connection_lifetime": "idle_timeout",
+    "maxIdleTimeMS": "idle_timeout",
+    "maxusage": "max_uses", "queueLimit": "max_waiting", "reconnect_timeout": "fail_after",
+    "pool_pre_ping": "check", "pre_ping": "check", "testOnBorrow": "check", "connectionTestQuery": "check",
+    "pool_reset_on_return": "reset", "pool_use_lifo": "order", "fifo": "order", "scheduling": "order",
+    "configure": "on_connect", "init": "on_connect", "setup": "on_connect", "setsession": "on_connect",
+    "connectionInitSql": "on_connect", "leakDetectionThreshold": "leak_after",
     "maxConnecting": "max_connecting", "num_workers": "max_connecting",
 }  # fmt: skip  # a table
+_DRIVERS = {
+    "host", "port", "user", "username", "password", "passwd", "database", "dbname", "db", "charset", "autocommit",
+    "ssl", "sslmode", "row_factory",
+}  # fmt: skip  # a list
 _COUNTS = {"min_size": 0, "max_size": 1, "max_idle": 0, "max_waiting": 0, "max_uses": 1, "max_connecting": 1}
 # name → whether it must be greater than 0 (True) or may be 0 as well (False)
 _SECONDS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeVar
 
 from pooling._runtime.fork import keep_inherited
@@ -155,6 +156,9 @@ class CallableFactory(Factory[T]):
     def connect(self, timeout: float) -> T:
         return self._connect()
 
+    def is_permanent(self, error: BaseException) -> bool:
+        return isinstance(error, TypeError)  # it wants arguments
+
     def __repr__(self) -> str:
         return f"CallableFactory({getattr(self._connect, '__qualname__', type(self._connect).__name__)})"
 
@@ -162,7 +166,11 @@ class CallableFactory(Factory[T]):
 def as_factory(factory: Factory[T] | Callable[[], T]) -> Factory[T]:
     """The factory itself, or one made of a callable. Raises TypeError for anything else."""
     if isinstance(factory, Factory):
-        return factory
+        if overrides(factory, "connect") or "connect" in vars(factory):
+            return factory
+        raise TypeError(f"{type(factory).__name__} has to define connect(timeout)")
+    if iscoroutinefunction(factory):
+        raise TypeError("factory is a coroutine function: a pool is for threads, and for drivers that block")
     if isinstance(factory, type) and issubclass(factory, Factory):
         raise TypeError(f"factory is the class {factory.__name__}: pass an instance, {factory.__name__}(…)")
     if callable(factory):

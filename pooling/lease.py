@@ -7,6 +7,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pooling._clock import DEFAULT, Timeout
+from pooling._elsewhere import lead
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate
 from pooling.config import seconds
@@ -162,26 +163,6 @@ class Lease(Generic[T]):
         return f"<Lease of pool {self._pool.name!r}, connection {self._entry.id}, {state}>"
 
 
-class _Connections:
-    """A name that the connection has, asked of what it is to be taken out of first. To hasattr() it is not there.
-
-    A __getattr__ would know every name, and make a whole cycle a quarter slower up to Python 3.11 and without the GIL.
-    """
-
-    def __init__(self, name: str, instead: str) -> None:
-        self._name = name
-        self._instead = instead
-
-    def __get__(self, holder: object, kind: type) -> NoReturn:
-        # The error may be kept, and the lease is lost by it. Neither this frame is to keep that, nor the error: without
-        # a name it would get it from the interpreter as its ``obj``.
-        del holder
-        raise AttributeError(
-            f"{kind.__name__!r} object has no attribute {self._name!r}, its connection has: {self._instead}",
-            name=self._name,
-        )
-
-
 def leased(pool: Pool[T], token: Token[T]) -> Lease[T]:
     """A lease of what the token stands for."""
     lease: Lease[T] = Lease()
@@ -252,6 +233,6 @@ class Transaction(Generic[T]):
             lease.__exit__(type(failure), failure, None)
 
 
-for _name in ("execute", "executemany", "cursor", "commit", "rollback", "execute_command", "request"):
-    setattr(Lease, _name, _Connections(_name, "use `with pool.acquire() as connection`, or `lease.connection`"))
-    setattr(Transaction, _name, _Connections(_name, "use `with pool.transaction() as connection`"))
+_NAMES = "execute executemany cursor commit rollback execute_command request"
+lead(Lease, _NAMES, ", its connection has: use `with pool.acquire() as connection`, or `lease.connection`")
+lead(Transaction, _NAMES, ", its connection has: use `with pool.transaction() as connection`")

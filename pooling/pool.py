@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pooling import _report
 from pooling._clock import DEFAULT, Default, Timeout
+from pooling._elsewhere import lead
 from pooling._finalizer import dropped
 from pooling._holders import named, thread_names
 from pooling._hooks import Hooks
@@ -466,3 +467,14 @@ class Pool(WaitingRoom[T]):
             f"<Pool {self.name!r} {ledger.phase.value}: {roster.leased()} in use, {len(roster.idle)} idle, "
             f"{len(ledger.queue)} waiting, at most {most}>"
         )
+
+
+# What other pools call it.
+lead(
+    Pool,
+    "getconn get_connection get_conn connection connect get checkout borrow execute executemany cursor",
+    ": use `with pool.acquire() as connection`",
+)
+lead(Pool, "putconn release put return_connection", ": the end of its `with`, or of the lease, gives a connection back")
+lead(Pool, "dispose closeall terminate disconnect end", ": use `pool.close()`")
+lead(Pool, "size closed", ": `pool.stats()` tells")

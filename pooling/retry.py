@@ -187,7 +187,7 @@ class Attempt(Generic[T]):
         """1 for the first try."""
         return self._course.tries
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> T:
         course = self._course
         while True:
             try:

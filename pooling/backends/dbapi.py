@@ -6,7 +6,7 @@ import functools
 import socket
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pooling.config import Options
 
+C = TypeVar("C")
 # Classes of SQLSTATE, where a driver tells one. ISO 9075: connection exceptions; PostgreSQL's: interventions of the
 # operator.
 _LOST = ("08", "57P")
@@ -216,7 +217,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
 
 
 def create(
-    connect: Callable[..., Any],
+    connect: Callable[..., C],
     *args: Any,
     connect_args: ConnectArgs = None,
     module: ModuleType | None = None,
@@ -225,7 +226,7 @@ def create(
     is_broken: Callable[[BaseException], bool | None] | None = None,
     reset_session: Callable[[Any], object] | None = None,
     **options: Unpack[Options],
-) -> Pool[Any]:
+) -> Pool[C]:
     """A pool of what ``connect(*args, **connect_args)`` returns; :class:`DbapiFactory` explains the arguments."""
     if options.get("reset") == "session" and reset_session is None:
         raise ValueError("reset='session' needs reset_session=…: the DB-API has no word for it")

@@ -69,6 +69,8 @@ OF_A_WRONG_TYPE: list[tuple[dict[str, Any], str]] = [
     ({"maxsize": 3}, "unknown option 'maxsize', did you mean 'max_size'?"),
     ({"max_overflow": 3}, "unknown option 'max_overflow'"),
     ({"time_out": 3}, "unknown option 'time_out', did you mean 'timeout'?"),
+    ({"maxconn": 3}, "unknown option 'maxconn', did you mean 'max_size'?"),
+    ({"user": "me"}, "unknown option 'user': it is the driver's, for the URL or connect_args"),
     ({"zzz": 1}, "unknown option 'zzz'"),
 ]
 
@@ -340,6 +342,33 @@ def test_a_lease_that_is_taken_for_its_connection_says_how_to_get_that(name: str
             pass
         with pytest.raises(AttributeError, match=r"use `with pool.transaction\(\) as connection`$"):
             getattr(pool.transaction(), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("getconn", "use `with pool.acquire() as connection`"),
+        ("execute", "use `with pool.acquire() as connection`"),
+        ("putconn", "the end of its `with`, or of the lease, gives a connection back"),
+        ("dispose", "use `pool.close()`"),
+        ("size", "`pool.stats()` tells"),
+    ],
+)
+def test_a_pool_that_is_asked_by_another_pools_name_says_what_that_is_here(name: str, instead: str, make: Make) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(make(), name)
+    assert str(caught.value) == f"'Pool' object has no attribute {name!r}: {instead}"
+
+
+def test_names_that_are_elsewhere_are_offered_by_nothing(make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    assert not hasattr(pool, "getconn")
+    for holder, theirs in ((pool, "getconn"), (lease, "execute"), (pool.transaction(), "commit")):
+        assert theirs not in dir(holder)
+    assert {"acquire", "stats"} < set(dir(pool))
+    assert {"connection", "release"} < set(dir(lease))
+    lease.release()
 
 
 def test_other_names_are_missing_from_a_lease_as_from_any_object() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 from typing import Any
 
 import pytest
 
-from pooling import Factory, Pool
+from pooling import ConnectError, Factory, Pool
 from pooling._clock import DEFAULT, Deadline
 from pooling._runtime.fork import _inherited
 from pooling.config import Config
 from pooling.factory import as_factory
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
+from tests.core.helpers import timed
 
 
 class Connection:
@@ -161,3 +163,31 @@ def test_each_method_of_the_fake_is_described_as_what_it_is() -> None:
     methods = {name: getattr(FakeFactory, name) for name in ("begin", "commit", "rollback")}
     assert {name: method.__name__ for name, method in methods.items()} == {name: name for name in methods}
     assert (inspect.getdoc(FakeFactory.rollback) or "").startswith((inspect.getdoc(Factory.rollback) or "?")[:10])
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    async def connect() -> Connection:
+        return Connection()
+
+    for factory in (connect, functools.partial(connect)):
+        with pytest.raises(TypeError, match="factory is a coroutine function"):
+            Pool(factory)
+
+
+def test_a_factory_that_defines_no_connect_is_refused() -> None:
+    class Empty(Factory[Connection]):
+        pass
+
+    with pytest.raises(TypeError, match=r"^Empty has to define connect\(timeout\)$"):
+        Pool(Empty())
+
+
+def test_a_callable_that_wants_arguments_is_told_of_at_once(clock: ManualClock) -> None:
+    def connect(address: str) -> Connection:
+        return Connection()
+
+    pool = Pool(connect, runtime=clock)  # type: ignore[arg-type]
+    took, error = timed(clock, pool.acquire)
+    assert isinstance(error, ConnectError)
+    assert isinstance(error.__cause__, TypeError)
+    assert took == 0

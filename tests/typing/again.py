@@ -44,7 +44,8 @@ def loop() -> int:
     for attempt in Retrying(lambda: pool):
         assert_type(attempt, Attempt[FakeConnection])
         with attempt as connection:
-            return int(connection.number)
+            assert_type(connection, FakeConnection)
+            return connection.number
     raise AssertionError
 
 

@@ -9,6 +9,7 @@ from http.client import CannotSendRequest, HTTPException, ResponseNotReady
 from typing import TYPE_CHECKING, Any
 
 import urllib3.connectionpool
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -172,7 +173,7 @@ class ShellFactory(HttpFactory):
         return found(attributes(self._owner()))
 
 
-def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Any]:
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[HTTPConnection]:
     """A pool of raw connections to the origin of ``http://host:port`` or ``https://host:port``.
 
     A server may hang up on an idle connection at any time, so each one is looked at before it goes out:

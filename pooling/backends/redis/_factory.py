@@ -167,7 +167,7 @@ def renew(connection: Any, outer: Any = None) -> None:
         outer.connect()
 
 
-def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[Any]:
+def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> Pool[redis.Redis]:
     """A pool for ``redis://user:password@host:port/database?option=value``, as redis-py reads it, or ``rediss://``."""
     scheme, _, rest = url.partition("://")
     factory = RedisFactory(f"{scheme.partition('+')[0].lower()}://{rest}", connect_args)
