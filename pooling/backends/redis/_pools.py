@@ -217,6 +217,7 @@ class ConnectionPool(redis.ConnectionPool):
 
     def _build(self) -> SlotPool:
         args, reference = self.connection_kwargs, weakref.ref(self)
+        factory = ShellFactory(reference)
         place = args.get("path") or f"{args.get('host', 'localhost')}:{args.get('port', 6379)}"
         retry = args.get("retry")
         options: dict[str, Any] = {
@@ -228,8 +229,8 @@ class ConnectionPool(redis.ConnectionPool):
             **self._options,
         }
         if options.get("on_connect") is not None:
-            options["on_connect"] = ShellFactory.for_shells(options["on_connect"], args)
-        return SlotPool(ShellFactory(reference), refuses=lambda: _refuses(reference), **options)
+            options["on_connect"] = factory.for_shells(options["on_connect"])
+        return SlotPool(factory, refuses=lambda: _refuses(reference), **options)
 
     def _order(self) -> str:
         return "lifo"
