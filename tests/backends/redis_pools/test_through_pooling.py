@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -124,7 +125,9 @@ class TestThroughPooling:
         assert redis.Redis(connection_pool=pool).client_info()["multi"] == -1
         assert pool.pooling.stats().opened == 1
 
-    @pytest.mark.parametrize("options", [{"protocol": 2}, {"protocol": 3}, {"on_connect": lambda client: client.ping()}])
+    @pytest.mark.parametrize(
+        "options", [{"protocol": 2}, {"protocol": 3}, {"on_connect": lambda client: client.ping()}]
+    )
     def test_a_dropped_pool_closes_its_connections_and_says_nothing(self, backend: Redis, options: Any) -> None:
         pool = BlockingConnectionPool.from_url(backend.url, client_name=backend.name, **options)
         redis.Redis(connection_pool=pool).ping()
