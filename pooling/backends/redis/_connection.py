@@ -145,6 +145,8 @@ class Tracked(AbstractConnection):
             return
         if self.ended:  # the driver would connect for whoever has it: a pipeline, say, that unwatches when it dies
             raise ConnectionError("the connection was closed when its lease ended")
+        if self.credential_provider is not None:  # it is asked for what counts now: an older token would log out again
+            self._re_auth_token = None
         recorded, self.recorded = self.recorded, None  # the handshake is the driver's
         try:
             super().connect_check_health(*args, **kwargs)

@@ -170,6 +170,9 @@ class ConnectionPool(redis.ConnectionPool):
                 connection.disconnect()
             if owned and self._event_dispatcher is not None:
                 self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+        except BaseException:
+            connection.disconnect()  # such as a new token that was refused: the next session asks for another
+            raise
         finally:
             fault = getattr(_connection.tracker(connection), "fault", None)
             if fault is not None and _errors.is_broken(fault):
