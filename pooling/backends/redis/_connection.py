@@ -136,6 +136,8 @@ class Tracked(AbstractConnection):
 
     def _lost(self, error: BaseException) -> None:
         if not self.is_connected:
+            if error.__context__ is not None and is_demoted(error.__context__):
+                error = error.__context__  # which a Sentinel's connection makes a ConnectionError
             self.fault = copy.copy(error)  # without the traceback, which would keep the user's variables
 
     # -- sessions -------------------------------------------------------------------------------------
