@@ -32,7 +32,9 @@ _NAMED = re.compile(
 _URL = re.compile(r"""(://[^\s:/?#@"']{0,200}:)(?!\d{1,5}(?:[/?#\s"']|$))([^\s"'<>]{0,2000})(?=@)""")
 _KEY = r"""((?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key)[\w-]{0,40}"""
 _QUOTED = r""""(?:\\.|[^"\\]){0,2000}"|'(?:\\.|''|[^'\\]){0,2000}'"""
-_ASSIGNED = re.compile(rf"""{_KEY}\s{{0,3}}=\s{{0,3}})({_QUOTED}|[^\s,;&)}}\]]+)""", re.IGNORECASE)
+# What is hidden already stays as it is, in a repr too: there a quote or a backslash follows.
+_HIDDEN = r"""(?!\*{3}['"]?(?:[\s,;&)}\]\\]|$))"""
+_ASSIGNED = re.compile(rf"""{_KEY}\s{{0,3}}=\s{{0,3}}){_HIDDEN}({_QUOTED}|[^\s,;&)}}\]]+)""", re.IGNORECASE)
 _LISTED = re.compile(rf"""{_KEY}["']?\s{{0,3}}[:,]\s{{0,3}}b?)({_QUOTED})""", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"^(?:(?:basic|bearer|token)\s+|[^\s:]*:)(.+)$", re.IGNORECASE)  # or user:password
 # What errors of the standard library keep beside their arguments.
@@ -46,7 +48,8 @@ class Concealed(Exception):
 def found(value: object, name: str = "", depth: int = DEPTH) -> Iterator[str]:
     """The secrets in a value: all of it where ``name`` says so, else what stands in URLs and connection strings, in the
     items of mappings and sequences, in what a function is bound to. A password that is also written openly
-    beside it (the user's name, the database) is none: hiding it would hide who could not log in."""
+    beside it (the user's name, the database) is none: hiding it would hide who could not log in. Nor is the word
+    "password": hiding it would hide what an error is about."""
     if isinstance(value, (bytes, bytearray)):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
@@ -59,7 +62,7 @@ def found(value: object, name: str = "", depth: int = DEPTH) -> Iterator[str]:
             items = list(dict(value).items())[:WIDTH]  # copied at once: others may change it
             plain = {item for key, item in items if isinstance(item, str) and not _NAMED.search(str(key))}
             for key, item in items:
-                if not (_NAMED.search(str(key)) and isinstance(item, str) and item in plain):
+                if not (_NAMED.search(str(key)) and isinstance(item, str) and (item in plain or item == key)):
                     yield from found(item, f"{name} {key}", below)
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
             for item in tuple(value)[:WIDTH]:

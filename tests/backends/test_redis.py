@@ -407,6 +407,14 @@ class TestErrors:
             (redis.ConnectionError("Connection closed by server."), True, False, False),
             (redis.ConnectionError("Error 111 connecting to db:6379. Connection refused."), True, False, False),
             (redis.ConnectionError("max number of clients reached"), True, False, False),
+            (
+                redis.ConnectionError("Error 2 connecting to /run/redis.sock. No such file or directory."),
+                True,
+                False,
+                False,
+            ),
+            (redis.ConnectionError("Error 2 connecting to db:6379. No such file or directory."), True, True, False),
+            (redis.ConnectionError("(1, '[SSL: …] tlsv13 alert certificate required')"), True, True, False),
             (redis.TimeoutError("Timeout reading from socket"), True, False, False),
             (InvalidResponse("Protocol Error"), True, False, False),
             (BusyLoadingError("Redis is loading the dataset in memory"), True, False, True),
@@ -478,6 +486,10 @@ class TestErrors:
             create_pool(url)
         assert "hid" not in str(caught.value)
         assert caught.value.__cause__ is None
+
+    def test_an_option_with_a_wrong_value_is_named(self) -> None:
+        with pytest.raises(ValueError, match="the value of socket_timeout in the Redis URL cannot be read"):
+            create_pool("redis://db.example/0?socket_timeout=2s")
 
     def test_an_unknown_argument_in_the_url_is_refused(self) -> None:
         with pytest.raises(TypeError, match="nothing"):

@@ -114,6 +114,17 @@ def test_what_stands_openly_beside_it_is_no_secret() -> None:
     """The image postgres: its user, password and database have one name. Who could not log in is to be read."""
     assert not list(found("postgresql://postgres:postgres@h/postgres"))
     assert not list(found({"user": "root", "password": "root"}))
+    assert not list(found({"user": "root", "password": "password"}))
+
+
+@pytest.mark.parametrize(
+    "text", ["no password=pw", "it's 'password=pw'", 'password="pw"', "password=pw\nat h", "password=pw;"]
+)
+def test_an_error_that_ends_with_a_secret_keeps_its_type(text: str) -> None:
+    """In its repr a quote came after the stars, which read like a password of its own."""
+    error = OSError(text)
+    assert conceal(error) is error
+    assert "pw" not in repr(error)
 
 
 def test_an_error_is_cleaned_with_all_that_hangs_on_it() -> None:

@@ -9,6 +9,7 @@ from tests.servers.mongodb import MongoDB
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
+from tests.servers.sentinel import Sentinel
 
 KINDS: dict[str, type[Server]] = {
     "postgres": Postgres,
@@ -27,6 +28,7 @@ __all__ = [
     "PgBouncer",
     "Postgres",
     "Redis",
+    "Sentinel",
     "Server",
     "ServerError",
     "ServerMissing",

@@ -10,5 +10,14 @@ except ImportError as error:
 from pooling.backends.redis._errors import NoConnection, TooManyConnections
 from pooling.backends.redis._factory import RedisFactory, create
 from pooling.backends.redis._pools import BlockingConnectionPool, ConnectionPool
+from pooling.backends.redis._sentinel import SentinelConnectionPool
 
-__all__ = ["BlockingConnectionPool", "ConnectionPool", "NoConnection", "RedisFactory", "TooManyConnections", "create"]
+__all__ = [
+    "BlockingConnectionPool",
+    "ConnectionPool",
+    "NoConnection",
+    "RedisFactory",
+    "SentinelConnectionPool",
+    "TooManyConnections",
+    "create",
+]

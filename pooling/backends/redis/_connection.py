@@ -136,6 +136,8 @@ class Tracked(AbstractConnection):
 
     def _lost(self, error: BaseException) -> None:
         if not self.is_connected:
+            if error.__context__ is not None and is_demoted(error.__context__):
+                error = error.__context__  # which a Sentinel's connection makes a ConnectionError
             self.fault = copy.copy(error)  # without the traceback, which would keep the user's variables
 
     # -- sessions -------------------------------------------------------------------------------------
@@ -145,6 +147,8 @@ class Tracked(AbstractConnection):
             return
         if self.ended:  # the driver would connect for whoever has it: a pipeline, say, that unwatches when it dies
             raise ConnectionError("the connection was closed when its lease ended")
+        if self.credential_provider is not None:  # it is asked for what counts now: an older token would log out again
+            self._re_auth_token = None
         recorded, self.recorded = self.recorded, None  # the handshake is the driver's
         try:
             super().connect_check_health(*args, **kwargs)

@@ -34,7 +34,11 @@ _NOT_EXECUTED_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 _IN_PIPELINE = "Command # "  # how redis-py begins the error of one command of many: others of them have been executed
 # A server that speaks like this at the handshake is one that will take us in later.
 _PASSING = (exceptions.ReadOnlyError, exceptions.TryAgainError, exceptions.ClusterDownError)
-_PERMANENT_TEXTS = ("certificate verify failed", "protocol must be", "Invalid RESP version", "Invalid Database")
+_PERMANENT_TEXTS = (
+    "certificate verify failed", "key values mismatch", "alert unknown ca", "alert bad certificate",
+    "alert certificate", "protocol must be", "Invalid RESP version", "Invalid Database",
+)  # fmt: skip  # a list
+_NO_FILE = re.compile(r"Error 2 connecting to [^/]+:\d+\.")  # of certificates or a key: no network says so
 _UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -66,10 +70,11 @@ def is_demoted(error: BaseException) -> bool:
 def is_permanent(error: BaseException) -> bool:
     if isinstance(error, (exceptions.BusyLoadingError, ConnectArgsError)):
         return False
-    if isinstance(error, _REFUSALS) or any(text in str(error) for text in _PERMANENT_TEXTS):
+    said = str(error)
+    if isinstance(error, _REFUSALS) or any(text in said for text in _PERMANENT_TEXTS) or _NO_FILE.match(said):
         return True
     if isinstance(error, exceptions.ResponseError):  # a database that is not there, a command that is not known
-        return not isinstance(error, _PASSING) and not str(error).startswith(_NOT_EXECUTED_CODES)
+        return not isinstance(error, _PASSING) and not said.startswith(_NOT_EXECUTED_CODES)
     return isinstance(error, (exceptions.DataError, TypeError, ValueError, AttributeError))
 
 

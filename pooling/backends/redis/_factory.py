@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pooling.config import Options
 
 _SCHEMES = ("redis", "rediss", "unix")
+_WRONG_VALUE = re.compile(r"Invalid value for '(\w+)'")  # which redis-py says of an option; it leaves the value out
 
 
 class RedisFactory(Factory[Any]):
@@ -233,7 +235,10 @@ def _parsed(url: str) -> dict[str, Any]:
         if scheme not in _SCHEMES:
             raise ValueError
         args: dict[str, Any] = parse_url(url)
-    except ValueError:
+    except ValueError as error:
+        wrong = _WRONG_VALUE.match(str(error))
+        if wrong:
+            raise ValueError(f"the value of {wrong[1]} in the Redis URL cannot be read") from None
         raise ValueError(
             "the Redis URL cannot be read: it looks like redis://user:password@host:port/database?option=value, "
             "with special characters percent-encoded"

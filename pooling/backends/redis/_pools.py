@@ -170,6 +170,9 @@ class ConnectionPool(redis.ConnectionPool):
                 connection.disconnect()
             if owned and self._event_dispatcher is not None:
                 self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+        except BaseException:
+            connection.disconnect()  # such as a new token that was refused: the next session asks for another
+            raise
         finally:
             fault = getattr(_connection.tracker(connection), "fault", None)
             if fault is not None and _errors.is_broken(fault):
@@ -217,6 +220,7 @@ class ConnectionPool(redis.ConnectionPool):
 
     def _build(self) -> SlotPool:
         args, reference = self.connection_kwargs, weakref.ref(self)
+        factory = ShellFactory(reference)
         place = args.get("path") or f"{args.get('host', 'localhost')}:{args.get('port', 6379)}"
         retry = args.get("retry")
         options: dict[str, Any] = {
@@ -228,8 +232,8 @@ class ConnectionPool(redis.ConnectionPool):
             **self._options,
         }
         if options.get("on_connect") is not None:
-            options["on_connect"] = ShellFactory.for_shells(options["on_connect"], args)
-        return SlotPool(ShellFactory(reference), refuses=lambda: _refuses(reference), **options)
+            options["on_connect"] = factory.for_shells(options["on_connect"])
+        return SlotPool(factory, refuses=lambda: _refuses(reference), **options)
 
     def _order(self) -> str:
         return "lifo"

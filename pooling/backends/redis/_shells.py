@@ -154,10 +154,17 @@ class ShellFactory(Factory[Session]):
             tracker.recorded = ()
         return Session(shell, shells)
 
-    @staticmethod
-    def for_shells(on_connect: Callable[[Any], object], args: dict[str, Any]) -> Callable[[Session], object]:
+    def for_shells(self, on_connect: Callable[[Any], object]) -> Callable[[Session], object]:
         """What a user wants done with each new connection, which it gets as a client."""
-        return lambda session: on_connect(redis.Redis(connection_pool=Bound(session.shell(), args)))  # type: ignore[arg-type]
+        owner = self._owner  # its arguments lead back to it: kept here, they would keep it for ever
+
+        def begin(session: Session) -> None:
+            pool = owner()
+            if pool is None:
+                raise ConnectionError("the pool is gone")
+            on_connect(redis.Redis(connection_pool=Bound(session.shell(), pool.connection_kwargs)))  # type: ignore[arg-type]
+
+        return begin
 
     def close(self, session: Session) -> None:
         shell, shells = session.shell(), self._shells()

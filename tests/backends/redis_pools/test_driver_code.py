@@ -45,11 +45,30 @@ class TestWhatTheDriversOwnCodeCalls:
         def users() -> list[str]:
             return sorted(client["user"] for client in backend.clients())
 
-        pool.re_auth_callback(SimpleToken("secret", time.time() * 1000 + 1e6, time.time() * 1000, {"oid": "guarded"}))
+        pool.re_auth_callback(token("secret"))
         until(lambda: users() == ["default", "guarded"])
         pool.release(used)
         assert users() == ["guarded", "guarded"]
         assert pool.pooling.stats().opened == 2
+
+    def test_a_token_is_not_used_on_a_session_that_is_younger(self, make: Make) -> None:
+        """Kept by a connection without a session, it was sent after the first use of the next one."""
+        pool = make(max_connections=1, credential_provider=UsernamePasswordCredentialProvider("guarded", "secret"))
+        client = redis.Redis(connection_pool=pool)
+        assert client.ping()
+        pool.disconnect()
+        pool.re_auth_callback(token("expired"))
+        assert client.ping()
+        assert pool.pooling.stats().errors == 0
+
+    def test_a_session_that_is_refused_a_new_token_ends(self, make: Make, backend: Redis) -> None:
+        pool = make(max_connections=1, credential_provider=UsernamePasswordCredentialProvider("guarded", "secret"))
+        connection = pool.get_connection()
+        pool.re_auth_callback(token("expired"))
+        with pytest.raises(redis.AuthenticationError):
+            pool.release(connection)
+        backend.wait_for(0)
+        assert redis.Redis(connection_pool=pool).ping()
 
     def test_a_connection_marked_for_a_new_start_is_not_used_again_as_it_is(self, make: Make) -> None:
         pool = make(max_connections=1)
@@ -184,3 +203,7 @@ class TestWhatTheDriversOwnCodeCalls:
         pool = make()
         assert pool.owns_connection(pool.make_connection())
         assert pool.pid == os.getpid()
+
+
+def token(value: str) -> SimpleToken:
+    return SimpleToken(value, time.time() * 1000 + 1e6, time.time() * 1000, {"oid": "guarded"})

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -124,9 +125,11 @@ class TestThroughPooling:
         assert redis.Redis(connection_pool=pool).client_info()["multi"] == -1
         assert pool.pooling.stats().opened == 1
 
-    @pytest.mark.parametrize("protocol", [2, 3])
-    def test_a_dropped_pool_closes_its_connections_and_says_nothing(self, backend: Redis, protocol: int) -> None:
-        pool = BlockingConnectionPool.from_url(backend.url, client_name=backend.name, protocol=protocol)
+    @pytest.mark.parametrize(
+        "options", [{"protocol": 2}, {"protocol": 3}, {"on_connect": lambda client: client.ping()}]
+    )
+    def test_a_dropped_pool_closes_its_connections_and_says_nothing(self, backend: Redis, options: Any) -> None:
+        pool = BlockingConnectionPool.from_url(backend.url, client_name=backend.name, **options)
         redis.Redis(connection_pool=pool).ping()
         reference = weakref.ref(pool)
         del pool
