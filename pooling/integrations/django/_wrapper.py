@@ -291,7 +291,8 @@ def _asker() -> Any:
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name == "contextlib":
-            code = getattr(inspect.unwrap(frame.f_locals.get("func")), "__code__", None)
+            decorated: Any = frame.f_locals.get("func")
+            code = getattr(inspect.unwrap(decorated), "__code__", None)
             if code is not None:
                 return _Start(code)
         elif not name.startswith(_DJANGO):
