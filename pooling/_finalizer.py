@@ -25,7 +25,8 @@ def dropped(pool: weakref.ref[Any], pid: int, ledger: Ledger[Any], hooks: Hooks[
     """A pool was collected: close every connection that it had. Or the interpreter ends: close what is idle, for the
     rest may be in use until the last moment."""
     if pid != os.getpid():
-        return  # the parent's business
+        hooks.abandon(ledger.roster.entries)  # the parent's, and this child has never used the pool
+        return
     ending = pool() is not None
     jobs: deque[Job] = deque()
     lines = (ledger.roster.idle, ledger.roster.suspects, ledger.roster.doomed) if ending else (_lost(ledger),)

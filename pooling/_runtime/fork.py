@@ -83,8 +83,15 @@ def settled(flag: Flag) -> None:
 
 def keep_inherited(*things: object) -> None:
     """In a forked child: keep what is the parent's for ever, so that no destructor of a driver says goodbye on its
-    session."""
+    session. Not at the end of the interpreter either, where modules let go of what they hold: hence a reference that
+    nobody counts back."""
     _inherited.extend(things)
+    try:
+        import ctypes  # 5 ms, once, and in a child that has inherited connections alone
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_inherited))
+    except (ImportError, AttributeError):
+        pass  # no CPython, or one without it
 
 
 def once_back(call: Callable[[], object]) -> bool:

@@ -35,14 +35,47 @@ def shut_down(fd: int) -> None:
         pass  # it is closed already
 
 
-def let_go(fd: int) -> None:
+def let_go(fd: int) -> bool:
     """In a forked child: point the descriptor at nothing. The parent's socket is not touched, and the number
-    stays taken, so that a late destructor of the driver cannot hit somebody else's descriptor."""
+    stays taken, so that a late destructor of the driver cannot hit somebody else's descriptor.
+
+    False, and nothing is done, where it is not what was inherited any more: who becomes a daemon closes every
+    descriptor, and the number may be a log's or a listener's by now. The driver must not close it then.
+    """
+    if fd in _inherited and _target(fd) != _inherited[fd]:
+        return False
     nothing = os.open(os.devnull, os.O_RDWR)
     try:
         os.dup2(nothing, fd, inheritable=False)
     finally:
         os.close(nothing)
+    return True
+
+
+_inherited: dict[int, tuple[int, int] | None] = {}
+"""What the descriptors led to when this process was forked; empty where no hook of Python's ran, or nobody can list
+them."""
+
+
+def _target(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _look_at_inherited() -> None:
+    _inherited.clear()
+    try:
+        numbers = os.listdir("/dev/fd")  # takes 0.2 ms for a hundred
+    except OSError:
+        return
+    _inherited.update((int(number), _target(int(number))) for number in numbers)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_look_at_inherited)
 
 
 def looks_open(connection: socket.socket) -> bool:

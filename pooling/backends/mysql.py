@@ -138,14 +138,19 @@ class MysqlFactory(Factory[Connection]):
             _sockets.shut_down(sock.fileno())
 
     def abandon(self, connection: Connection) -> None:
-        _known(connection)._force_close()
+        if self._let_go(connection):
+            _known(connection)._force_close()
+        else:
+            super().abandon(connection)
 
     def abandon_in_use(self, connection: Connection) -> None:
         # Closing it could wait for a lock that a thread of the parent holds for ever.
         super().abandon(connection)
+        self._let_go(connection)
+
+    def _let_go(self, connection: Connection) -> bool:
         sock = _known(connection)._sock
-        if sock is not None and sock.fileno() >= 0:
-            _sockets.let_go(sock.fileno())
+        return sock is None or sock.fileno() < 0 or _sockets.let_go(sock.fileno())
 
     def begin(self, connection: Connection) -> None:
         known = _known(connection)

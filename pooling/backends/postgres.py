@@ -174,9 +174,12 @@ class PostgresFactory(Factory[Connection]):
 
     def abandon(self, connection: Connection) -> None:
         # close() alone would end the parent's session; once the descriptor leads nowhere it only frees memory.
-        if not connection.closed:
-            _sockets.let_go(connection.fileno())
+        if connection.closed:
+            return
+        if _sockets.let_go(connection.fileno()):
             connection.close()
+        else:
+            super().abandon(connection)
 
     def abandon_in_use(self, connection: Connection) -> None:
         super().abandon(connection)

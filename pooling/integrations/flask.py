@@ -202,6 +202,7 @@ def _answered(response: flask.Response) -> flask.Response:
     """The view has returned, or an error handler in its place; nothing has been sent yet."""
     leases: _ContextLeases | None = flask.g.get(_LEASES)
     if leases is not None:
+        leases.streaming = False  # what comes after may have failed, and this be the answer in a stream's place
         leases._settle(commit=response.status_code < 400)  # where a commit fails, this answer becomes a 500
         if response.status_code >= 400 and not response.direct_passthrough:
             response.make_sequence()  # Flask's own error pages look like streams

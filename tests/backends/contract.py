@@ -341,12 +341,19 @@ class Contract:
     def test_a_forked_child_has_sessions_of_its_own_and_leaves_the_parents_alone(
         self, backend: Adapter, ending: str
     ) -> None:
-        script = "import sys; from tests.backends.forking import main; main(*sys.argv[1:])"
-        kind = f"{type(backend).__module__}:{type(backend).__name__}"
-        run_python(script, kind, backend.url, str(backend.folder), ending, getattr(backend, "name", "forking"))
+        forked(backend, ending)
+
+
+def forked(backend: Adapter, ending: str) -> None:
+    script = "import sys; from tests.backends.forking import main; main(*sys.argv[1:])"
+    kind = f"{type(backend).__module__}:{type(backend).__name__}"
+    run_python(script, kind, backend.url, str(backend.folder), ending, getattr(backend, "name", "forking"))
 
 
 class RemoteContract:
+    def test_descriptors_that_a_daemon_has_closed_and_taken_again_are_its_own(self, remote: Remote) -> None:
+        forked(remote, "daemon")
+
     @pytest.mark.parametrize("mode", ["transaction", None])
     def test_a_clean_healthy_use_of_a_connection_sends_nothing(
         self, remote: Remote, proxy: Callable[..., Any], mode: Any

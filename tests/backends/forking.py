@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+def taken_again() -> list[IO[bytes]]:
+    """Close every descriptor, as who becomes a daemon does; files that have their numbers now."""
+    os.closerange(3, 100)
+    return [tempfile.TemporaryFile(buffering=0) for _ in range(97)]
 
 
 def main(kind: str, url: str, folder: str, ending: str, name: str = "forking") -> None:
@@ -26,12 +33,16 @@ def main(kind: str, url: str, folder: str, ending: str, name: str = "forking") -
     if child == 0:
         code = 1
         try:
+            files = taken_again() if ending == "daemon" else []
             with pool.acquire() as first, pool.acquire() as second:
                 assert backend.ask(first, 1) == 1
                 assert backend.ask(second, 2) == 2
                 assert not {backend.session(first), backend.session(second)} & sessions
             lease.release()  # the parent's: no concern of this process
             pool.close()
+            for file in files:
+                file.write(b"a line")
+                assert os.fstat(file.fileno()).st_size == 6, "it leads elsewhere by now"
             code = 0
         except BaseException:
             traceback.print_exc()

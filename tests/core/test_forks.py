@@ -194,6 +194,45 @@ def test_a_child_that_does_nothing_says_nothing_at_its_end() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "life", ["pass", "pool.acquire(timeout=5).release()", "del lease; gc.collect()", "del lease, pool; gc.collect()"]
+)
+def test_no_destructor_says_goodbye_in_a_child(life: str) -> None:
+    """Drivers in C have such, mysqlclient's among them: they run whatever the process, at its very end too. The factory
+    is a plain callable, which knows nothing of forks."""
+    run_python(
+        script(
+            f"""
+            heard, told = os.pipe()
+
+            class Driver:
+                def __init__(self):
+                    self.pid = os.getpid()
+                def close(self):
+                    self.closed = True
+                def __del__(self, write=os.write, told=told, getpid=os.getpid):
+                    if getpid() != self.pid:
+                        write(told, b"goodbye")
+
+            pool = Pool(Driver, max_size=3)
+            lease, other = pool.acquire(), pool.acquire()
+            other.release()
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)
+                {life}
+                sys.exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            os.close(told)
+            assert os.read(heard, 100) == b""
+            lease.release()
+            pool.close()
+            """
+        ),
+        options=("-W", "ignore"),
+    )
+
+
 def test_threads_of_the_child_start_lazily_and_many_children_work_at_once() -> None:
     run_python(
         script(

@@ -163,6 +163,25 @@ def test_a_lease_that_is_taken_within_a_stream_ends_with_it(site: Site) -> None:
     assert (site.leased, site.pool.stats().acquired) == (0, 1)
 
 
+def test_a_stream_that_an_error_has_taken_the_place_of_keeps_nothing(site: Site) -> None:
+    app = flask.Flask("failing")
+
+    @app.after_request  # which was registered first and so comes last
+    def fail(response: flask.Response) -> flask.Response:
+        if response.status_code == 200:
+            raise ValueError("after the view")
+        return response
+
+    pools = Pools(app, site.pool)
+
+    @app.get("/")
+    def view() -> Iterator[str]:
+        pools.connection()
+        return iter(["never sent"])
+
+    assert app.test_client().get("/").status_code == 500
+
+
 @pytest.mark.parametrize("contextual", [True, False], ids=["stream_with_context", "plain"])
 @pytest.mark.parametrize("ending", ["close", "error"])
 def test_a_stream_that_is_cut_short_gives_back(site: Site, contextual: bool, ending: str) -> None:

@@ -97,9 +97,12 @@ class HttpFactory(Factory[Any]):
 
     def abandon(self, connection: Any) -> None:
         descriptor = _descriptor(connection)
-        if descriptor >= 0:
-            _sockets.let_go(descriptor)
+        if descriptor < 0:
+            return
+        if _sockets.let_go(descriptor):
             connection.close()
+        else:
+            super().abandon(connection)
 
     def abandon_in_use(self, connection: Any) -> None:
         super().abandon(connection)

@@ -14,6 +14,7 @@ from typing import Any
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004  # redis-py's names
 
+from pooling._runtime.fork import keep_inherited
 from pooling.backends import _sockets
 from pooling.backends.redis._errors import is_demoted
 
@@ -295,11 +296,14 @@ def interrupt(connection: Any) -> None:
             pass  # it is closed already
 
 
-def let_go(connection: Any) -> None:
-    """In a forked child: have its descriptor lead nowhere."""
+def let_go(connection: Any) -> bool:
+    """In a forked child: have its descriptor lead nowhere. False where that is somebody else's by now: it is kept then,
+    so that no destructor closes it."""
     sock = socket_of(connection)
-    if sock is not None and sock.fileno() >= 0:
-        _sockets.let_go(sock.fileno())
+    done = sock is None or sock.fileno() < 0 or _sockets.let_go(sock.fileno())
+    if not done:
+        keep_inherited(connection)
+    return done
 
 
 def forget_handler(connection: Any) -> None:

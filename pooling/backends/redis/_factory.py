@@ -130,8 +130,8 @@ class RedisFactory(Factory[Any]):
         _connection.interrupt(connection)
 
     def abandon(self, connection: Any) -> None:
-        _connection.let_go(connection)
-        connection.disconnect()  # in another process than its own it says nothing
+        if _connection.let_go(connection):
+            connection.disconnect()  # in another process than its own it says nothing
 
     def abandon_in_use(self, connection: Any) -> None:
         super().abandon(connection)

@@ -7,12 +7,13 @@ up after each connect is set up once for each new connection, on a worker.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import weakref
 from collections.abc import Callable
-from types import FrameType
-from typing import Any, ClassVar
+from types import CodeType, FrameType
+from typing import Any, ClassVar, NamedTuple
 
 import django
 from django.conf import settings
@@ -91,12 +92,7 @@ class Pooled(BaseDatabaseWrapper):
         """What Django does with every new connection. *Worker*; again after a reset of the whole session."""
 
     def _build(self) -> Pool[Any]:
-        if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
-            raise ImproperlyConfigured(
-                "Pooling doesn't support persistent connections. Set DATABASES"
-                f"[{self.alias!r}]['CONN_MAX_AGE'] to 0: a request gives its connection back at its end, and the pool "
-                "keeps it open."
-            )
+        self._refuse_persistence()
         live = self.settings_dict
         frozen = {**live, "OPTIONS": _copied(self._options())}
         kind, alias = type(self), self.alias
@@ -120,6 +116,14 @@ class Pooled(BaseDatabaseWrapper):
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{self._place('pooling')}: {error}") from error
 
+    def _refuse_persistence(self) -> None:
+        if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
+            raise ImproperlyConfigured(
+                "Pooling doesn't support persistent connections. Set DATABASES"
+                f"[{self.alias!r}]['CONN_MAX_AGE'] to 0: a request gives its connection back at its end, and the pool "
+                "keeps it open."
+            )
+
     def _identity(self) -> _pools.Settings:
         known = self.settings_dict
         given = tuple(known.get(name) for name in _IDENTITY)
@@ -142,6 +146,8 @@ class Pooled(BaseDatabaseWrapper):
         if self.in_atomic_block and self.closed_in_transaction and django.VERSION < (5, 1):
             # As Django says it from 5.1 on: what follows would not be in the transaction.
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
+        if self.is_pooled():
+            self._refuse_persistence()  # before Django reckons with it, which may be a text from the environment
         super().connect()
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
@@ -162,14 +168,12 @@ class Pooled(BaseDatabaseWrapper):
             pool = self.pooling
             assert pool is not None  # is_pooled() has said so
             try:
-                lease = pool.acquire()
+                return pool._acquire_for(_asker())
             except PoolError as error:
                 if isinstance(error, PoolClosed) and not _pools.is_current(self.alias, pool):
                     continue  # the settings have changed, or close_pool() was called: there is another one
                 problem = translated(error, self.timeout_class)
                 raise problem from (error.__cause__ if isinstance(problem, PoolError) else error)
-            _label(lease)
-            return lease
 
     def init_connection_state(self) -> None:
         done, self._is_set_up = self._is_set_up, False
@@ -268,23 +272,34 @@ def _copied(options: dict[str, Any]) -> dict[str, Any]:
     return {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
 
 
-def _label(lease: Lease[Any]) -> None:
-    """Note whose code has asked: else every holder would be shown at the same line of this package.
+class _Start(NamedTuple):
+    """Where a function begins, in the place of a frame in it."""
 
-    That is the nearest frame outside Django; where Django asks for itself, as its sessions do, the nearest one outside
-    of what all queries go through.
+    f_code: CodeType
+    f_lasti: int = -1
+
+
+def _asker() -> Any:
+    """The frame of whoever asks: else all holders and waiters would be shown at the same line of this package.
+
+    That is the nearest one outside Django; where Django asks for itself, as its sessions do, the nearest one outside
+    of what all queries go through. A function that is a transaction, by ``@atomic`` or ATOMIC_REQUESTS, asks before it
+    runs: it is shown where it begins.
     """
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     own = None
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(_DJANGO):
-            break
-        if own is None and not name.startswith(_EVERYBODYS):
+        if name == "contextlib":
+            decorated: Any = frame.f_locals.get("func")
+            code = getattr(inspect.unwrap(decorated), "__code__", None)
+            if code is not None:
+                return _Start(code)
+        elif not name.startswith(_DJANGO):
+            return frame
+        elif own is None and not name.startswith(_EVERYBODYS):
             own = frame
-        if name.startswith(_HANDLERS):  # the request begins here: what is further out is the server
-            frame = own
-            break
+        if own is not None and name.startswith(_HANDLERS):  # the request begins here: what is further out is the server
+            return own
         frame = frame.f_back
-    if frame is not None:
-        lease._acquired_at(frame)
+    return own or sys._getframe(1)

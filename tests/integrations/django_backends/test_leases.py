@@ -79,6 +79,35 @@ def test_a_holder_is_shown_where_the_application_asked(alias: str) -> None:
     assert "test_a_holder_is_shown_where_the_application_asked" in holder.where
 
 
+def test_a_view_that_is_a_transaction_is_shown_itself(alias: str) -> None:
+    """As each is with ATOMIC_REQUESTS: Django begins before it calls it."""
+
+    def view() -> str:
+        return pool(alias).holders()[0].where
+
+    within: Any = transaction.atomic(using=alias)
+    assert within(within(view))().endswith(" view")
+
+
+def test_a_waiter_is_shown_where_the_application_asked(alias: str) -> None:
+    pool(alias).suspend()
+
+    def ask_for_one() -> None:
+        try:
+            connections[alias].ensure_connection()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=ask_for_one)
+    thread.start()
+    try:
+        until(lambda: bool(pool(alias).waiters()))
+        assert pool(alias).waiters()[0].where.endswith(" ask_for_one")
+    finally:
+        pool(alias).resume()
+        thread.join()
+
+
 def test_connecting_twice_keeps_one_lease(alias: str) -> None:
     connection = connections[alias]
     connection.connect()

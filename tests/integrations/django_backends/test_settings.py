@@ -92,7 +92,7 @@ def test_sqlite_runs_its_init_command_once_for_each_connection(changed: Any) -> 
 
 
 def test_persistent_connections_are_refused(alias: str, changed: Any) -> None:
-    for age in (None, 60):
+    for age in (None, 60, "60"):
         connection = changed(alias, CONN_MAX_AGE=age)
         with pytest.raises(ImproperlyConfigured, match=r"doesn't support persistent connections.*CONN_MAX_AGE.*to 0"):
             connection.ensure_connection()
