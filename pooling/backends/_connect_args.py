@@ -35,6 +35,8 @@ def asked(connect_args: ConnectArgs, factory: Factory[Any] | None = None) -> dic
         raise  # it has asked another one itself
     except Exception as error:
         raise ConnectArgsError(f"connect_args raised {describe(error)}") from error
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"connect_args must return a mapping of the driver's arguments, not {type(answer).__name__}")
     args = dict(answer)
     if factory is not None:
         factory._answered(args)

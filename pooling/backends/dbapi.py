@@ -99,6 +99,9 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
     def close(self, held: Held) -> None:
         try:
             held.connection.close()
+        except Exception as error:
+            if not self.is_broken(error):  # else there is nobody to say goodbye to, and a restart breaks all of them
+                raise
         finally:
             # One whose goodbye fails may keep its socket open until it is collected; a socket's own close() waits for
             # the files that were made of it.

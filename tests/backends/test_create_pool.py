@@ -122,6 +122,17 @@ def test_connect_args_that_can_be_none_are_refused_at_once(connect_args: Any) ->
     assert "hidden" not in str(caught.value)
 
 
+@pytest.mark.parametrize("answer", [None, "hidden", [("timeout", 1)]])
+def test_a_function_that_returns_no_connect_args_is_told_so(answer: Any) -> None:
+    said = f"must return a mapping .* not {type(answer).__name__} "
+    with (
+        pooling.create_pool("mysql://localhost:1/none", lambda: answer) as pool,
+        pytest.raises(pooling.ConnectError, match=said) as caught,
+    ):
+        pool.acquire(5.0)
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", [None, b"sqlite://", Path("x.db")])
 def test_a_url_is_a_string(url: Any) -> None:
     with pytest.raises(TypeError, match="url must be a string"):

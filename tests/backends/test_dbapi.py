@@ -207,14 +207,25 @@ class TestReturn:
         held = factory.connect(5.0)
         backend.kill(backend.session(held.connection))
         number, kept = held.socket.fileno(), held.connection  # referenced: no collector has closed it
-        try:
-            factory.close(held)
-        except backend.errors:
-            pass
+        factory.close(held)  # nobody is left to be told
         assert held.socket.fileno() == -1
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
         assert kept is not None
+
+    @pytest.mark.parametrize(("kind", "news"), [("OperationalError", False), ("ProgrammingError", True)])
+    def test_a_close_that_fails_as_the_connection_is_lost_is_no_news(
+        self, driver: Any, caplog: pytest.LogCaptureFixture, kind: str, news: bool
+    ) -> None:
+        def close(connection: Any) -> None:
+            raise getattr(driver, kind)("said by close()")
+
+        driver.Connection.close = close
+        with dbapi.create(driver.connect, workers="inline") as pool:
+            pool.acquire().discard()
+            assert pool.stats().closed == {"discarded": 1}
+            assert pool.stats().errors == news
+        assert ("closing a connection failed" in caplog.text) == news
 
     def test_a_session_is_reset_by_what_the_user_says(self, driver: Any) -> None:
         with dbapi.create(

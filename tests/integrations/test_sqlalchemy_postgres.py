@@ -6,6 +6,7 @@ import gc
 import inspect
 import multiprocessing
 import os
+import socket
 import threading
 import time
 import warnings
@@ -75,6 +76,25 @@ def test_the_numbers_are_the_servers(engines: Engines, admin: psycopg.Connection
     assert below(engine).stats().idle == 2
     engine.dispose()
     until(lambda: not sessions(admin, "fair-numbers"))
+
+
+def test_a_connect_that_timed_out_leaves_no_socket_behind_while_its_error_lives() -> None:
+    """psycopg closes it when the garbage collector comes: until then it would be one beyond the limit."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        engine = sqlalchemy.create_engine(url, poolclass=FairPool, connect_args={"connect_timeout": 2})
+        gc.disable()
+        try:
+            with pytest.raises(exc.OperationalError, match="timeout"):
+                engine.connect()
+            heard, _ = silent.accept()
+            with heard:
+                heard.settimeout(SOON)
+                while heard.recv(1000):  # what a client says first
+                    pass
+        finally:
+            gc.enable()
+        below(engine).close()
 
 
 def test_idle_connections_that_the_server_has_cut_reach_nobody(

@@ -15,6 +15,7 @@ from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
 from pooling._holders import outside
+from pooling._hooks import contained
 from pooling._ledger.entry import Token
 from pooling._runtime.fork import keep_inherited
 from pooling.config import Check, Nested
@@ -169,7 +170,13 @@ class FairPool(QueuePool):
 
         def connect(record: Any) -> Any:
             started = time.monotonic()
-            connection = invoke(record)
+            try:
+                connection = invoke(record)
+            except BaseException as error:
+                # psycopg's error keeps the socket that timed out, in the driver's frames and until the garbage
+                # collector comes: beside the limit, and open at the server.
+                contained(error)
+                raise
             took = time.monotonic() - started
             lease = vars(record).get(_LEASE)
             if lease is None:
