@@ -147,13 +147,25 @@ def overrides(factory: Factory[Any], method: str) -> bool:
 
 
 class CallableFactory(Factory[T]):
-    """A factory made of any zero-argument callable that returns a connection with a ``close()``."""
+    """A factory made of any zero-argument callable that returns a connection with a ``close()``.
+
+    One whose class has a ``rollback()`` is rolled back after each lease.
+    """
+
+    _lacks = frozenset({"is_clean"})  # of what can be rolled back it is not known
 
     def __init__(self, connect: Callable[[], T]) -> None:
         self._connect = connect
 
     def connect(self, timeout: float) -> T:
         return self._connect()
+
+    def is_clean(self, connection: T) -> bool:
+        # Of the class: a MongoClient, or a proxy of a remote service, has every attribute it is asked for.
+        return not hasattr(type(connection), "rollback")
+
+    def reset(self, connection: T, mode: ResetMode) -> None:
+        self.rollback(connection)
 
     def __repr__(self) -> str:
         return f"CallableFactory({getattr(self._connect, '__qualname__', type(self._connect).__name__)})"

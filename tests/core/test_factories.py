@@ -89,6 +89,35 @@ def test_a_callable_is_made_a_factory_that_names_it() -> None:
     assert repr(as_factory(Callable())) == "CallableFactory(Callable)"
 
 
+def test_what_the_connection_of_a_callable_has_open_is_rolled_back(clock: ManualClock, make: Make) -> None:
+    """It was the next user's before, and a failed transaction everybody's."""
+    pool: Any = make(factory=Connection, max_size=1)
+    with pool.acquire() as connection:
+        pass
+    clock.advance(0)
+    assert connection.said == ["rollback"]
+    with pool.acquire() as again:
+        assert again is connection
+
+
+def test_a_connection_of_a_callable_that_cannot_be_rolled_back_is_left_alone(clock: ManualClock, make: Make) -> None:
+    class Thing:
+        def __getattr__(self, name: str) -> None:
+            raise AssertionError(f"asked for {name}")
+
+    pool: Any = make(factory=Thing, max_size=1)
+    pool.acquire().release()
+    assert (pool.stats().idle, pool.stats().busy) == (1, 0)
+
+
+def test_an_interrupted_connection_of_a_callable_is_not_kept(clock: ManualClock, make: Make) -> None:
+    pool: Any = make(factory=Connection, max_size=1)
+    with pytest.raises(KeyboardInterrupt), pool.acquire():
+        raise KeyboardInterrupt
+    clock.advance(0)
+    assert pool.stats().closed == {"discarded": 1}
+
+
 def test_a_lease_yields_the_factorys_view_made_once_per_connection(clock: ManualClock, make: Make) -> None:
     class Viewed(FakeFactory):
         views = 0
