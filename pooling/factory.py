@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeVar
 
@@ -148,7 +150,12 @@ def overrides(factory: Factory[Any], method: str) -> bool:
 
 
 class CallableFactory(Factory[T]):
-    """A factory made of any zero-argument callable that returns a connection with a ``close()``."""
+    """A factory made of any zero-argument callable that returns a connection with a ``close()``.
+
+    That of a DB-API driver is rolled back after each lease, unless it says that it is in no transaction.
+    """
+
+    _lacks = frozenset({"is_clean"})  # whether it is in the middle of a message is not known
 
     def __init__(self, connect: Callable[[], T]) -> None:
         self._connect = connect
@@ -159,8 +166,23 @@ class CallableFactory(Factory[T]):
     def is_permanent(self, error: BaseException) -> bool:
         return isinstance(error, TypeError)  # it wants arguments
 
+    def is_clean(self, connection: T) -> bool:
+        return not _begins_by_itself(type(connection)) or not getattr(connection, "in_transaction", True)
+
+    def reset(self, connection: T, mode: ResetMode) -> None:
+        self.rollback(connection)
+
     def __repr__(self) -> str:
         return f"CallableFactory({getattr(self._connect, '__qualname__', type(self._connect).__name__)})"
+
+
+@lru_cache(maxsize=64)
+def _begins_by_itself(kind: type) -> bool:
+    """Whether a connection of this class is of a DB-API driver (PEP 249), which begins a transaction unasked."""
+    # Not by a rollback() alone: a client of something else has every attribute that it is asked for.
+    names = (part.__module__.lstrip("_").split(".") for part in kind.__mro__)  # _sqlite3 is a part of sqlite3
+    around = (sys.modules.get(".".join(parts[:end])) for parts in names for end in range(1, len(parts) + 1))
+    return hasattr(kind, "rollback") and any(hasattr(module, "threadsafety") for module in around)
 
 
 def as_factory(factory: Factory[T] | Callable[[], T]) -> Factory[T]:

@@ -37,12 +37,12 @@ class Settling(Upkeep[T]):
             return False
         self.now = now
         self._serve()
-        # The flags stay cleared where nobody waits any more: none is idle, so whoever comes next would clear them again.
+        # The flags stay cleared though nobody may wait any more: none is idle, so who comes next would clear them again.
         return not roster.idle and not roster.suspects and len(self.tally.uses.samples) < FOLD_AT
 
     def line_up(self, now: float, waiter: Waiter[T]) -> bool:
-        """Somebody comes to wait. False where join() has to see to it: the flags are set, a connection is idle, or nobody
-        is going to look whether threads starve each other."""
+        """Somebody comes to wait. False where join() has to see to it: the flags are set, a connection is idle, or
+        nobody is going to look whether threads starve each other."""
         roster = self.roster
         if now >= self.steady_until or self.inbox or self.outbox or roster.orphans or roster.idle or roster.calm:
             return False

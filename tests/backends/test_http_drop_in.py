@@ -17,6 +17,7 @@ from urllib3.exceptions import ClosedPoolError, EmptyPoolError, MaxRetryError, N
 
 from pooling import Pool, PoolTimeout
 from pooling.backends import http
+from pooling.backends.http._connect import connect_in_time
 from tests.backends.contract import LATE, in_threads, run_python, settled
 from tests.servers import HTTP
 
@@ -383,6 +384,11 @@ def test_a_connect_ends_in_time_where_nobody_accepts_and_where_names_hang(monkey
             pool.request("GET", "/")
         assert time.monotonic() - start < 0.2 + LATE
     hang.set()
+
+
+def test_a_busy_machine_has_some_time_to_load_certificates() -> None:
+    """Which is work, and does not count in urllib3's own timeout."""
+    connect_in_time(urllib3.connection.HTTPConnection("localhost"), lambda: time.sleep(0.18), 0.05)
 
 
 def test_a_refused_connect_is_told_at_once_and_every_try_is_a_real_one(http_server: HTTP) -> None:

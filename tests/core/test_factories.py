@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import sqlite3
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -89,6 +92,64 @@ def test_a_callable_is_made_a_factory_that_names_it() -> None:
             return Connection()
 
     assert repr(as_factory(Callable())) == "CallableFactory(Callable)"
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> type[Connection]:
+    """The connections of a DB-API driver."""
+    module = types.ModuleType("driver")
+    module.threadsafety = 1  # type: ignore[attr-defined]  # what PEP 249 asks of a module
+    monkeypatch.setitem(sys.modules, "driver", module)
+    return type("Theirs", (Connection,), {"__module__": "driver.connections"})
+
+
+def test_what_the_connection_of_a_callable_has_open_is_rolled_back(
+    clock: ManualClock, make: Make, driver: type[Connection]
+) -> None:
+    """It was the next user's before, and a failed transaction everybody's."""
+    for kind in (driver, type("Own", (driver,), {})):
+        pool: Any = make(factory=kind, max_size=1)
+        with pool.acquire() as connection:
+            pass
+        clock.advance(0)
+        assert connection.said == ["rollback"]
+        with pool.acquire() as again:
+            assert again is connection
+
+
+def test_one_that_says_it_has_nothing_open_is_left_alone(clock: ManualClock, make: Make) -> None:
+    pool: Any = make(factory=lambda: sqlite3.connect(":memory:", check_same_thread=False), max_size=1)
+    with pool.acquire() as connection:
+        connection.execute("CREATE TABLE t (n)")
+    assert (pool.stats().idle, pool.stats().busy) == (1, 0)
+    with pool.acquire() as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+    clock.advance(0)
+    with pool.acquire() as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("reset", ["transaction", None])
+def test_what_is_no_drivers_is_asked_nothing(clock: ManualClock, make: Make, reset: Any) -> None:
+    class Thing(Connection):
+        def __getattr__(self, name: str) -> None:
+            raise AssertionError(f"asked for {name}")
+
+    pool: Any = make(factory=Thing, max_size=1, reset=reset)
+    with pool.acquire() as connection:
+        pass
+    assert (pool.stats().idle, pool.stats().busy) == (1, 0)
+    assert connection.said == []
+
+
+def test_an_interrupted_connection_of_a_callable_is_not_kept(
+    clock: ManualClock, make: Make, driver: type[Connection]
+) -> None:
+    pool: Any = make(factory=driver, max_size=1)
+    with pytest.raises(KeyboardInterrupt), pool.acquire():
+        raise KeyboardInterrupt
+    clock.advance(0)
+    assert pool.stats().closed == {"discarded": 1}
 
 
 def test_a_lease_yields_the_factorys_view_made_once_per_connection(clock: ManualClock, make: Make) -> None:

@@ -12,8 +12,8 @@ from urllib3.exceptions import ConnectTimeoutError
 from pooling._runtime.threads import THREADS
 
 # Seconds by which the driver's own timeout, which has the better message, goes first. The driver's does not count the
-# loading of certificates, some tens of milliseconds of work, and more on a busy machine.
-GRACE = 0.1
+# loading of certificates, 60 ms of work, for which a busy machine was seen to take 200.
+GRACE = 0.25
 
 
 def connect_in_time(connection: Any, connect: Callable[[], object], seconds: float) -> None:
