@@ -37,7 +37,7 @@ class Settling(Upkeep[T]):
             return False
         self.now = now
         self._serve()
-        # The flags stay cleared though nobody may wait any more: none is idle, so who comes next would clear them again.
+        # The flags stay cleared, even if nobody waits any more: none is idle, so who comes next would clear them again.
         return not roster.idle and not roster.suspects and len(self.tally.uses.samples) < FOLD_AT
 
     def line_up(self, now: float, waiter: Waiter[T]) -> bool:
