@@ -176,6 +176,13 @@ class TestNothingReachesTheNextUser:
                 client.execute_command(*command)
         assert self.like_new(backend, pool) == first
 
+    def test_so_is_an_asking_that_nothing_has_followed(self, backend: Redis, pool: Pool[Any]) -> None:
+        first = self.like_new(backend, pool)
+        with pytest.raises(ResponseError), pool.acquire() as client:
+            client.execute_command("ASKING")
+        assert self.like_new(backend, pool) == first
+        assert not pool.stats().busy
+
     def test_so_is_what_a_pipeline_has_changed(self, backend: Redis, pool: Pool[Any]) -> None:
         first = self.like_new(backend, pool)
         with pool.acquire() as client:
@@ -321,6 +328,9 @@ class TestNothingReachesTheNextUser:
                     pipeline.execute()
                 with client.pipeline() as pipeline:
                     pipeline.watch(backend.name)
+                with pytest.raises(ResponseError):  # by a server that is in no cluster
+                    client.execute_command("ASKING")
+                client.get(backend.name)
                 sent = between.bytes_from_client
             time.sleep(0.02)
             return between.bytes_from_client - sent

@@ -23,14 +23,14 @@ Command = tuple[Any, ...]
 # What a command does to a session, each undone in its own way: see clean(). RESET (from Redis 6.2 on) undoes what is
 # marked as SESSION; Redis 7.0 leaves NO-EVICT as it is, and for what is marked as FRESH only a new session helps.
 _MULTI, _WATCH, _SELECT, _SESSION, FRESH = "multi", "watch", "select", "session", "fresh"
-_EVICT, _TOUCH = "evict", "touch"
+_EVICT, _TOUCH, _ASKING = "evict", "touch", "asking"
 _ENDS, _UNWATCH = "ends", "unwatch"
 _EFFECTS = {
     "MULTI": _MULTI, "EXEC": _ENDS, "DISCARD": _ENDS, "WATCH": _WATCH, "UNWATCH": _UNWATCH, "SELECT": _SELECT,
-    "CLIENT NO-EVICT": _EVICT, "CLIENT NO-TOUCH": _TOUCH,
+    "CLIENT NO-EVICT": _EVICT, "CLIENT NO-TOUCH": _TOUCH, "ASKING": _ASKING,
     **dict.fromkeys(
         (
-            "AUTH", "HELLO", "RESET", "ASKING", "READONLY", "READWRITE", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE",
+            "AUTH", "HELLO", "RESET", "READONLY", "READWRITE", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE",
             "CLIENT REPLY", "CLIENT SETNAME", "CLIENT TRACKING", "CLIENT CACHING",
         ),
         _SESSION,
@@ -43,7 +43,8 @@ _EFFECTS = {
         FRESH,
     ),
 }  # fmt: skip  # a table
-_UNDONE = {_EVICT: ("CLIENT", "NO-EVICT", "OFF"), _TOUCH: ("CLIENT", "NO-TOUCH", "OFF")}
+# ASKING holds for one command: the next one, or any.
+_UNDONE = {_EVICT: ("CLIENT", "NO-EVICT", "OFF"), _TOUCH: ("CLIENT", "NO-TOUCH", "OFF"), _ASKING: ("PING",)}
 _LASTING = (_SELECT, _EVICT, _TOUCH, _SESSION, FRESH)  # what an on_connect may do for good
 _FAMILIES = ("CLIENT", "SCRIPT")  # whose effect the second word decides
 _STRAY = 1000  # replies and messages at most that are skipped in front of the one that is waited for
@@ -103,6 +104,8 @@ class Tracked(AbstractConnection):
         self.pending += 1
         effect = _EFFECTS.get(_verb(args))
         if effect is None:
+            if self.marks:
+                self.marks -= {_ASKING}
             return
         if self.recorded is not None and effect in _LASTING:
             self.recorded = (*self.recorded, args)
@@ -198,7 +201,7 @@ class Tracked(AbstractConnection):
             self._start_over()
         elif _SELECT in marks:
             self._order("SELECT", self.db)
-        if marks - {_MULTI, _WATCH}:
+        if marks - {_MULTI, _WATCH, _ASKING}:
             self._set_up()
         self.marks = _NONE
 

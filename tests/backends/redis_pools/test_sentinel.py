@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 from redis.sentinel import Sentinel as Client
 
@@ -34,7 +36,8 @@ def replica(own_server: Callable[..., Redis], primary: Redis) -> Redis:
 def sentinel(primary: Redis, replica: Redis) -> Iterator[Client]:
     with Sentinel(primary) as server:
         server.wait_for_replicas(1)
-        with Client([server.address], sentinel_kwargs={"socket_timeout": 1}, socket_timeout=1) as client:
+        asking = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+        with Client([server.address], sentinel_kwargs=asking, socket_timeout=1) as client:
             yield client
 
 
