@@ -125,6 +125,12 @@ class Lease(Generic[T]):
         self._token = new
         return self._entry.view
 
+    @property
+    def _is_parents(self) -> bool:
+        """Whether this process was forked since: what it does with the connection would be done to its parent."""
+        self._pool._check_process()
+        return self._entry.roster is not self._pool._roster
+
     def _acquired_at(self, frame: FrameType) -> None:
         """Show this as the place of the acquire: for what stands between the pool and its user."""
         self._entry.code, self._entry.instruction = frame.f_code, frame.f_lasti
@@ -219,8 +225,9 @@ class Transaction(Generic[T]):
     @staticmethod
     def _finish(lease: Lease[Any], error: BaseException | None, *, commit: bool) -> None:
         """End what _begin() has begun, if the lease has not ended. Raises what a commit raises. Where a rollback fails,
-        the lease ends, judged by that: what counts for the user is why it was rolled back."""
-        if lease.ended:
+        the lease ends, judged by that: what counts for the user is why it was rolled back. In a forked child that
+        leaves the block, by sys.exit() perhaps, it is the parent's to end."""
+        if lease.ended or lease._is_parents:
             return
         factory, connection = lease._pool._factory, lease._entry.connection
         if commit:

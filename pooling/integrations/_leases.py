@@ -57,7 +57,7 @@ class Leases:
         """
         chosen = self._chosen(name)
         held = self._held.get(chosen)
-        if held is not None and not held.ended:
+        if held is not None and not held.ended and not held._is_parents:
             return held
         return self._take(chosen)
 

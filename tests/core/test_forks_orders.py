@@ -164,3 +164,39 @@ def test_listeners_hear_of_their_own_processs_events_also_where_the_fork_struck_
         ),
         options=LENIENT,
     )
+
+
+@pytest.mark.parametrize("leaving", ["sys.exit(0)", "raise ValueError", "pass"])
+def test_a_child_that_leaves_the_block_of_a_transaction_does_not_end_it(leaving: str) -> None:
+    run_python(
+        script(
+            f"""
+            heard, told = os.pipe()
+
+            class Telling(FakeFactory):
+                def commit(self, connection):
+                    os.write(told, b"commit")
+                def rollback(self, connection):
+                    os.write(told, b"rollback")
+
+            pool = Pool(Telling(), max_size=2)
+            try:
+                with pool.transaction():
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.alarm(20)
+                        {leaving}
+                    else:
+                        assert os.waitpid(pid, 0)[1] == 0
+                        os.write(told, b"parent: ")
+            except ValueError:
+                assert pid == 0
+            if pid == 0:
+                assert pool.stats().size == 0
+                os._exit(0)
+            assert os.read(heard, 100) == b"parent: commit"
+            pool.close()
+            """
+        ),
+        options=("-W", "ignore"),
+    )

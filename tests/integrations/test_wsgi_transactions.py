@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import pooling
 from pooling.integrations import wsgi
 from pooling.integrations.wsgi import Middleware
+from tests.core.forking import LENIENT, script
+from tests.core.helpers import run_python
 from tests.integrations.exchange import Exchange, answering
 
 
@@ -52,3 +55,29 @@ def test_a_transaction_commits_on_the_requests_own_lease(bank: Any) -> None:
 
     assert Exchange(Middleware(answering(body), bank)).run() == b"x"
     assert entries(bank) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_that_a_request_forks_has_a_connection_of_its_own() -> None:
+    run_python(
+        script(
+            """
+            from pooling.integrations.wsgi import Leases
+            pool = Pool(factory, max_size=2)
+            leases = Leases({"default": pool})
+
+            def child():
+                with leases.transaction() as own:
+                    assert own is leases.connection() is not mine
+                leases.release()
+                assert (pool.stats().released, pool.stats().leased) == (1, 0)
+
+            with leases.transaction() as mine:
+                in_child(child)
+                assert leases.connection() is mine and mine.dirty
+            leases.release()
+            pool.close()
+            """
+        ),
+        options=LENIENT,
+    )

@@ -19,8 +19,9 @@ class _Known(NamedTuple):
 
 
 _known: dict[str, _Known] = {}
-lock = PerProcess(lambda: threading.Lock())  # noqa: PLW0108  # as it is then, see above
-"""What guards what all threads of this process share; held for no I/O."""
+lock = PerProcess(lambda: threading.RLock())  # noqa: PLW0108  # as it is then, see above
+"""What guards what all threads of this process share; held for no I/O. Re-entrant: a signal handler that strikes in
+there may use another database."""
 
 
 def pool_of(alias: str, settings: Settings, build: Callable[[], Pool[Any]]) -> Pool[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 from django.db import IntegrityError, ProgrammingError, connections, transaction
 from django.db.utils import InterfaceError
 
+import pooling
 from pooling.integrations.django import close_all, pools
+from pooling.integrations.django._pools import pool_of
+from pooling.testing import FakeFactory
 from tests.backends.contract import in_threads
 from tests.integrations.django_backends.asking import ISOLATION, SESSION, ask, isolation, items, pool
 from tests.proxy import Proxy
@@ -38,6 +43,27 @@ def test_closing_a_connection_gives_it_back_and_the_next_use_has_it_again(alias:
         assert pool(alias).stats().leased == 0
     assert len(set(map(id, seen))) == 1
     assert pool(alias).stats().opened == 1
+
+
+def test_a_signal_handler_may_use_another_database_while_a_pool_is_built() -> None:
+    built: list[str] = []
+
+    def build(alias: str, then: Callable[[], object]) -> pooling.Pool[Any]:
+        then()
+        built.append(alias)
+        return pooling.Pool(FakeFactory())
+
+    def first_use() -> None:
+        struck = partial(pool_of, "other", (), partial(build, "other", lambda: None))
+        pool_of("one", (), partial(build, "one", struck))
+
+    thread = threading.Thread(target=first_use, daemon=True)
+    thread.start()
+    thread.join(10)
+    try:
+        assert built == ["other", "one"]
+    finally:
+        close_all()
 
 
 def test_all_threads_have_one_pool_and_no_connection_in_common(alias: str) -> None:
