@@ -235,4 +235,5 @@ class Transaction(Generic[T]):
 
 _NAMES = "execute executemany cursor commit rollback execute_command request"
 lead(Lease, _NAMES, ", its connection has: use `with pool.acquire() as connection`, or `lease.connection`")
+lead(Lease, "close", ": use `lease.release()`")
 lead(Transaction, _NAMES, ", its connection has: use `with pool.transaction() as connection`")
