@@ -13,7 +13,7 @@ from pooling._ledger.phase import Phase
 from pooling._ledger.queue import Waiter
 from pooling._words import in_words
 from pooling.errors import PoolTimeout, TimeoutStage
-from pooling.stats import PoolStats, Waiting
+from pooling.stats import Counts, PoolStats, Waiting
 
 
 def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
@@ -48,10 +48,10 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         acquired=tally.acquired,
         released=tally.released,
         opened=tally.opened,
-        closed=dict(tally.closed),
+        closed=Counts(tally.closed),
         timeouts=tally.timeouts,
         errors=sum(tally.errors.values()),
-        errors_by=dict(tally.errors),
+        errors_by=Counts(tally.errors),
         max_idle=None if ledger.max_idle == math.inf else int(ledger.max_idle),
         leaks=tally.leaks,
         events_lost=sum(outlet.lost for outlet in tally.outlets),

@@ -188,9 +188,7 @@ def _begins_by_itself(kind: type) -> bool:
 def as_factory(factory: Factory[T] | Callable[[], T]) -> Factory[T]:
     """The factory itself, or one made of a callable. Raises TypeError for anything else."""
     if isinstance(factory, Factory):
-        if overrides(factory, "connect") or "connect" in vars(factory):
-            return factory
-        raise TypeError(f"{type(factory).__name__} has to define connect(timeout)")
+        return factory
     if iscoroutinefunction(factory):
         raise TypeError("factory is a coroutine function: a pool is for threads, and for drivers that block")
     if isinstance(factory, type) and issubclass(factory, Factory):

@@ -239,7 +239,11 @@ class Transaction(Generic[T]):
         except Exception as failure:
             lease.__exit__(type(failure), failure, None)
 
+    def __repr__(self) -> str:
+        return f"<Transaction on pool {self._pool.name!r}>"
+
 
 _NAMES = "execute executemany cursor commit rollback execute_command request"
 lead(Lease, _NAMES, ", its connection has: use `with pool.acquire() as connection`, or `lease.connection`")
+lead(Lease, "close", ": use `lease.release()`")
 lead(Transaction, _NAMES, ", its connection has: use `with pool.transaction() as connection`")

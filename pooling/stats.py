@@ -166,6 +166,15 @@ class Recorder:
         return Histogram(self._count + max(zeros, 0), self._sum, self._max, tuple(counts.items()))
 
 
+class Counts(dict[str, int]):
+    """Counts by a word. What did not occur is absent, and 0 where it is asked for by name."""
+
+    __slots__ = ()
+
+    def __missing__(self, word: str) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class PoolStats:
     """A pool's numbers at one moment, all read under its lock.
@@ -197,7 +206,7 @@ class PoolStats:
     released: int
     opened: int
     closed: Mapping[str, int]
-    """Connections closed so far by :data:`CloseReason`; one that did not occur is absent."""
+    """Connections closed so far by :data:`CloseReason`; one that did not occur is absent, and 0 if asked for."""
     timeouts: int
     errors: int
     """Connects, checks, resets and closes that raised, and uses that ended with a broken connection."""
@@ -211,7 +220,7 @@ class PoolStats:
     last_error: str | None = None
     """The last connect error while connecting fails, without secrets."""
     last_error_age: float | None = None
-    errors_by: Mapping[str, int] = field(default_factory=dict)
+    errors_by: Mapping[str, int] = field(default_factory=Counts)
     """The errors by what raised: connect, check, reset, close, use."""
     max_idle: int | None = None
 
@@ -264,7 +273,9 @@ _COUNTED = tuple(field.name for field in fields(Interval) if field.name != "seco
 
 def _less(later: Any, earlier: Any) -> Any:
     if isinstance(later, Mapping):
-        return {key: count - earlier.get(key, 0) for key, count in later.items() if count != earlier.get(key, 0)}
+        return Counts(
+            {key: count - earlier.get(key, 0) for key, count in later.items() if count != earlier.get(key, 0)}
+        )
     return later - earlier
 
 

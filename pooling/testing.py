@@ -91,6 +91,9 @@ class Gate:
         finally:
             self.inside -= 1
 
+    def __repr__(self) -> str:
+        return f"<Gate {self.mode}: {self.calls} calls, {self.inside} inside>"
+
     def _sleep(self, seconds: float) -> None:
         if self._clock is not None:
             self._clock.sleep(seconds)

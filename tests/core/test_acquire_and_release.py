@@ -241,6 +241,7 @@ def test_representations_tell_the_state(make: Make) -> None:
     pool = make(name="main", max_size=3)
     lease = pool.acquire()
     assert repr(lease) == "<Lease of pool 'main', connection 1, held>"
+    assert repr(pool.transaction()) == "<Transaction on pool 'main'>"
     assert repr(pool) == "<Pool 'main' running: 1 in use, 0 idle, 0 waiting, at most 3>"
     lease.release()
     assert repr(lease) == "<Lease of pool 'main', connection 1, ended>"

@@ -375,6 +375,8 @@ def test_other_names_are_missing_from_a_lease_as_from_any_object() -> None:
     with Pool(FakeFactory(), max_size=1) as pool:
         lease: Any = pool.acquire()
         assert not hasattr(lease, "execute")
+        with pytest.raises(AttributeError, match=r"^'Lease' object has no attribute 'close': use `lease.release\(\)`$"):
+            lease.close()
         with pytest.raises(AttributeError, match=r"object has no attribute 'nonsense'$"):
             lease.nonsense  # noqa: B018
         lease.release()

@@ -235,14 +235,6 @@ def test_a_coroutine_function_is_refused() -> None:
             Pool(factory)
 
 
-def test_a_factory_that_defines_no_connect_is_refused() -> None:
-    class Empty(Factory[Connection]):
-        pass
-
-    with pytest.raises(TypeError, match=r"^Empty has to define connect\(timeout\)$"):
-        Pool(Empty())
-
-
 def test_a_callable_that_wants_arguments_is_told_of_at_once(clock: ManualClock) -> None:
     def connect(address: str) -> Connection:
         return Connection()

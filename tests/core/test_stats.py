@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import pickle
 import random
 import sys
 import threading
@@ -348,6 +349,18 @@ def test_a_snapshot_between_any_two_lines_of_a_cycle_counts_nothing_twice(make: 
         assert before.released <= after.released <= before.released + 1
         assert before.use.count <= after.use.count
     assert (pool.stats().acquired, pool.stats().released, pool.stats().use.count) == (4, 4, 4)
+
+
+def test_what_did_not_occur_is_absent_and_0_where_it_is_asked_for(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    before = pool.stats()
+    pool.acquire().discard()
+    clock.advance(0)
+    after = pool.stats()
+    for closed in (after.closed, (after - before).closed, pickle.loads(pickle.dumps(after)).closed):
+        assert (closed["discarded"], closed["idle"]) == (1, 0)
+        assert "idle" not in closed
+    assert (before.errors_by["connect"], after.errors_by) == (0, {})
 
 
 def test_a_snapshot_is_frozen(make: Make) -> None:
