@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from pooling import Pool
 from pooling.backends import _mongo
 from pooling.backends.mysql import MysqlFactory
 from tests.servers import MariaDB, MongoDB, Redis, Server
@@ -41,6 +43,28 @@ def test_no_document_is_left(main: Main, mongodb: MongoDB) -> None:
     code, out, _ = main("stress", mongodb.url, "--duration", "0.5", "--threads", "8", "--max-size", "4", *FAULTS)
     assert code == 0, out
     assert mongodb.ask(lambda admin: admin.pooling_stress.notes.count_documents({})) == 0
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "redis"])
+def test_a_server_that_freezes_in_the_middle_is_no_reason_to_wait_for_ever(
+    main: Main, stressing: Callable[[Any], None], own_server: Callable[..., Server], kind: str
+) -> None:
+    server = own_server(kind)
+
+    def make(factory: Any, **options: Any) -> Pool[Any]:
+        threading.Timer(0.5, server.freeze).start()
+        return Pool(factory, **options)
+
+    stressing(make)
+    ends: list[tuple[int, str, str]] = []
+    options = ("--duration", "1.5", "--timeout", "0.3", "--threads", "8", "--max-size", "4")
+    run = threading.Thread(target=lambda: ends.append(main("stress", server.url, *options)), daemon=True)
+    run.start()
+    run.join(60.0)
+    server.thaw()
+    ((code, out, _),) = ends
+    assert code == 1
+    assert "could not be watched to the end: TimeoutError: no answer" in out
 
 
 # -- what is wrong is found ------------------------------------------------------------------------------------

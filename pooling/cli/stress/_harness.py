@@ -110,13 +110,12 @@ class _Run:
             )
         else:
             self._lease_all()
-        for watch in self.watches:
-            watch.end()
+        watched = [watch.end(patience) for watch in self.watches]
         self.census.closing = True
         self.pool.close(patience)
         self._join(1.0)
         self.census.audit()
-        if self.target.sessions is not None:
+        if self.target.sessions is not None and all(watched):  # else its connection is in use, and hangs
             try:
                 self.target.sessions.finish(self.verdict, patience)
             except Exception as error:
@@ -219,6 +218,10 @@ class _Watch(threading.Thread):
         except Exception as error:
             self._failed(self._subject, error)
 
-    def end(self) -> None:
+    def end(self, patience: float) -> bool:
+        """Whether it has ended in time: a server that hangs may never answer the last question."""
         self._over.set()
-        self.join()
+        self.join(patience)
+        if self.is_alive():
+            self._failed(self._subject, TimeoutError(f"no answer for {patience:g} s"))
+        return not self.is_alive()

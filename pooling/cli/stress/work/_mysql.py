@@ -7,6 +7,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import ER, SERVER_STATUS
 
+from pooling.backends import _sockets
 from pooling.cli.stress.work._sessions import Sessions
 
 # Temporary, one per session: it leaves nothing in the database. Unlike its rows it cannot be rolled back, so it is
@@ -72,4 +73,7 @@ class Threads(Sessions):
         return list(known & listed)
 
     def close(self) -> None:
+        if self._connection.open:
+            # A question that the server does not answer is still being read: close() would wait for the reader.
+            _sockets.shut_down(self._connection._sock.fileno())
         self._connection.close()
