@@ -180,7 +180,7 @@ class CallableFactory(Factory[T]):
 def _begins_by_itself(kind: type) -> bool:
     """Whether a connection of this class is of a DB-API driver (PEP 249), which begins a transaction unasked."""
     # Not by a rollback() alone: a client of something else has every attribute that it is asked for.
-    names = (part.__module__.lstrip("_").split(".") for part in kind.__mro__)  # _sqlite3 is a part of sqlite3
+    names = (str(part.__module__).lstrip("_").split(".") for part in kind.__mro__)  # _sqlite3 is a part of sqlite3
     around = (sys.modules.get(".".join(parts[:end])) for parts in names for end in range(1, len(parts) + 1))
     return hasattr(kind, "rollback") and any(hasattr(module, "threadsafety") for module in around)
 
