@@ -95,11 +95,17 @@ class WaitingRoom(Dispatch[T]):
         with self._lock:
             ledger.settle(self._now(), transition, *args)
             refused = self._selective and waiter.ticket >= 0 and self._is_too_many(waiter)
+            then = None
             if refused:
                 ledger.settle(self._now(), ledger.leave, waiter)
+            elif waiter.turn is WAITING and not self._inline and waiter.passed(self._now()):
+                # Who gives no time gets what there is, not what a worker is quick to bring.
+                then = self._give_up(waiter)
         self._act()
         if refused:
             raise self._queue_full()
+        if then is not None:
+            raise _report.timed_out(then, waiter)
 
     def _is_too_many(self, waiter: Waiter[T]) -> bool:
         """Under the lock: whether the waiter who has just joined the queue may not stay there. (Only they are asked
@@ -117,11 +123,15 @@ class WaitingRoom(Dispatch[T]):
     def _expire(self, waiter: Waiter[T]) -> None:
         """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
         with self._lock:
-            self._ledger.settle(self._now(), partial(self._ledger.leave, waiter, expired=True))
-            then = _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None
+            then = self._give_up(waiter)
         self._act()
         if then is not None:
             raise _report.timed_out(then, waiter)
+
+    def _give_up(self, waiter: Waiter[T]) -> Any:
+        """Under the lock: the waiter leaves. What is to be told of that moment, or None where it was served."""
+        self._ledger.settle(self._now(), partial(self._ledger.leave, waiter, expired=True))
+        return _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None
 
     def _starved(self, waiter: Waiter[T]) -> PoolTimeout:
         with self._lock:

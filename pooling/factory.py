@@ -167,7 +167,8 @@ class CallableFactory(Factory[T]):
         return isinstance(error, TypeError)  # it wants arguments
 
     def is_clean(self, connection: T) -> bool:
-        return not _begins_by_itself(type(connection)) or not getattr(connection, "in_transaction", True)
+        kind: type = type(connection)
+        return not _begins_by_itself(kind) or not getattr(connection, "in_transaction", True)
 
     def reset(self, connection: T, mode: ResetMode) -> None:
         self.rollback(connection)

@@ -75,6 +75,11 @@ def test_an_abandoned_connection_is_kept_for_ever() -> None:
     assert _inherited.pop() is connection
 
 
+def test_so_it_is_without_a_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    test_an_abandoned_connection_is_kept_for_ever()
+
+
 def test_a_transaction_of_a_plain_dbapi_connection(clock: ManualClock, make: Make) -> None:
     pool: Any = make(factory=Plain())
     with pool.transaction() as connection:

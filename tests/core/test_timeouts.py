@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pooling import ConnectError, PoolTimeout, QueueFull
+from pooling import ConnectError, Pool, PoolTimeout, QueueFull
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
@@ -35,6 +35,15 @@ def test_timeout_0_on_a_cold_pool_has_one_opened_for_the_next(clock: ManualClock
     clock.advance(0)
     assert pool.stats().idle == 1
     pool.acquire(timeout=0).release()
+
+
+def test_so_it_does_however_quick_the_worker_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(FakeFactory()) as pool:
+        monkeypatch.setattr(pool._runtime, "submit", lambda job: job())  # done before the caller has looked again
+        with pytest.raises(PoolTimeout):
+            pool.acquire(timeout=0)
+        assert pool.stats().timeouts == 1
+        pool.acquire(timeout=0).release()
 
 
 def test_timeout_none_waits_for_ever(clock: ManualClock, make: Make) -> None:
