@@ -106,6 +106,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
             # One whose goodbye fails may keep its socket open until it is collected; a socket's own close() waits for
             # the files that were made of it.
             if held.socket is not None and held.socket.fileno() >= 0:
+                _sockets.shut_down(held.socket.fileno())  # a thread may still be reading: it is to fail
                 socket.close(held.socket.detach())
 
     def check(self, held: Held, timeout: float) -> None:

@@ -97,6 +97,8 @@ class MysqlFactory(Factory[Connection]):
 
     def close(self, connection: Connection) -> None:
         _known(connection).forsake()
+        if _known(connection).pending:
+            self.interrupt(connection)  # a thread may still be reading, and close() would wait for it
         if connection.open:
             connection.close()
 

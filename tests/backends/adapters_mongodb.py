@@ -30,6 +30,7 @@ class MongoDB(Remote):
             "after a network error PyMongo closes all sockets to that server: test_mongodb.py shows what that means"
         ),
         "test_clear_with_interrupt_ends_what_runs": "a client's operations cannot be told apart by lease",
+        "test_a_lease_that_another_thread_discards_ends_what_runs_and_frees_its_slot": "nor can they here",
         "test_a_connection_that_hangs_is_given_up_by_a_check": (
             "the first connection is a monitor's: test_mongodb.py has the same with all of them"
         ),

@@ -284,6 +284,25 @@ class Contract:
         session_of(backend, pool)
         assert pool.stats().leased == 0
 
+    def test_a_lease_that_another_thread_discards_ends_what_runs_and_frees_its_slot(self, backend: Adapter) -> None:
+        pool = backend.pool(max_size=1)
+        lease, ended = pool.acquire(), threading.Event()
+        connection = lease.connection
+
+        def sleeper() -> None:
+            with pytest.raises(Exception):  # noqa: B017 - the driver's own
+                backend.nap(connection)
+            ended.set()
+
+        thread = threading.Thread(target=sleeper)
+        thread.start()
+        time.sleep(0.1)  # until the server is at it
+        lease.discard()
+        assert ended.wait(5.0)
+        thread.join()
+        session_of(backend, pool)
+        assert pool.stats().closed == {"discarded": 1}
+
     # -- new connections ------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("mode", ["transaction", "session", None])

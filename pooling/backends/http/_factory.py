@@ -68,6 +68,8 @@ class HttpFactory(Factory[Any]):
         return connection
 
     def close(self, connection: Any) -> None:
+        if not is_idle(connection):
+            self.interrupt(connection)  # a thread may still be reading, and keep the socket open
         connection.close()
 
     def reset(self, connection: Any, mode: ResetMode) -> None:
