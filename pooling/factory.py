@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from pooling._driver import module_of
 from pooling._runtime.fork import keep_inherited
 from pooling._secrets import attributes, found
 
@@ -149,20 +150,22 @@ def overrides(factory: Factory[Any], method: str) -> bool:
 class CallableFactory(Factory[T]):
     """A factory made of any zero-argument callable that returns a connection with a ``close()``.
 
-    One whose class has a ``rollback()`` is rolled back after each lease.
+    Those of a DB-API driver are rolled back after each lease.
     """
 
-    _lacks = frozenset({"is_clean"})  # of what can be rolled back it is not known
+    _lacks = frozenset({"is_clean"})  # whether something has to be rolled back, only the driver's backend knows
 
     def __init__(self, connect: Callable[[], T]) -> None:
         self._connect = connect
+        self._is_driver = False
 
     def connect(self, timeout: float) -> T:
-        return self._connect()
+        connection = self._connect()
+        self._is_driver = any(map(module_of, type(connection).__mro__))
+        return connection
 
     def is_clean(self, connection: T) -> bool:
-        # Of the class: a MongoClient, or a proxy of a remote service, has every attribute it is asked for.
-        return not hasattr(type(connection), "rollback")
+        return not self._is_driver
 
     def reset(self, connection: T, mode: ResetMode) -> None:
         self.rollback(connection)
