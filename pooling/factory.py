@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeVar
 
+from pooling._driver import module_of
 from pooling._runtime.fork import keep_inherited
 from pooling._secrets import attributes, found
 
@@ -152,38 +151,33 @@ def overrides(factory: Factory[Any], method: str) -> bool:
 class CallableFactory(Factory[T]):
     """A factory made of any zero-argument callable that returns a connection with a ``close()``.
 
-    That of a DB-API driver is rolled back after each lease, unless it says that it is in no transaction.
+    Those of a DB-API driver are rolled back after each lease, unless they say that they are in no transaction.
     """
 
-    _lacks = frozenset({"is_clean"})  # whether it is in the middle of a message is not known
+    _lacks = frozenset({"is_clean"})  # whether one is in the middle of a message, only the driver's backend knows
 
     def __init__(self, connect: Callable[[], T]) -> None:
         self._connect = connect
+        self._begins = False  # whether a connection begins a transaction unasked (PEP 249)
 
     def connect(self, timeout: float) -> T:
-        return self._connect()
+        connection = self._connect()
+        kind = type(connection)
+        # Not by a rollback() alone: a client of something else may have every attribute that it is asked for.
+        self._begins = hasattr(kind, "rollback") and any(map(module_of, kind.__mro__))
+        return connection
 
     def is_permanent(self, error: BaseException) -> bool:
         return isinstance(error, TypeError)  # it wants arguments
 
     def is_clean(self, connection: T) -> bool:
-        kind: type = type(connection)
-        return not _begins_by_itself(kind) or not getattr(connection, "in_transaction", True)
+        return not (self._begins and getattr(connection, "in_transaction", True))
 
     def reset(self, connection: T, mode: ResetMode) -> None:
         self.rollback(connection)
 
     def __repr__(self) -> str:
         return f"CallableFactory({getattr(self._connect, '__qualname__', type(self._connect).__name__)})"
-
-
-@lru_cache(maxsize=64)
-def _begins_by_itself(kind: type) -> bool:
-    """Whether a connection of this class is of a DB-API driver (PEP 249), which begins a transaction unasked."""
-    # Not by a rollback() alone: a client of something else has every attribute that it is asked for.
-    names = (str(part.__module__).lstrip("_").split(".") for part in kind.__mro__)  # _sqlite3 is a part of sqlite3
-    around = (sys.modules.get(".".join(parts[:end])) for parts in names for end in range(1, len(parts) + 1))
-    return hasattr(kind, "rollback") and any(hasattr(module, "threadsafety") for module in around)
 
 
 def as_factory(factory: Factory[T] | Callable[[], T]) -> Factory[T]:

@@ -1,24 +1,11 @@
-"""A connection of whatever DB-API driver, seen from outside: where it comes from, how it commits, its socket."""
+"""A connection of whatever DB-API driver, seen from outside: how it commits, its socket."""
 
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
-
-
-def module_of(thing: Any) -> ModuleType | None:
-    """The DB-API module that a function or class comes from: its own, or a package around that."""
-    name = getattr(thing, "__module__", None) or type(thing).__module__
-    parts = str(name).lstrip("_").split(".")  # _sqlite3 is a part of sqlite3
-    for length in range(len(parts), 0, -1):
-        module = sys.modules.get(".".join(parts[:length]))
-        if hasattr(module, "threadsafety") and hasattr(module, "Error"):
-            return module
-    return None
 
 
 def autocommit(connection: Any) -> Any:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pooling._driver import module_of
 from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked
-from pooling.backends._dbapi_session import autocommit, fileno, module_of, set_autocommit, socket_of, timed
+from pooling.backends._dbapi_session import autocommit, fileno, set_autocommit, socket_of, timed
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 

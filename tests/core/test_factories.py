@@ -103,7 +103,7 @@ def test_a_callable_is_made_a_factory_that_names_it() -> None:
 def driver(monkeypatch: pytest.MonkeyPatch) -> type[Connection]:
     """The connections of a DB-API driver."""
     module = types.ModuleType("driver")
-    module.threadsafety = 1  # type: ignore[attr-defined]  # what PEP 249 asks of a module
+    vars(module).update(threadsafety=1, Error=Exception)  # what PEP 249 asks of a module
     monkeypatch.setitem(sys.modules, "driver", module)
     return type("Theirs", (Connection,), {"__module__": "driver.connections"})
 

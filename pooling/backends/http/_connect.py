@@ -11,9 +11,10 @@ from urllib3.exceptions import ConnectTimeoutError
 
 from pooling._runtime.threads import THREADS
 
-# Seconds by which the driver's own timeout, which has the better message, goes first. The driver's does not count the
-# loading of certificates, 60 ms of work, for which a busy machine was seen to take 200.
-GRACE = 0.25
+GRACE = 0.1  # seconds by which the driver's own timeout, which has the better message, goes first
+# Seconds more for certificates to be loaded, once there is a socket: 60 ms of work, which the driver's timeout does not
+# count, and for which a busy machine was seen to take 300.
+WORK = 0.4
 
 
 def connect_in_time(connection: Any, connect: Callable[[], object], seconds: float) -> None:
@@ -29,7 +30,7 @@ def connect_in_time(connection: Any, connect: Callable[[], object], seconds: flo
         connect()
         return
     try:
-        in_time = attempt.over.wait(seconds + GRACE)
+        in_time = attempt.over.wait(seconds + GRACE) or (connection.sock is not None and attempt.over.wait(WORK))
     except BaseException:
         attempt.give_up()
         raise

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
+from pooling._driver import module_of
 from pooling.backends import _sockets
-from pooling.backends._dbapi_session import autocommit, module_of, set_autocommit, socket_of, timed
+from pooling.backends._dbapi_session import autocommit, set_autocommit, socket_of, timed
 from pooling.backends.dbapi import DbapiFactory, Held
 from pooling.errors import PoolError
 

@@ -1,0 +1,18 @@
+"""Which DB-API driver something comes from."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+def module_of(thing: Any) -> ModuleType | None:
+    """The DB-API module that a function or class comes from: its own, or a package around that."""
+    name = getattr(thing, "__module__", None) or type(thing).__module__
+    parts = str(name).lstrip("_").split(".")  # _sqlite3 is a part of sqlite3
+    for length in range(len(parts), 0, -1):
+        module = sys.modules.get(".".join(parts[:length]))
+        if hasattr(module, "threadsafety") and hasattr(module, "Error"):
+            return module
+    return None
