@@ -13,6 +13,7 @@ from pooling._dispatch import Dispatch
 from pooling._ledger.ledger import Fate
 from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
 from pooling._ledger.roster import Roster
+from pooling._report import Moment
 from pooling.config import Config
 from pooling.errors import PoolError, PoolTimeout, QueueFull
 
@@ -114,7 +115,7 @@ class WaitingRoom(Dispatch[T]):
         limit = self._config.max_waiting
         if limit is None or waiter.turn is not WAITING or self._ledger.queued() <= limit:
             return False
-        return not waiter.passed(self._now())  # else it is not going to wait: _expire() tells it
+        return not waiter.passed(self._now())  # else it is not going to wait, and is told that
 
     def _queue_full(self) -> QueueFull:
         limit = self._config.max_waiting
@@ -128,7 +129,7 @@ class WaitingRoom(Dispatch[T]):
         if then is not None:
             raise _report.timed_out(then, waiter)
 
-    def _give_up(self, waiter: Waiter[T]) -> Any:
+    def _give_up(self, waiter: Waiter[T]) -> Moment | None:
         """Under the lock: the waiter leaves. What is to be told of that moment, or None where it was served."""
         self._ledger.settle(self._now(), partial(self._ledger.leave, waiter, expired=True))
         return _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None

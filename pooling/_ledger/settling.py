@@ -27,8 +27,8 @@ class Settling(Upkeep[T]):
 
     # In a *steady* pool every connection that there may be is open, and until a known time nothing is to be decided but
     # who gets what comes back. Once somebody has waited there, and until a connection lies idle, the two steps of a
-    # crowd are taken alone: the rest of settle() would find nothing, with nearly half of a hand-over's calls
-    # (tests/core/test_budget.py counts them).
+    # crowd are taken alone: the rest of settle() would find nothing, at the price of nearly as many calls again
+    # (tests/core/test_budget.py counts those that are left).
 
     def pass_on(self, now: float) -> bool:
         """What came back goes to whoever is next. False where settle() has to see to it, and to more."""
