@@ -56,11 +56,23 @@ class Dispatch(Generic[T]):
             self._ledger.inbox.append((transition or _nothing, args))
             return
         with self._lock:
+            self._ledger.settle(self._now(), transition, *args)
+        self._act()
+
+    def _pass_on(self) -> None:
+        """Report that a connection lies idle for which somebody may wait."""
+        if not self._plain[1]:
+            self._check_process()
+        if self._lock._is_owned():
+            self._tell()
+            return
+        ledger = self._ledger
+        with self._lock:
             now = self._now()
-            more = transition is not None or not self._ledger.pass_on(now)
-            if more:
-                self._ledger.settle(now, transition, *args)
-        if more or self._ledger.inbox:
+            passed_on = ledger.pass_on(now)
+            if not passed_on:
+                ledger.settle(now)
+        if not passed_on or ledger.inbox:
             self._act()
 
     def _act(self, *, work: bool = True) -> None:

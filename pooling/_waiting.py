@@ -53,17 +53,20 @@ class WaitingRoom(Dispatch[T]):
             )
         ledger = self._ledger
         try:
-            if first is not None:
-                self._report(waiter, first, *args)
-            elif self._roster.calm or not self._line_up(waiter):
-                self._report(waiter, ledger.join, waiter)
+            with self._lock:
+                lined_up = first is None and not self._selective and ledger.line_up(waiter)
+                refusal = None if lined_up else self._take_in(waiter, first or partial(ledger.join, waiter), *args)
+            if not lined_up or ledger.inbox:
+                self._act()
+            if refusal is not None:
+                raise refusal()
             while waiter.turn is WAITING:
                 left = waiter.at - self._now()
                 if left <= 0:
                     self._expire(waiter)
                     break
-                others = len(ledger.queue.lane) + len(ledger.queue.heap)
-                waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
+                patience = self._slice + len(ledger.queue.lane) / LOOKS
+                waiter.bell.wait(min(left, patience), waiter)
                 if waiter.turn is WAITING:
                     # The first report may have been lost to an exception on the thread that took it in.
                     self._tell(*(() if again is None else (again, waiter)))
@@ -82,31 +85,21 @@ class WaitingRoom(Dispatch[T]):
         assert waiter.error is not None  # its turn is FAILED
         raise waiter.error
 
-    def _line_up(self, waiter: Waiter[T]) -> bool:
-        """Have somebody join the queue. False where that is not all that has to be done."""
-        with self._lock:
-            done = not self._selective and self._ledger.line_up(self._now(), waiter)
-        if self._ledger.inbox:
-            self._act()
-        return done
-
-    def _report(self, waiter: Waiter[T], transition: Callable[..., object], *args: Any) -> None:
-        """Report the transition; refuse a waiter that may not wait, before anybody else can come in between."""
+    def _take_in(
+        self, waiter: Waiter[T], transition: Callable[..., object], *args: Any
+    ) -> Callable[[], PoolError] | None:
+        """Under the lock: let the ledger decide; have a waiter leave that may not wait, before anybody else can come in
+        between. Returns what makes the error that tells it so."""
         ledger = self._ledger
-        with self._lock:
-            ledger.settle(self._now(), transition, *args)
-            refused = self._selective and waiter.ticket >= 0 and self._is_too_many(waiter)
-            then = None
-            if refused:
-                ledger.settle(self._now(), ledger.leave, waiter)
-            elif waiter.turn is WAITING and not self._inline and waiter.passed(self._now()):
-                # Who gives no time gets what there is, not what a worker is quick to bring.
-                then = self._give_up(waiter)
-        self._act()
-        if refused:
-            raise self._queue_full()
-        if then is not None:
-            raise _report.timed_out(then, waiter)
+        ledger.settle(self._now(), transition, *args)
+        if self._selective and waiter.ticket >= 0 and self._is_too_many(waiter):
+            ledger.settle(self._now(), ledger.leave, waiter)
+            return self._queue_full
+        if waiter.turn is WAITING and not self._inline and waiter.passed(self._now()):
+            # Who gives no time gets what there is, not what a worker is quick to bring.
+            then = self._give_up(waiter)
+            return None if then is None else partial(_report.timed_out, then, waiter)
+        return None
 
     def _is_too_many(self, waiter: Waiter[T]) -> bool:
         """Under the lock: whether the waiter who has just joined the queue may not stay there. (Only they are asked

@@ -88,7 +88,7 @@ class Lease(Generic[T]):
                 roster.idle.append(token)
                 # Read after the append: see "The plain path" in pool.py. Samples are folded by settle(), now and then.
                 if not roster.calm or len(used) >= FOLD_AT:
-                    pool._tell()
+                    pool._pass_on()
                 return True
             if entry.owned_by(token):
                 pool._end(entry, token, pool._hooks.judge(entry, error), error)

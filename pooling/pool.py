@@ -206,10 +206,10 @@ class Pool(WaitingRoom[T]):
         try:
             if not self._plain[1]:
                 self._check_process()
+            look = None
             if stale and stale[0].entry.roster is not self._roster:
                 stale.clear()  # a parent's
-            look = self._look_at(stale[0].entry) if stale else None
-            if look is Look.GOOD:
+            elif stale and (look := self._look_at(stale[0].entry)) is Look.GOOD:
                 entry = stale[0].entry
                 entry.uses += 1
                 entry.since = self._now()
@@ -219,10 +219,10 @@ class Pool(WaitingRoom[T]):
                 return leased(self, stale.pop())
             waiter = self._waiter(timeout, priority)
             waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-            if stale:
-                self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, look is Look.DEAD, waiter)
-            else:
+            if look is None:
                 self._wait(waiter, self._ledger.join)
+            else:
+                self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, look is Look.DEAD, waiter)
             token, waiter.token = waiter.token, None
             assert token is not None  # its turn was SERVED
             return leased(self, token)

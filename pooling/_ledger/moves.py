@@ -18,7 +18,7 @@ from pooling._ledger.nesting import Nesting
 from pooling._ledger.notice import Notice
 from pooling._ledger.outage import LONGEST_GAP, Outage
 from pooling._ledger.phase import Phase
-from pooling._ledger.queue import WAITING, Turn, Waiter, WaitQueue
+from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter, WaitQueue
 from pooling._ledger.roster import Roster
 from pooling._ledger.slow_start import SlowStart
 from pooling._ledger.tally import Tally
@@ -120,18 +120,23 @@ class Moves(Generic[T]):
             waiter.bell.ring()  # as in _wake_forgotten()
             return False
         self.nesting.handed += 1
-        entry, waited = token.entry, self.now - waiter.started
+        entry, now = token.entry, self.now
         entry.uses += 1
-        entry.since = self.now
+        entry.since = now
         entry.thread, entry.code, entry.instruction = waiter.thread, waiter.code, waiter.instruction
         if entry.uses >= self.limits.uses:
             entry.plain_until = -math.inf
-        self.tally.waits.samples.append(waited)
+        tally = self.tally
+        tally.waits.samples.append(now - waiter.started)
         if self.outage.failures:
             self.outage.served(self.now)
-        if self.tally.outlets:
-            self._emit("acquire", entry, duration=waited)
-        waiter.serve(token)
+        if tally.outlets:
+            self._emit("acquire", entry, duration=now - waiter.started)
+        # Its thread may use what it has got from now on, and is woken at once: it takes longer to come than whoever
+        # serves it for what is left to do.
+        waiter.token = token
+        waiter.turn = SERVED
+        waiter.bell.ring()
         return True
 
     def _fail(self, waiter: Waiter[T], error: BaseException) -> None:

@@ -59,14 +59,6 @@ class Waiter(Deadline, Generic[T]):
         self.code: CodeType | None = None
         self.instruction = 0
 
-    def serve(self, token: Token[T]) -> None:
-        """Hand a token over, under the pool's lock, to one whose turn is WAITING. From now on its thread may use what
-        it has got. It is woken at once: a thread takes longer for that than whoever serves it for what is left to do.
-        """
-        self.token = token
-        self.turn = SERVED
-        self.bell.ring()
-
     def fail(self, error: BaseException) -> bool:
         """End the wait with an error, under the pool's lock."""
         if self.turn is not Turn.WAITING:

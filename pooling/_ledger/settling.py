@@ -25,30 +25,35 @@ PATIENCE = 0.25  # seconds a check may take before a connection is opened beside
 class Settling(Upkeep[T]):
     """What is decided, once everything that was reported is taken in."""
 
-    # In a *steady* pool every connection that there may be is open, and until a known time nothing is to be decided but
-    # who gets what comes back. Once somebody has waited there, and until a connection lies idle, the two steps of a
-    # crowd are taken alone: the rest of settle() would find nothing, at the price of nearly as many calls again
-    # (tests/core/test_budget.py counts those that are left).
+    # In a *steady* pool every connection that there may be is open, somebody has come to wait since one lay idle, and
+    # until a known time nothing is to be decided but who gets what comes back. There the two steps of a crowd are taken
+    # alone: the rest of settle() would find nothing, at the price of more calls than they make
+    # (tests/core/test_budget.py counts those).
 
     def pass_on(self, now: float) -> bool:
-        """What came back goes to whoever is next. False where settle() has to see to it, and to more."""
-        roster = self.roster
-        if now >= self.steady_until or self.inbox or self.outbox or roster.orphans:
+        """What came back goes to whoever is next. False where settle() has to see to it, or to more."""
+        roster, queue = self.roster, self.queue
+        if now >= self.steady_until or self.outbox or not (waiter := queue.head()):
+            return False
+        try:
+            token = roster.take()
+        except IndexError:  # whoever served somebody took it, or a caller on the plain path
+            return True
+        entry = token.entry
+        if now >= entry.plain_until or now - entry.since >= self.limits.check_after:
+            roster.idle.append(token)
             return False
         self.now = now
-        self._serve()
+        if not self._hand(waiter, token):
+            roster.idle.append(token)
+        queue.remove(waiter)
         # The flags stay cleared, even if nobody waits any more: none is idle, so who comes next would clear them again.
-        return not roster.idle and not roster.suspects and len(self.tally.uses.samples) < FOLD_AT
+        return not roster.idle and len(self.tally.uses.samples) < FOLD_AT
 
-    def line_up(self, now: float, waiter: Waiter[T]) -> bool:
-        """Somebody comes to wait. False where join() has to see to it: the flags are set, a connection is idle, or
-        nobody is going to look whether threads starve each other."""
-        roster = self.roster
-        if now >= self.steady_until or self.inbox or self.outbox or roster.orphans or roster.idle or roster.calm:
+    def line_up(self, waiter: Waiter[T]) -> bool:
+        """Somebody comes to wait. False where join() has to see to it."""
+        if waiter.started >= self.steady_until or self.roster.idle:
             return False
-        if self.nesting.mode and self.nesting.look_at == math.inf:
-            return False
-        self.now = now
         self.queue.join(waiter)
         return True
 
@@ -88,8 +93,8 @@ class Settling(Upkeep[T]):
             tally.waits.fold()
         plain = self._is_plain()
         # Who finds the first may acquire, and who finds the second may release, without a word to anybody.
-        self.plain[0] = roster.calm = plain and not self.queue
-        self.steady_until = self.alarm if plain and not self._is_busy() else -math.inf
+        self.plain[0] = roster.calm = calm = plain and not self.queue
+        self.steady_until = self._steady_until() if plain and not calm else -math.inf
 
     def _serve(self) -> None:
         """Hand idle connections to waiters, first come, first served."""
@@ -98,9 +103,7 @@ class Settling(Upkeep[T]):
                 token = self.roster.take()
             except IndexError:  # a caller on the plain path took the last one
                 return
-            entry = token.entry
-            fresh = self.now - entry.since < self.limits.check_after or self._is_fresh(entry)
-            if not fresh or self.now >= entry.expires_at or entry.epoch != self.roster.epoch:
+            if not self._may_go_out(token.entry):
                 self.bench(token)
                 continue
             if not self._hand(waiter, token):  # an exception came between serving this waiter and removing it
@@ -109,9 +112,11 @@ class Settling(Upkeep[T]):
         if not self.queue:
             self._slow_start.restart()
 
-    def _is_fresh(self, entry: Entry[T]) -> bool:
+    def _may_go_out(self, entry: Entry[T]) -> bool:
+        """Whether it needs no check."""
         # What was opened or checked in this very moment is good, even where check_after is 0.
-        return entry.checked_at == self.now or self.limits.fresh(entry, self.now)
+        fresh = entry.checked_at == self.now or self.limits.fresh(entry, self.now)
+        return fresh and self.now < entry.expires_at and entry.epoch == self.roster.epoch
 
     def _give_up(self) -> None:
         """Fail those who wait for a server that has been away for too long."""
@@ -217,8 +222,12 @@ class Settling(Upkeep[T]):
         size = len(self.roster.entries)
         return self.phase is RUNNING and not self.tally.outlets and size <= self.max_size and size <= self.max_idle
 
-    def _is_busy(self) -> bool:
-        """Whether there is more to be decided than who gets which connection."""
+    def _steady_until(self) -> float:
+        """When there will be more to decide than who gets which connection: now, or with the next alarm."""
         roster = self.roster
         unfinished = roster.suspects or roster.doomed or self.watchers or self.outage.failures or self.claims
-        return bool(unfinished) or len(roster.entries) < self.max_size
+        unwatched = self.nesting.mode and self.nesting.look_at == math.inf  # who comes next has to see to that
+        if unfinished or unwatched or len(roster.entries) < self.max_size:
+            return -math.inf
+        self._slow_start.restart()  # nothing is to be opened: what may be lost begins anew
+        return self.alarm

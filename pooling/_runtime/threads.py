@@ -47,7 +47,9 @@ class Runtime(Protocol):
 
     def bell(self) -> Bell: ...
 
-    def keep(self, bell: Bell) -> None: ...
+    def keep(self, bell: Bell, /) -> None:
+        """Take a bell back that came through its wait unharmed. Somebody may still be about to ring it: who waits at it
+        next looks up once for nothing."""
 
     def submit(self, job: Callable[[], None]) -> None: ...
 
@@ -74,7 +76,9 @@ class Threads:
         self._workers = Workers()
         self._reaper = Reaper(at_rest=partial(self._workers.park, 0.0))
         self.poke: Callable[[Any], None] = self._reaper.poke
-        self.alarm: Callable[[float], None] = self._reaper.alarm  # no method of its own: whoever waits calls it twice
+        # No methods of its own: whoever waits calls them.
+        self.alarm: Callable[[float], None] = self._reaper.alarm
+        self.keep: Callable[[Bell], None] = self._bells.append
         self._pid = os.getpid()
 
     def renew(self) -> None:
@@ -94,11 +98,6 @@ class Threads:
             return self._bells.pop()
         except IndexError:
             return Bell()
-
-    def keep(self, bell: Bell) -> None:
-        """Give a bell back that came through its wait unharmed. Somebody may still be about to ring it: who waits at it
-        next looks up once for nothing."""
-        self._bells.append(bell)
 
     def submit(self, job: Callable[[], None]) -> None:
         self._workers.submit(job)

@@ -343,7 +343,7 @@ def test_a_system_without_forks_or_hooks_is_no_trouble() -> None:
     run_python(
         """
         import os, sys
-        import logging, random, threading  # they look for the hook as well
+        import logging, random, threading, time  # they look for the hook as well
         if hasattr(os, "register_at_fork"):
             del os.register_at_fork
         sys.platform = "other"
@@ -354,6 +354,14 @@ def test_a_system_without_forks_or_hooks_is_no_trouble() -> None:
             for _ in range(3):
                 pool.acquire().release()
             assert pool._plain[0] == 1
+            leases = [pool.acquire() for _ in range(pool.config.max_size)]
+            waiting = threading.Thread(target=lambda: pool.acquire().release())
+            waiting.start()
+            while not pool.stats().waiting:
+                time.sleep(0.001)
+            leases[0].release()
+            waiting.join(10)
+            assert not waiting.is_alive()
         """
     )
 

@@ -266,13 +266,13 @@ def test_nobody_lines_up_where_the_last_connection_came_back_just_before(clock: 
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
     clock.advance(0.01)
-    assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is True
+    assert pool._ledger.line_up(a_waiter(clock, Turn.WAITING)) is True
     pool._ledger.queue.remove(pool._ledger.queue.first(2)[1])
     lease.release()
     clock.advance(0)
     waiting.result().release()
     assert pool._roster.calm
-    assert pool._ledger.line_up(clock.now(), a_waiter(clock, Turn.WAITING)) is False
+    assert pool._ledger.line_up(a_waiter(clock, Turn.WAITING)) is False
 
 
 def test_whoever_comes_after_the_last_who_waited_stands_alone_and_is_served(clock: ManualClock, make: Make) -> None:
@@ -291,6 +291,21 @@ def test_whoever_comes_after_the_last_who_waited_stands_alone_and_is_served(cloc
     assert pool._plain[0] == 1
 
 
+def test_a_release_whose_connection_somebody_else_has_handed_on_has_nothing_to_do(
+    clock: ManualClock, make: Make
+) -> None:
+    """Between its append and the lock."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0.01)
+    pool._pass_on()
+    assert pool.stats().waiting == 1
+    lease.release()
+    clock.advance(0)
+    waiting.result().release()
+
+
 def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: ManualClock, make: Make) -> None:
     """An exception struck between serving it, or its leaving, and taking it out."""
     pool = make()
@@ -299,6 +314,36 @@ def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: Ma
     lease.release()
     pool._tell()
     assert (pool.stats().waiting, pool.stats().idle) == (0, 1)
+
+
+def test_so_is_one_in_front_of_others(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0.01)
+    left, queue = a_waiter(clock, Turn.LEFT), pool._ledger.queue
+    queue.join(left)
+    queue.lane.move_to_end(left, last=False)
+    lease.release()
+    clock.advance(0)
+    waiting.result().release()
+    assert (pool.stats().waiting, pool.stats().idle) == (0, 1)
+
+
+def test_a_crowd_too_gets_nothing_unchecked_where_every_use_is_to_begin_with_a_check(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=1, check="ping", check_after=0)
+    lease = pool.acquire()
+    waiting = [clock.spawn(pool.acquire, 5) for _ in range(2)]
+    clock.advance(0.01)
+    for served, actor in enumerate(waiting, start=1):
+        clock.advance(0.01)  # what was checked at this very moment is good
+        lease.release()
+        clock.advance(0)
+        lease = actor.result()
+        assert factory.gates["check"].calls == served
+    lease.release()
 
 
 def test_a_bell_does_not_wait_for_a_turn_that_has_come() -> None:

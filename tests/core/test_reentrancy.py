@@ -27,15 +27,15 @@ class Inside:
 
     def strike(self, call: Any) -> None:
         ledger = self._ledger
-        settle, serve, join = ledger.settle, ledger._serve, ledger.queue.join
+        settle, hand, join = ledger.settle, ledger._hand, ledger.queue.join
 
         def ordinary() -> None:
-            ledger.settle, ledger._serve, ledger.queue.join = settle, serve, join
+            ledger.settle, ledger._hand, ledger.queue.join = settle, hand, join
 
-        def served() -> None:
+        def handed(*arguments: Any) -> bool:
             ordinary()
             call()
-            serve()
+            return bool(hand(*arguments))
 
         def joined(waiter: Any) -> None:
             ordinary()
@@ -52,7 +52,7 @@ class Inside:
 
             settle(now, both, *args)
 
-        ledger.settle, ledger._serve, ledger.queue.join = struck, served, joined
+        ledger.settle, ledger._hand, ledger.queue.join = struck, handed, joined
 
 
 class Owner:

@@ -60,9 +60,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- what happens --------------------------------------------------------------------------------
 
-    def settle(self, *report: Any) -> None:
+    def settle(self, *report: Any, passing_on: bool = False) -> None:
         before = [waiter for waiter in self.waiters if waiter.turn is Turn.WAITING]
-        if report or not self.ledger.pass_on(self.now):  # as Pool._tell() does it
+        if not passing_on or not self.ledger.pass_on(self.now):  # as Pool._pass_on() does it
             self.ledger.settle(self.now, *report)
         served = [waiter for waiter in before if waiter.turn is Turn.SERVED]
         left = [waiter for waiter in before if waiter.turn is Turn.WAITING]
@@ -87,7 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def acquire_in_the_queue(self, priority: float) -> None:
         waiter: Waiter[Any] = Waiter(Bell(), self.now, 30.0, priority, 7)
         self.waiters.append(waiter)
-        if self.roster.calm or not self.ledger.line_up(self.now, waiter):  # as Pool._wait() does it
+        if not self.ledger.line_up(waiter):  # as Pool._join() does it
             self.settle(self.ledger.join, waiter)
 
     @rule()
@@ -119,7 +119,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.roster.idle.append(token)
         del token
         if not self.roster.calm:
-            self.settle()
+            self.settle(passing_on=True)
 
     @precondition(lambda self: self.leases)
     @rule(which=st.integers(0, 9), fate=st.sampled_from(Fate))
