@@ -65,8 +65,8 @@ class WaitingRoom(Dispatch[T]):
                 if left <= 0:
                     self._expire(waiter)
                     break
-                patience = self._slice + len(ledger.queue.lane) / LOOKS
-                waiter.bell.wait(min(left, patience), waiter)
+                others = len(ledger.queue.lane) + len(ledger.queue.heap)
+                waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
                 if waiter.turn is WAITING:
                     # The first report may have been lost to an exception on the thread that took it in.
                     self._tell(*(() if again is None else (again, waiter)))

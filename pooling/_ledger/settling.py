@@ -28,7 +28,8 @@ class Settling(Upkeep[T]):
     # In a *steady* pool every connection that there may be is open, somebody has come to wait since one lay idle, and
     # until a known time nothing is to be decided but who gets what comes back. There the two steps of a crowd are taken
     # alone: the rest of settle() would find nothing, at the price of more calls than they make
-    # (tests/core/test_budget.py counts those).
+    # (tests/core/test_budget.py counts those). What was lost meanwhile is left to the reaper, which each dying token
+    # wakes, and the inbox to whoever holds the lock, who looks there before going on.
 
     def pass_on(self, now: float) -> bool:
         """What came back goes to whoever is next. False where settle() has to see to it, or to more."""
@@ -229,5 +230,5 @@ class Settling(Upkeep[T]):
         unwatched = self.nesting.mode and self.nesting.look_at == math.inf  # who comes next has to see to that
         if unfinished or unwatched or len(roster.entries) < self.max_size:
             return -math.inf
-        self._slow_start.restart()  # nothing is to be opened: what may be lost begins anew
+        self._slow_start.restart()  # nothing is to be opened: where something is lost, it begins anew
         return self.alarm

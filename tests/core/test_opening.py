@@ -282,3 +282,24 @@ def test_no_callback_runs_under_the_lock(clock: ManualClock) -> None:
     logging.getLogger("pooling.pool.unlocked").removeHandler(handler)
     assert held == []
     assert {"connect", "acquire", "release", "close", "leak"} <= set(called)
+
+
+def test_what_is_lost_in_a_crowd_is_not_opened_again_all_at_once(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """The pool was full once: opening begins anew, with one, though the queue was never empty."""
+    pool = make(max_size=4)
+    factory.gates["connect"].slow(0.1)
+    actors = [clock.spawn(pool.acquire, 60) for _ in range(12)]
+    clock.advance(1)
+    leases = [actor.result() for actor in actors if actor.done]
+    assert len(leases) == 4
+    pool.clear()
+    for lease in leases:
+        lease.release()
+    clock.advance(0.05)
+    assert factory.gates["connect"].inside == 1
+    factory.gates["connect"].ok()
+    for actor in actors[4:]:
+        clock.advance(1)
+        actor.result().release()

@@ -242,13 +242,14 @@ def test_one_who_was_served_but_not_woken_is_woken_by_whoever_looks_next(clock: 
     assert pool.stats().leased == 0
 
 
-def test_the_more_wait_the_seldomer_each_of_them_looks(clock: ManualClock, make: Make) -> None:
+@pytest.mark.parametrize("priority", [0.0, 1.0])
+def test_the_more_wait_the_seldomer_each_of_them_looks(clock: ManualClock, make: Make, priority: float) -> None:
     """A thousand that look each second would have the processor for themselves."""
     pool, looks = make(max_size=1), list[float]()
     lease = pool.acquire()
     join = pool._ledger.join
     pool._ledger.join = lambda waiter: (looks.append(clock.now()), join(waiter))[1]  # type: ignore[method-assign]
-    waiting = [clock.spawn(pool.acquire, 1000) for _ in range(2 * LOOKS)]
+    waiting = [clock.spawn(pool.acquire, 1000, priority) for _ in range(2 * LOOKS)]
     clock.advance(0.01)
     looks.clear()  # they have joined
     clock.advance(30)

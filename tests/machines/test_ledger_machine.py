@@ -87,7 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def acquire_in_the_queue(self, priority: float) -> None:
         waiter: Waiter[Any] = Waiter(Bell(), self.now, 30.0, priority, 7)
         self.waiters.append(waiter)
-        if not self.ledger.line_up(waiter):  # as Pool._join() does it
+        if not self.ledger.line_up(waiter):  # as Pool._wait() does it
             self.settle(self.ledger.join, waiter)
 
     @rule()
