@@ -218,7 +218,8 @@ class Actor:
         self._call = call
         self._value: Any = None
         self._error: BaseException | None = None
-        self._baton = threading.Semaphore(0)
+        self._baton = threading.Lock()  # passed on by who has it: let go of once for each time that it is taken
+        self._baton.acquire()
         self.done = False
         self.ended = False
         self.blocked = False

@@ -6,13 +6,14 @@ schedule; exit status 1 if any did.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import random
 import sys
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pooling
@@ -23,6 +24,13 @@ from pooling.testing import Actor, FakeBroken, FakeConnection, FakeFactory, Manu
 CORE = os.path.dirname(pooling.__file__)
 # The clock's own, its workers included: it starts one while the baton is passed, no place to pass it again.
 OUTSIDE = ("testing.py", "workers.py", "__init__.py")
+
+
+@functools.cache
+def _is_core(code: CodeType) -> bool:
+    """Whether threads are switched in there. (due_at is asked while the baton is passed as well.)"""
+    path = code.co_filename
+    return path.startswith(CORE) and not path.endswith(OUTSIDE) and code.co_name != "due_at"
 
 
 class BatonLock:
@@ -66,22 +74,22 @@ class Explorer(ManualClock):
 
     def give_way(self) -> None:
         """Let another actor run, and come back when chosen again."""
-        me = self.current
+        me, tracing = self.current, sys.gettrace()
+        sys.settrace(None)
         me.blocked = True
         me.wake()
         self._pass_baton()
         me._baton.acquire()
         self.current = me
+        sys.settrace(tracing)
 
     def trace(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
-        path = frame.f_code.co_filename
-        if not path.startswith(CORE) or path.endswith(OUTSIDE) or frame.f_code.co_name == "due_at":
-            return None  # due_at is asked then as well
+        return self._switch if _is_core(frame.f_code) else None
+
+    def _switch(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:
         if event == "line" and self.random.random() < self.chance:
-            sys.settrace(None)
             self.give_way()
-            sys.settrace(self.trace)
-        return self.trace
+        return self._switch
 
     def spawn(self, call: Callable[..., Any], *args: Any, **options: Any) -> Actor:
         def traced() -> Any:
