@@ -41,6 +41,13 @@ def entries(code: CodeType) -> dict[int, int]:
     return first
 
 
+@functools.cache
+def core_file(code: CodeType) -> str:
+    """The file's name where it is one of the core's, else nothing."""
+    path = Path(code.co_filename)
+    return path.name if path.parent in CORE and path.name not in OUTSIDE else ""
+
+
 class Tracer:
     """Notes the lines of the core that are reached, or strikes at the n-th visit to one of them."""
 
@@ -51,14 +58,11 @@ class Tracer:
         self.struck = False
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
-        path = Path(frame.f_code.co_filename)
-        if path.parent not in CORE or path.name in OUTSIDE:
-            return None
-        return self._line
+        return self._line if core_file(frame.f_code) else None
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:
         if event == "line" and frame.f_lasti <= entries(frame.f_code).get(frame.f_lineno, -1):
-            place = (Path(frame.f_code.co_filename).name, frame.f_lineno)
+            place = (core_file(frame.f_code), frame.f_lineno)
             self.seen[place] = self.seen.get(place, 0) + 1
             if not self.struck and place == self.target and self.seen[place] == self.visit:
                 self.struck = True

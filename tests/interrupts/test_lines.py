@@ -21,11 +21,14 @@ MISSED = "the line was not reached"
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """No other tracer, and no report of the threads that are struck."""
+    """No other tracer, no report of the threads that are struck, and no garbage to collect but a run's own."""
     known, threading.excepthook = threading.excepthook, lambda args: None
     traced = sys.gettrace()
     sys.settrace(None)
+    gc.collect()
+    gc.freeze()  # else each run would have all that other tests have left looked through
     yield
+    gc.unfreeze()
     threading.excepthook = known
     sys.settrace(traced)
 
