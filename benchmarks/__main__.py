@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import contended, cores, opening, outage, peers, plots, rest, scale, servers, table, uncontended
+from benchmarks import contended, cores, node, opening, outage, peers, plots, rest, scale, servers, table, uncontended
 from benchmarks.bars import judge
 from benchmarks.report import Run
 from benchmarks.rows import Family, Settings
 
-_MODULES = (uncontended, contended, cores, opening, outage, scale, rest, servers)
+_MODULES = (uncontended, contended, cores, opening, outage, scale, rest, servers, node)
 FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 
 

@@ -71,16 +71,16 @@ def _cell(cell: Cell, settings: Settings, progress: str) -> dict[str, list[Outco
         for name in names:
             settings.say(f"{progress} ({cell.scenario}, {cell.threads} threads), round {number}, {name}")
             outcomes[name].append(
-                _without_pool(cell, seconds) if name == NO_POOL else _with_pool(kinds[name], cell, seconds)
+                without_pool(cell, seconds) if name == NO_POOL else with_pool(kinds[name], cell, seconds)
             )
     return outcomes
 
 
-def _without_pool(cell: Cell, seconds: float) -> Outcome:
+def without_pool(cell: Cell, seconds: float) -> Outcome:
     return _crowd(min(cell.threads, cell.slots), cell.hold, seconds, lambda: None, lambda _: None)
 
 
-def _with_pool(kind: type[Peer], cell: Cell, seconds: float) -> Outcome:
+def with_pool(kind: type[Peer], cell: Cell, seconds: float) -> Outcome:
     peer = kind(Server(), cell.slots)
     try:
         peer.warm(cell.slots)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bars, plots
+from benchmarks import bars, node, plots
 from benchmarks.__main__ import main
 from benchmarks.bars import BARS, Bar, judge
 from benchmarks.contended import SLACK
@@ -79,7 +79,7 @@ def test_a_run_says_under_which_circumstances_it_was_made(run: tuple[str, dict[s
 def test_the_list_names_families_and_peers() -> None:
     done = benchmarks("--list")
     assert done.returncode == 0
-    families = ("uncontended", "contended", "cores", "opening", "outage", "scale", "rest", "servers")
+    families = ("uncontended", "contended", "cores", "opening", "outage", "scale", "rest", "servers", "node")
     for name in (*families, *(kind.name for kind in ALL)):
         assert name in done.stdout
 
@@ -87,6 +87,16 @@ def test_the_list_names_families_and_peers() -> None:
 @pytest.mark.parametrize("arguments", [("--only", "nothing"), ("--rounds", "0")])
 def test_bad_arguments_end_with_status_two(arguments: tuple[str, ...]) -> None:
     assert benchmarks(*arguments).returncode == 2
+
+
+def test_nodes_pools_are_measured_or_named_as_missing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    assert main(["--quick", "--only", "node", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    measured = node.installed()
+    for pool in node.POOLS:
+        figures = {one["figure"] for one in rows if one["peer"] == f"Node {pool}"}
+        assert ("throughput to no pool" if pool in measured else "missing") in figures
 
 
 def test_a_row_is_the_median_and_the_distance_of_the_quartiles() -> None:
