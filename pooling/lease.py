@@ -119,8 +119,7 @@ class Lease(Generic[T]):
         """
         if timeout is not DEFAULT:
             seconds("timeout", timeout)  # before anything is given up
-        token = self._take("refreshed")
-        new = self._pool._renew(token, timeout, self._entry)
+        new = self._pool._renew([self._take("refreshed")], timeout, self._entry)
         self._entry = new.entry
         self._token = new
         return self._entry.view

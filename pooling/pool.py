@@ -413,12 +413,13 @@ class Pool(WaitingRoom[T]):
         if entry.roster is self._roster:  # else it is a parent's, of no concern in this process
             self._tell(self._ledger.release, token, fate, error)
 
-    def _renew(self, token: Token[T], timeout: Timeout, old: Entry[T]) -> Token[T]:
-        """A new connection for a lease, in the place of the one the token stands for."""
+    def _renew(self, given: list[Token[T]], timeout: Timeout, old: Entry[T]) -> Token[T]:
+        """A new connection for a lease, in the place of the one the token stands for. The list is emptied: if who
+        closes that one is lost, its token has to die while this waits."""
         self._check_process()
         waiter = self._waiter(timeout)
         waiter.code, waiter.instruction, waiter.thread = old.code, old.instruction, old.thread
-        self._wait(waiter, self._ledger.reclaim, self._ledger.renew, token, waiter)
+        self._wait(waiter, self._ledger.reclaim, self._ledger.renew, given, waiter)
         new, waiter.token = waiter.token, None
         assert new is not None  # its turn was SERVED
         return new

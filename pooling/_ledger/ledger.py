@@ -132,8 +132,10 @@ class Ledger(Settling[T]):
                 self._doom_suspects("stale")
         self.roster.doom(token, "broken")
 
-    def renew(self, token: Token[T], waiter: Waiter[T]) -> None:
-        """A lease wants a new connection in the place of its own, in the same slot and without a queue."""
+    def renew(self, given: list[Token[T]], waiter: Waiter[T]) -> None:
+        """A lease wants a new connection in the place of its own, in the same slot and without a queue. The token comes
+        in a list, as in exchange()."""
+        token = given.pop()
         entry = token.entry
         if not entry.owned_by(token):
             waiter.fail(PoolError("the lease was lost before: whoever had it was collected as garbage"))

@@ -111,9 +111,8 @@ class Reaper:
         return living
 
     def _run(self) -> None:
-        me = threading.current_thread()
-        with self._starting:
-            pass  # until _thread is set
+        with self._starting:  # until _thread is set. (Not a "pass": CPython takes that for a place outside, too.)
+            me = threading.current_thread()
         while self._thread is me:
             try:
                 self._turn(me)

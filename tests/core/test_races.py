@@ -15,7 +15,7 @@ import pytest
 
 from pooling import PoolTimeout
 from pooling._holders import call_site
-from pooling._ledger.entry import TokenRef
+from pooling._ledger.entry import Stage, TokenRef
 from pooling._ledger.queue import Turn, Waiter
 from pooling._ledger.roster import Roster
 from pooling._runtime.threads import Threads
@@ -384,6 +384,25 @@ def test_a_refresh_whose_claim_was_lost_to_an_interrupt_waits_in_the_queue(clock
     clock.advance(0.1)
     entry.claimant = None
     clock.advance(3)
+    assert refreshing.result().number == 2
+    lease.release()
+
+
+def test_a_refresh_outlives_the_worker_that_closes_its_old_connection(
+    clock: ManualClock, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lost before it can report: nobody else may keep the token, the refresh that waits least of all."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    perform = pool._hooks.perform
+
+    def lost(job: Any, ledger: Any) -> tuple[Any, ...]:
+        report = perform(job, ledger)
+        return report if job.stage is not Stage.CLOSING else (lambda: None,)
+
+    monkeypatch.setattr(pool._hooks, "perform", lost)
+    refreshing = clock.spawn(lease.refresh, 10)
+    clock.advance(0.1)
     assert refreshing.result().number == 2
     lease.release()
 

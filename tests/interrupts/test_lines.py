@@ -80,8 +80,7 @@ def test_an_exception_at_any_line_of_a_caller_loses_nothing() -> None:
     assert set(wrong) <= {MISSED}, "\n".join(wrong)
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 def test_an_exception_at_any_line_of_the_pools_own_threads_is_mended() -> None:
     """No signal strikes them; a debugger can. What they were at is mended after it counts as hung."""
     dry = Tracer()

@@ -134,7 +134,7 @@ class LedgerMachine(RuleBasedStateMachine):
         waiter: Waiter[Any] = Waiter(Bell(), self.now, 30.0, -1000.0, 7)
         self.claims.append(waiter)
         self.refreshed = True
-        self.settle(self.ledger.renew, token, waiter)
+        self.settle(self.ledger.renew, [token], waiter)
 
     @precondition(lambda self: self.leases)
     @rule(which=st.integers(0, 9))
