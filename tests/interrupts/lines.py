@@ -119,7 +119,7 @@ def everything(pool: Pool[FakeConnection], factory: FakeFactory) -> None:
         connection.dirty = True
     pool.acquire().discard()
     lease = pool.acquire()
-    quietly(lambda: refreshes(lease), ConnectError)  # the worker that connects for it may be struck
+    quietly(functools.partial(refreshes, lease), ConnectError)  # the worker that connects for it may be struck
     quietly(lambda: breaks(pool), FakeBroken)
     with pool.acquire() as connection:
         pass
