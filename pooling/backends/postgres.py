@@ -119,6 +119,9 @@ class PostgresFactory(Factory[Connection]):
         if mode == "session":
             known.restore(_OF_SESSIONS)
             known.autocommit = True  # DISCARD ALL is refused in a transaction
+            # Of a statement that psycopg has seen before it does not look at the answer, so it would take what it has
+            # prepared for still there. Its own rollback() tells it in this way.
+            known._prepared.clear()
             # prepare=False: prepared like any other statement it would discard itself and fail.
             known.execute("DISCARD ALL", prepare=False)
             known.forget()
