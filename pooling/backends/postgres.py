@@ -48,7 +48,8 @@ _PERMANENT = (
     "certificate verify failed", "certificate file", "does not support SSL", "is not permitted to log in",
     "permission denied for database", "is not currently accepting connections", "invalid connection option",
     "server certificate", "requires a valid client certificate",
-    "connection is bad: invalid", "invalid integer value", "could not parse network address", "weak sslmode",
+    "connection is bad: invalid", "invalid integer value", "must be an integer",
+    "could not parse network address", "weak sslmode",
     "definition of service", "channel binding required", "authentication method requirement",
     "unrecognized configuration parameter", "invalid value for parameter", "outside the valid range for parameter",
     "cannot be changed", "permission denied to set", "invalid command-line argument",
@@ -119,6 +120,9 @@ class PostgresFactory(Factory[Connection]):
         if mode == "session":
             known.restore(_OF_SESSIONS)
             known.autocommit = True  # DISCARD ALL is refused in a transaction
+            # Of a statement that psycopg has seen before it does not look at the answer, so it would take what it has
+            # prepared for still there. Its own rollback() tells it in this way.
+            known._prepared.clear()
             # prepare=False: prepared like any other statement it would discard itself and fail.
             known.execute("DISCARD ALL", prepare=False)
             known.forget()

@@ -100,6 +100,18 @@ def test_with_block_no_more_than_maxsize_are_ever_open(make: Any, http_server: H
     assert http_server.session_count() <= 3
 
 
+def test_it_does_not_matter_how_urllib3_makes_its_queue(http_server: HTTP) -> None:
+    class Older(http.HTTPConnectionPool):
+        def _new_pool_queue(self, maxsize: int) -> Any:  # before urllib3 2.8 there is no such method to override
+            return queue.LifoQueue(maxsize)
+
+    pool = Older(http_server.host, http_server.port, maxsize=2)
+    assert pool.request("GET", "/").data == b"ok"
+    assert pool.pool is not None
+    assert pool.pool.qsize() == 2
+    pool.close()
+
+
 def test_the_queue_like_face_counts_places_and_hands_them_out(make: Any) -> None:
     pool = make(maxsize=3, block=True)
     face = pool.pool

@@ -363,6 +363,10 @@ class TestErrors:
     def test_options_that_can_never_be_right_are_told_at_once(self, backend: PostgreSQL, query: str) -> None:
         _is_told_at_once(backend.pool(f"{backend.url}?{query}"))
 
+    def test_a_number_that_is_none_is_told_at_once_in_the_words_of_an_older_libpq(self) -> None:
+        error = psycopg.OperationalError("connection is bad: keepalives parameter must be an integer")  # until libpq 16
+        assert PostgresFactory().is_permanent(error)
+
     def test_a_setting_that_this_user_may_not_make_is_told_at_once(self, backend: PostgreSQL) -> None:
         _is_told_at_once(backend.pool(f"{backend.server.guarded_url}?options=-c%20log_statement%3Dall"))
 

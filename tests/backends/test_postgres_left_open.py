@@ -188,6 +188,16 @@ class TestLeftBehind:
         assert pool.stats().opened == 1
         assert pool.stats().errors == 0
 
+    def test_a_use_that_prepares_nothing_does_not_hide_what_the_next_one_prepares(self, backend: PostgreSQL) -> None:
+        pool = backend.pool(max_size=1, reset="session")
+        session_of(backend, pool)
+        for _ in range(3):
+            with pool.transaction() as connection:  # a rollback makes psycopg forget them
+                for number in range(10):  # psycopg prepares a statement with its sixth execution
+                    assert connection.execute("SELECT %s::int", (number,)).fetchone() == (number,)
+                assert one(connection, "SELECT count(*) FROM pg_prepared_statements") == 1
+        assert pool.stats().opened == 1
+
 
 def _pipeline(connection: Any) -> list[Any]:
     block = connection.pipeline()

@@ -90,6 +90,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         # when the response does.
         self._uses: dict[int, _Use | weakref.ref[_Use]] = {}
         super().__init__(host, port, timeout, maxsize, block, *args, **kw)
+        self.pool = QueueFace(self, maxsize)  # in the place of theirs, which not every urllib3 has made by a method
         self._open(options, maxsize)
 
     def _open(self, options: dict[str, Any], maxsize: int) -> None:
@@ -117,9 +118,6 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if self._total is not None:
             self._total.pools.add(self.pooling)
         self.is_open = True
-
-    def _new_pool_queue(self, maxsize: int) -> Any:
-        return QueueFace(self, maxsize)
 
     def urlopen(self, *args: Any, **kw: Any) -> Any:
         """A request, as urllib3 makes it."""
