@@ -32,9 +32,15 @@ def arguments(name: str, entry: object) -> tuple[Any, Any, dict[str, Any]]:
     given: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"url": entry}
     if ("url" in given) == ("url_env" in given):
         raise ValueError(f"pool {name!r}: give either url or url_env")
-    url = given.pop("url") if "url" in given else Variable(given.pop("url_env"))
+    url = given.pop("url") if "url" in given else _variable(name, given.pop("url_env"))
     connect_args = given.pop("connect_args", None)
     return url, connect_args, {option: _value(option, value) for option, value in given.items()}
+
+
+def _variable(pool: str, name: object) -> Variable:
+    if not isinstance(name, str) or not name or "://" in name:  # not shown: it may be the URL, with its password
+        raise ValueError(f"pool {pool!r}: url_env must be the name of the environment variable that has the URL")
+    return Variable(name)
 
 
 def _value(option: str, value: Any) -> Any:

@@ -191,6 +191,9 @@ class PoolManager(Mapping[str, Pool[Any]]):
             return partial(create_pool, source, connect_args, **chosen)
         if connect_args is not None:
             raise TypeError("connect_args go with a URL; a factory has its own")
+        if not callable(source) and not isinstance(source, Factory):
+            # Mostly a variable that is not set: whoever wrote "url" has never heard of factories.
+            raise TypeError(f"it must be made of a URL, a Pool or a factory, not of {type(source).__name__}")
         return partial(Pool, as_factory(source), **chosen)
 
     def __enter__(self) -> Self:

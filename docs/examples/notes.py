@@ -97,7 +97,7 @@ class Site:
         method = environ["REQUEST_METHOD"]
         name = environ["PATH_INFO"].removeprefix("/").encode("latin-1").decode("utf-8", "replace")
         if area == "health":
-            environ["pooling"].connection().execute("SELECT 1")  # the request's own connection, see Middleware
+            environ["pooling.leases"].connection().execute("SELECT 1")  # the request's own connection, see Middleware
             return "204 No Content", []
         if area != "notes":
             return "404 Not Found", [b"There is nothing here.\n"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY", "NO_CONNECTION", "Leases", "Middleware", "connection", "leases"]
 
-KEY = "pooling"
+KEY = "pooling.leases"
 """Where a request's leases are in its environ."""
 NO_CONNECTION = (PoolTimeout, QueueFull, PoolClosed, ConnectError)
 """What an acquire raises where there is no connection to be had."""
@@ -28,12 +28,12 @@ _log = logging.getLogger("pooling.wsgi")
 
 
 class Middleware:
-    """A WSGI application around another, which finds its request's :class:`Leases` in ``environ["pooling"]``::
+    """A WSGI application around another, which finds its request's :class:`Leases` in ``environ["pooling.leases"]``::
 
         application = Middleware(application, pool)
 
         def application(environ, start_response):
-            connection = environ["pooling"].connection()
+            connection = environ["pooling.leases"].connection()
 
     ``pools`` is a Pool, or a mapping of names to pools such as a :class:`pooling.PoolManager`. A lease is taken at the
     first use, on the thread that asks, and ends when the server closes the response, also where the application

@@ -175,7 +175,7 @@ def test_one_that_is_made_while_the_manager_closes_is_closed_as_well(manager: Po
         (("x", "sqlite://"), {"max_size": 0}, ValueError, r"^pool 'x': max_size must be at least 1"),
         (("x", "postgres//h"), {}, ValueError, r"^pool 'x': url must look like"),
         (("x", "postgrs://u:hidden@h"), {}, ValueError, r"^pool 'x': unknown URL scheme 'postgrs', did you mean"),
-        (("x", 5), {}, TypeError, r"^pool 'x': factory must be a pooling.Factory or a callable"),
+        (("x", None), {}, TypeError, r"^pool 'x': it must be made of a URL, a Pool or a factory, not of NoneType$"),
         (("x", FakeFactory), {}, TypeError, r"^pool 'x': factory is the class FakeFactory"),
         (("x", FakeFactory(), {"password": "hidden"}), {}, TypeError, r"^pool 'x': connect_args go with a URL"),
         (("x", "postgresql://u:p@hidden/w@h"), {}, ValueError, r"^pool 'x': the URL cannot be read: it has a '/'"),

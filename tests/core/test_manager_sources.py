@@ -87,7 +87,10 @@ def test_options_may_be_strings_as_configuration_files_have_them() -> None:
         ({"a": {"url": "sqlite://", "max_sise": 3}}, "TypeError: pool 'a': unknown option 'max_sise', did you mean"),
         ({"a": {"url": "sqlite://", "max_size": "many"}}, "TypeError: pool 'a': max_size must be a whole number"),
         ({"a": "postgresql//h"}, "ValueError: pool 'a': url must look like"),
-        ({"a": None}, "TypeError: pool 'a': factory must be"),
+        ({"a": None}, "TypeError: pool 'a': it must be made of a URL"),
+        ({"a": {"url": None}}, "TypeError: pool 'a': it must be made of a URL"),
+        ({"a": {"url_env": 3}}, "ValueError: pool 'a': url_env must be the name of the environment variable"),
+        ({"a": {"url_env": ""}}, "ValueError: pool 'a': url_env must be the name of the environment variable"),
         ("postgresql://anna:hidden@h/d", "TypeError: pools must be described by a mapping"),
     ],
 )
@@ -97,7 +100,10 @@ def test_what_makes_no_sense_is_refused_with_the_pools_name(described: Any, said
 
 
 def test_a_secret_stays_out_of_a_refusal() -> None:
-    assert "hidden" not in refusal(PoolManager.from_dict, "postgresql://anna:hidden@h/d")
+    url = "postgresql://anna:hidden@h/d"
+    assert "hidden" not in refusal(PoolManager.from_dict, url)
+    assert "hidden" not in refusal(PoolManager.from_dict, {"a": {"url": url.encode()}})
+    assert "hidden" not in refusal(PoolManager.from_dict, {"a": {"url_env": url}})
 
 
 def test_a_url_may_be_in_a_variable_which_is_read_when_the_pool_is_made(

@@ -54,6 +54,6 @@ def answering(body: Callable[[Any], Iterable[bytes]]) -> Any:
 
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:
         start_response(*OK)
-        return body(environ["pooling"])
+        return body(environ["pooling.leases"])
 
     return application

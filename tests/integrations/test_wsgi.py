@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.util import FileWrapper
+from wsgiref.validate import validator
 
 import pytest
 
@@ -52,6 +53,12 @@ def test_a_request_has_one_lease_however_often_it_asks(pool: Any) -> None:
 
     assert Exchange(Middleware(answering(body), pool)).run() == b"1"
     assert pool.stats().acquired == 1
+
+
+def test_what_stands_between_the_middleware_and_the_application_may_be_strict(pool: Any) -> None:
+    # A name without a dot is one of CGI's, and has to be a string.
+    application = validator(answering(lambda leases: [b"%d" % leases.connection().number]))
+    assert Exchange(Middleware(application, pool)).run() == b"1"
 
 
 def test_the_helper_finds_the_leases_and_says_what_is_missing_where_there_are_none(pool: Any) -> None:
@@ -356,7 +363,7 @@ def test_a_file_reaches_the_server_as_it_was_and_its_close_ends_the_lease(pool: 
 
     def application(environ: Any, start_response: Any) -> Any:
         start_response(*OK)
-        environ["pooling"].connection()
+        environ["pooling.leases"].connection()
         made.append(environ.get("wsgi.file_wrapper", FileWrapper)(File(b"content")))
         return made[0]
 
@@ -384,7 +391,7 @@ def test_a_file_whose_close_can_not_be_replaced_is_sent_by_iteration(pool: Any) 
 
     def application(environ: Any, start_response: Any) -> Any:
         start_response(*OK)
-        environ["pooling"].connection()
+        environ["pooling.leases"].connection()
         return environ["wsgi.file_wrapper"](io.BytesIO(b"content"))
 
     exchange = Exchange(Middleware(application, pool), strict=False, **{"wsgi.file_wrapper": Slotted})
@@ -424,7 +431,7 @@ def test_a_manager_is_a_mapping_of_pools_too(tmp_path: Path) -> None:
 
 def test_the_page_lists_every_member_of_what_a_request_has() -> None:
     page = ROOT / "docs" / "how-to" / "use-wsgi.md"
-    listed = [bare(row[0]).partition("(")[0] for row in table(page, 'member of `environ["pooling"]`')]
+    listed = [bare(row[0]).partition("(")[0] for row in table(page, 'member of `environ["pooling.leases"]`')]
     assert sorted(listed) == sorted(name for name in vars(wsgi.Leases) if not name.startswith("_"))
 
 
