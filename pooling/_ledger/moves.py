@@ -134,8 +134,7 @@ class Moves(Generic[T]):
             self._emit("acquire", entry, duration=now - waiter.started)
         # Its thread may use what it has got from now on, and is woken at once: it takes longer to come than whoever
         # serves it for what is left to do.
-        waiter.token = token
-        waiter.turn = SERVED
+        waiter.token, waiter.turn = token, SERVED  # one statement: it is never struck having the one without the other
         waiter.bell.ring()
         return True
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pooling import Pool
+from pooling._dispatch import Dispatch
 from pooling._ledger.roster import Roster
+from pooling._ledger.settling import Settling
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
 from pooling.events import Outlet
@@ -40,6 +43,34 @@ def test_a_slot_that_is_given_up_is_never_lost_half_way() -> None:
         assert all_can_be_leased(pools[-1]), line
         assert pools[-1].stats().size == SIZE
         pools[-1].close()
+
+
+@pytest.mark.parametrize("function", [Dispatch._pass_on, Settling.pass_on, Settling._hand])
+def test_those_who_wait_are_served_whoever_was_struck_when_he_handed_on(function: Any) -> None:
+    """A connection stayed with a waiter who did not know that he had it."""
+    pools: list[Pool[FakeConnection]] = []
+    served: list[list[int]] = []
+
+    def crowded() -> Callable[[], object]:
+        pool: Pool[FakeConnection] = Pool(FakeFactory(), runtime=Threads(), max_size=1, timeout=10.0)
+        pool._slice = 0.05  # seconds after which a waiter looks by itself
+        lease = pool.acquire()
+        pools.append(pool)
+        served.append([])
+        for number in range(2):
+            threading.Thread(target=wait, args=(pool, number, served[-1])).start()
+            until(lambda expected=number + 1: pool.stats().waiting == expected, "a waiter")  # type: ignore[misc]
+        return lease.release
+
+    for line in struck_at_each_line(function, crowded):
+        until(lambda: len(served[-1]) == 2, f"both after line {line}", 5.0)
+        assert served[-1] == [0, 1], line
+        pools[-1].close()
+
+
+def wait(pool: Pool[FakeConnection], number: int, served: list[int]) -> None:
+    with pool.acquire():
+        served.append(number)
 
 
 @pytest.mark.parametrize("function", [Reaper._start, Reaper._start_thread])
