@@ -129,14 +129,18 @@ class _Worker:
         self.thread = threading.Thread(target=self._run, name=f"pooling-worker-{next(_names)}", daemon=True)
 
     def _run(self) -> None:
+        given = True  # whether the job of whoever took it out of the idle ones may still come
         try:
             while True:
                 try:
                     job = self.jobs.get(timeout=IDLE)
                 except queue.Empty:
-                    if self._owner.retire(self):
+                    # Neither idle nor given a job all this time: an exception has struck whoever took it before it was.
+                    if self._owner.retire(self) or not given:
                         return
+                    given = False
                     continue
+                given = True
                 if job is None:
                     return
                 self.busy_since = time.monotonic()

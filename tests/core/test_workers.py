@@ -86,6 +86,16 @@ def test_a_worker_that_is_given_a_job_as_it_wants_to_end_does_it(
     assert ran.wait(SOON)
 
 
+def test_a_worker_whose_job_is_lost_to_an_exception_on_the_way_to_it_ends(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pooling._runtime.workers.IDLE", 0.3)
+    thread = run(workers)
+    workers._idle.pop()  # by somebody who is struck before the worker has its job
+    thread.join(SOON)
+    assert not thread.is_alive()
+
+
 def test_parking_ends_idle_workers_and_those_that_are_nearly_done_but_waits_for_none_that_hangs(
     workers: Workers,
 ) -> None:
