@@ -65,7 +65,7 @@ class Config:
     timeout: float | None = 30.0
     """Seconds an acquire may take in all; 0: an idle connection or PoolTimeout at once; None: for ever."""
     max_waiting: int | None = None
-    """Callers that may wait at once; one more gets QueueFull."""
+    """Callers that may wait at once; one more gets QueueFull. Who has a connection opened for it does not count."""
     idle_timeout: float | None = 600.0
     """Seconds after which an unused connection is closed, down to min_size."""
     max_lifetime: float | None = 3600.0
@@ -140,14 +140,15 @@ _ELSEWHERE = {
     "minconn": "min_size", "min_connections": "min_size", "minsize": "min_size", "min": "min_size",
     "mincached": "min_size", "minPoolSize": "min_size", "maxcached": "max_idle",
     "pool_timeout": "timeout", "acquire_timeout": "timeout", "wait_timeout": "timeout", "checkout_timeout": "timeout",
-    "blocking": "timeout", "acquireTimeout": "timeout", "acquireTimeoutMillis": "timeout",
-    "connectionTimeout": "timeout", "connectionTimeoutMillis": "timeout", "waitForConnections": "timeout",
-    "waitQueueTimeoutMS": "timeout",
+    "acquireTimeout": "timeout", "acquireTimeoutMillis": "timeout",
+    "connectionTimeout": "timeout", "connectionTimeoutMillis": "timeout", "waitQueueTimeoutMS": "timeout",
+    "blocking": "max_waiting", "waitForConnections": "max_waiting",
     "pool_recycle": "max_lifetime", "recycle": "max_lifetime", "max_age": "max_lifetime",
     "max_idle_time": "idle_timeout", "max_inactive_connection_lifetime": "idle_timeout",
     "maxIdleTimeMS": "idle_timeout",
     "maxusage": "max_uses", "queueLimit": "max_waiting", "reconnect_timeout": "fail_after",
     "pool_pre_ping": "check", "pre_ping": "check", "testOnBorrow": "check", "connectionTestQuery": "check",
+    "health_check_interval": "keepalive",
     "pool_reset_on_return": "reset", "pool_use_lifo": "order", "fifo": "order", "scheduling": "order",
     "configure": "on_connect", "init": "on_connect", "setup": "on_connect", "setsession": "on_connect",
     "connectionInitSql": "on_connect", "leakDetectionThreshold": "leak_after",

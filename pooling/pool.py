@@ -477,5 +477,7 @@ lead(
     ": use `with pool.acquire() as connection`",
 )
 lead(Pool, "putconn release put return_connection", ": the end of its `with`, or of the lease, gives a connection back")
-lead(Pool, "dispose closeall terminate disconnect end", ": use `pool.close()`")
-lead(Pool, "size closed", ": `pool.stats()` tells")
+lead(Pool, "dispose disconnect", ": use `pool.clear()` to go on with other connections, `pool.close()` to end")
+lead(Pool, "closeall terminate end", ": use `pool.close()`")
+lead(Pool, "wait", ": use `pool.warm_up()`")
+lead(Pool, "size closed status get_stats checkedout", ": `pool.stats()` tells")

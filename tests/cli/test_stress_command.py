@@ -154,6 +154,13 @@ def test_the_json_file_says_what_the_tables_say(main: Main, tmp_path: Path) -> N
     assert all(each["held"] for each in told["verdict"]["invariants"])
 
 
+def test_a_narrow_terminal_sees_every_number_whole(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = main(*SHORT)
+    assert code == 0, out
+    assert "…" not in out
+
+
 def test_the_json_file_has_the_evidence(
     main: Main, tmp_path: Path, stressing: Callable[[type[TinyPool]], None]
 ) -> None:

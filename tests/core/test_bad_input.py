@@ -70,6 +70,8 @@ OF_A_WRONG_TYPE: list[tuple[dict[str, Any], str]] = [
     ({"max_overflow": 3}, "unknown option 'max_overflow'"),
     ({"time_out": 3}, "unknown option 'time_out', did you mean 'timeout'?"),
     ({"maxconn": 3}, "unknown option 'maxconn', did you mean 'max_size'?"),
+    ({"blocking": False}, "unknown option 'blocking', did you mean 'max_waiting'?"),
+    ({"health_check_interval": 30}, "unknown option 'health_check_interval', did you mean 'keepalive'?"),
     ({"user": "me"}, "unknown option 'user': it is the driver's, for the URL or connect_args"),
     ({"zzz": 1}, "unknown option 'zzz'"),
 ]
@@ -350,7 +352,10 @@ def test_a_lease_that_is_taken_for_its_connection_says_how_to_get_that(name: str
         ("getconn", "use `with pool.acquire() as connection`"),
         ("execute", "use `with pool.acquire() as connection`"),
         ("putconn", "the end of its `with`, or of the lease, gives a connection back"),
-        ("dispose", "use `pool.close()`"),
+        ("closeall", "use `pool.close()`"),
+        ("dispose", "use `pool.clear()` to go on with other connections, `pool.close()` to end"),
+        ("wait", "use `pool.warm_up()`"),
+        ("get_stats", "`pool.stats()` tells"),
         ("size", "`pool.stats()` tells"),
     ],
 )

@@ -172,7 +172,7 @@ def _table(title: str, *columns: str) -> Table:
 
     table = Table(title=title or None, title_justify="left", caption_justify="left", show_header=any(columns))
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # in a narrow terminal no number loses its end
     return table
 
 
