@@ -52,8 +52,8 @@ class Settling(Upkeep[T]):
         return not roster.idle and len(self.tally.uses.samples) < FOLD_AT
 
     def line_up(self, waiter: Waiter[T]) -> bool:
-        """Somebody comes to wait. False where join() has to see to it."""
-        if waiter.started >= self.steady_until or self.roster.idle:
+        """Somebody comes to wait. False where join() has to see to it, or its caller to what an exception has left."""
+        if waiter.started >= self.steady_until or self.roster.idle or self.outbox:
             return False
         self.queue.join(waiter)
         return True

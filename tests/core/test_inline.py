@@ -171,3 +171,20 @@ def test_a_connection_is_checked_once_an_acquire_however_strict_check_after_is(c
         clock.advance(1)
         pool.acquire().release()
     assert [hook for hook, _ in factory.threads] == ["connect", "check", "check", "check"]
+
+
+def test_who_joins_a_crowd_does_what_is_left_to_do(clock: ManualClock, make: Make) -> None:
+    factory = FakeFactory(clock)
+    pool = make(factory=factory, workers="inline", max_size=3)
+    for lease in [pool.acquire() for _ in range(3)]:
+        lease.release()
+    factory.gates["close"].slow(1.0)
+    calls = [clock.spawn(pool.clear)]
+    for closing in (1, 2, 3):
+        clock.advance(0)
+        assert factory.gates["close"].inside == closing
+        calls.append(clock.spawn(pool.acquire))
+    factory.gates["close"].ok()
+    clock.advance(5)
+    for call in calls[1:]:
+        call.result().release()

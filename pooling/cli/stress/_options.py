@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pooling.cli._command import Mistake
+
+MOST = 10_000  # threads, and connections: what a machine bears, so that a slip of the finger does not take it down
+YEAR = 366 * 86_400.0  # seconds; what a thread can wait for is not much longer
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class StressOptions:
         for name in ("threads", "max_size"):
             if getattr(self, name) < 1:
                 raise Mistake(f"--{_dashed(name)} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise Mistake(f"--{_dashed(name)} must be at most {MOST:,}, not {getattr(self, name):,}")
         if not 0 <= self.min_size <= self.max_size:
             raise Mistake(f"--min-size must be between 0 and --max-size ({self.max_size}), not {self.min_size}")
         for name in ("duration", "think", "hold", "timeout"):
@@ -53,9 +57,9 @@ class StressOptions:
 
     def _check_time(self, name: str) -> None:
         value = getattr(self, name)
-        if math.isnan(value) or math.isinf(value) or value < 0 or (name == "duration" and value == 0):
+        if not 0 <= value <= YEAR or (name == "duration" and value == 0):  # nan as well
             least = "greater than 0" if name == "duration" else "0 or more"
-            raise Mistake(f"--{name} must be a finite time, {least}")
+            raise Mistake(f"--{name} must be a finite time, {least} and a year at most")
 
 
 def _dashed(name: str) -> str:
