@@ -112,6 +112,8 @@ class WaitingRoom(Dispatch[T]):
 
     def _queue_full(self) -> QueueFull:
         limit = self._config.max_waiting
+        if limit == 0:
+            return QueueFull(f"pool {self.name!r} has no connection free, and nobody may wait for one (max_waiting=0)")
         return QueueFull(f"{limit} callers are waiting for pool {self.name!r} already (max_waiting)")
 
     def _expire(self, waiter: Waiter[T]) -> None:

@@ -242,10 +242,10 @@ class Ledger(Settling[T]):
             self._free(token.entry, token.entry.reason)
 
     def queued(self) -> float:
-        """Callers that wait for a connection to come back: those for whom one is being opened, or may be, are not
-        meant."""
+        """Callers that wait for others to give a connection back: those are not meant who will have one from a worker,
+        which opens, checks or resets it, or closes what takes its place."""
         room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - self._taken())
-        return len(self.queue) - self._live(Stage.CONNECTING) - room
+        return len(self.queue) - sum(map(self._live, self.roster.at)) - room
 
     # -- what the owner orders ----------------------------------------------------------------------
 

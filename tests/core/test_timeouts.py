@@ -129,6 +129,27 @@ def test_a_full_queue_refuses_at_once_and_distinctly(clock: ManualClock, make: M
     assert pool.stats().waiting == 0
 
 
+@pytest.mark.parametrize("hook", ["reset", "check", "close"])
+def test_max_waiting_does_not_count_callers_whose_connection_a_worker_has(
+    clock: ManualClock, factory: FakeFactory, make: Make, hook: str
+) -> None:
+    """Where each use leaves it dirty, max_waiting=0 refused all but the first."""
+    pool = make(name="p", max_size=1, max_waiting=0, check="ping", check_after=0.0 if hook == "check" else 100.0)
+    lease = pool.acquire()
+    lease.connection.dirty = hook == "reset"
+    factory.gates[hook].slow(0.5)
+    if hook == "close":
+        lease.discard()
+    else:
+        lease.release()
+    waiting, refused = clock.spawn(pool.acquire), clock.spawn(pool.acquire)
+    clock.advance(1)
+    waiting.result().release()
+    error = outcome(refused.result)
+    assert isinstance(error, QueueFull)
+    assert str(error) == "pool 'p' has no connection free, and nobody may wait for one (max_waiting=0)"
+
+
 def test_max_waiting_does_not_count_callers_for_whom_a_connection_is_being_opened(make: Make) -> None:
     """A pool with max_waiting=0 opens and serves, and queues nobody."""
     pool = make(max_size=1, max_waiting=0)
