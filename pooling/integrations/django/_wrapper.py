@@ -92,8 +92,13 @@ class Pooled(BaseDatabaseWrapper):
         """What Django does with every new connection. *Worker*; again after a reset of the whole session."""
 
     def _build(self) -> Pool[Any]:
-        self._refuse_persistence()
         live = self.settings_dict
+        if live.get("CONN_MAX_AGE", 0) != 0:
+            raise ImproperlyConfigured(
+                "Pooling doesn't support persistent connections. Set DATABASES"
+                f"[{self.alias!r}]['CONN_MAX_AGE'] to 0: a request gives its connection back at its end, and the pool "
+                "keeps it open."
+            )
         frozen = {**live, "OPTIONS": _copied(self._options())}
         kind, alias = type(self), self.alias
 
@@ -115,14 +120,6 @@ class Pooled(BaseDatabaseWrapper):
             return self.pool_class(self.make_factory(another), **options)
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{self._place('pooling')}: {error}") from error
-
-    def _refuse_persistence(self) -> None:
-        if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
-            raise ImproperlyConfigured(
-                "Pooling doesn't support persistent connections. Set DATABASES"
-                f"[{self.alias!r}]['CONN_MAX_AGE'] to 0: a request gives its connection back at its end, and the pool "
-                "keeps it open."
-            )
 
     def _identity(self) -> _pools.Settings:
         known = self.settings_dict
@@ -146,8 +143,9 @@ class Pooled(BaseDatabaseWrapper):
         if self.in_atomic_block and self.closed_in_transaction and django.VERSION < (5, 1):
             # As Django says it from 5.1 on: what follows would not be in the transaction.
             raise ProgrammingError("Cannot open a new connection in an atomic block.")
-        if self.is_pooled():
-            self._refuse_persistence()  # before Django reckons with it, which may be a text from the environment
+        # Built here: it refuses a CONN_MAX_AGE, which may be a text of the environment, before Django reckons with it.
+        # Who changes it later, as Django's own tests do, is let.
+        _ = self.pooling
         super().connect()
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:

@@ -98,6 +98,16 @@ def test_persistent_connections_are_refused(alias: str, changed: Any) -> None:
             connection.ensure_connection()
 
 
+def test_a_pool_that_is_there_serves_whatever_becomes_of_conn_max_age(alias: str, changed: Any) -> None:
+    """Django's own tests of health checks and of its live server change it."""
+    connection = changed(alias)
+    connection.ensure_connection()
+    connection.close()
+    connection.settings_dict["CONN_MAX_AGE"] = None
+    connection.ensure_connection()
+    assert connection.is_usable()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
