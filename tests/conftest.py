@@ -34,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=0))
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was tried again, and why: a test that fails now and then is a fault of the test, or of what it tests."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"tried again: {report.nodeid}", "-")
+        terminalreporter.write_line("\n".join(report.longreprtext.splitlines()[-12:]))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     with Postgres() as server:

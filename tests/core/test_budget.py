@@ -131,6 +131,13 @@ def test_nobody_asks_the_system_for_the_process(pool: Pool[Any], monkeypatch: py
 
 
 def test_a_cycle_leaves_no_object_behind_but_a_sample(pool: Pool[Any]) -> None:
+    counts = [blocks_left_behind(pool) for _ in range(3)]  # of the whole process, whose other threads may be at work
+    assert min(left for left, _ in counts) < 1.1 * FOLD_AT
+    assert min(after for _, after in counts) < 500
+
+
+def blocks_left_behind(pool: Pool[Any]) -> tuple[int, int]:
+    """By a batch of cycles: before its samples are folded, and after."""
     pool.stats()
     gc.collect()
     gc.disable()
@@ -142,5 +149,4 @@ def test_a_cycle_leaves_no_object_behind_but_a_sample(pool: Pool[Any]) -> None:
         after = sys.getallocatedblocks() - before
     finally:
         gc.enable()
-    assert left < 1.1 * FOLD_AT
-    assert after < 500
+    return left, after
