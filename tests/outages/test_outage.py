@@ -73,7 +73,8 @@ def test_while_down_one_try_at_a_time_two_seconds_each_and_two_a_second(
         gaps = [after - before for before, after in itertools.pairwise(late)]
         assert all(sum(start <= at < start + 5.0 for at in late) <= 10 for start in late), (name, down, gaps)
         if down == "is silent":
-            assert all(1.9 < gap < 2.0 + LATE for gap in gaps), (name, gaps)
+            # Two seconds each; the proxy may have been late to see the first of two, by what a busy machine makes of it.
+            assert all(1.5 < gap < 2.0 + LATE for gap in gaps), (name, gaps)
             assert len(gaps) >= 2, name
         else:
             assert len({round(gap, 3) for gap in gaps}) > len(gaps) / 2, f"{name}: not jittered: {gaps}"
@@ -242,6 +243,7 @@ def test_no_storm_when_two_hundred_threads_in_four_processes_wait_for_one_server
             assert one.stdout.readline() == "filled\n"
         assert between.open == PROCESSES * SIZE
         server.kill()
+        until(lambda: between.open == 0, "the proxy passes it on")  # before that nobody can see it
         for one in clients:
             one.stdin.write("go\n")
             one.stdin.flush()
