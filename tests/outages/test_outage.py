@@ -73,7 +73,7 @@ def test_while_down_one_try_at_a_time_two_seconds_each_and_two_a_second(
         gaps = [after - before for before, after in itertools.pairwise(late)]
         assert all(sum(start <= at < start + 5.0 for at in late) <= 10 for start in late), (name, down, gaps)
         if down == "is silent":
-            # Two seconds each; the proxy may have been late to see the first of two, by what a busy machine makes of it.
+            # Two seconds each; on a busy machine the proxy may have been late to see the first of two.
             assert all(1.5 < gap < 2.0 + LATE for gap in gaps), (name, gaps)
             assert len(gaps) >= 2, name
         else:
@@ -243,7 +243,7 @@ def test_no_storm_when_two_hundred_threads_in_four_processes_wait_for_one_server
             assert one.stdout.readline() == "filled\n"
         assert between.open == PROCESSES * SIZE
         server.kill()
-        until(lambda: between.open == 0, "the proxy passes it on")  # before that nobody can see it
+        time.sleep(1.0)  # for the proxy to pass on that forty sessions are over: before that nobody can see it
         for one in clients:
             one.stdin.write("go\n")
             one.stdin.flush()
