@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.contended import NO_POOL, Cell, with_pool, without_pool
@@ -43,18 +43,17 @@ def installed() -> list[str]:
 
 
 def _outcomes(cell: Cell, pools: list[str], settings: Settings, progress: str) -> dict[str, list[Outcome]]:
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in (NO_POOL, OURS, _name("none"), *map(_name, pools))}
     seconds = cell.duration / 5 if settings.quick else cell.duration
-    for number, names in enumerate(in_turn(list(outcomes), settings.rounds), 1):
+    subjects: dict[str, Callable[[], Outcome]] = {
+        NO_POOL: partial(without_pool, cell, seconds),
+        OURS: partial(with_pool, Ours, cell, seconds),
+        **{_name(pool): partial(_in_node, pool, cell, seconds) for pool in ("none", *pools)},
+    }
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in subjects}
+    for number, names in enumerate(in_turn(list(subjects), settings.rounds), 1):
         for name in names:
             settings.say(f"{progress}, round {number}, {name}")
-            if name == NO_POOL:
-                outcome = without_pool(cell, seconds)
-            elif name == OURS:
-                outcome = with_pool(Ours, cell, seconds)
-            else:
-                outcome = _in_node(next(pool for pool in (*pools, "none") if name == _name(pool)), cell, seconds)
-            outcomes[name].append(outcome)
+            outcomes[name].append(subjects[name]())
     return outcomes
 
 

@@ -242,10 +242,11 @@ class Ledger(Settling[T]):
             self._free(token.entry, token.entry.reason)
 
     def queued(self) -> float:
-        """Callers that wait for others to give a connection back: those are not meant who will have one from a worker,
-        which opens, checks or resets it, or closes what takes its place."""
-        room = 0 if self.outage or self.phase is not RUNNING else max(0, self.max_size - self._taken())
-        return len(self.queue) - sum(map(self._live, self.roster.at)) - room
+        """Callers that wait for others to give a connection back: not those for whom a worker opens, checks or resets
+        one, or for whom one may be opened, be it in the place of one that is being closed."""
+        coming = sum(map(self._live, (Stage.CONNECTING, Stage.CHECKING, Stage.RESETTING)))
+        room = max(0, self.max_size - self._taken() + self._live(Stage.CLOSING))
+        return len(self.queue) - coming - (0 if self.outage or self.phase is not RUNNING else room)
 
     # -- what the owner orders ----------------------------------------------------------------------
 

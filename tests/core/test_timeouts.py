@@ -150,6 +150,19 @@ def test_max_waiting_does_not_count_callers_whose_connection_a_worker_has(
     assert str(error) == "pool 'p' has no connection free, and nobody may wait for one (max_waiting=0)"
 
 
+def test_max_waiting_counts_on_no_close_in_a_pool_that_has_shrunk(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Nothing is opened in the place of what is closed there."""
+    pool = make(max_size=3, max_waiting=0)
+    leases = [pool.acquire() for _ in range(3)]
+    factory.gates["close"].slow(0.5)
+    pool.resize(max_size=1)
+    leases[1].release()
+    leases[2].release()
+    assert isinstance(outcome(pool.acquire), QueueFull)
+
+
 def test_max_waiting_does_not_count_callers_for_whom_a_connection_is_being_opened(make: Make) -> None:
     """A pool with max_waiting=0 opens and serves, and queues nobody."""
     pool = make(max_size=1, max_waiting=0)
