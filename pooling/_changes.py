@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import threading  # never "from threading import": gevent replaces what the module holds
 
+from pooling._runtime.lock import new_lock
 from pooling._sources import Sources
 from pooling.stats import Interval, PoolStats
 
@@ -18,7 +18,7 @@ class Changes:
 
     def __init__(self, sources: Sources, at: float) -> None:
         self._sources = sources
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._begin({}, at)
 
     def begin(self, at: float) -> None:
@@ -30,7 +30,7 @@ class Changes:
         """Each pool as it is and what it has done. ``at`` is the time, ``began`` when this process began to watch, by
         the pools' clock."""
         if self._pid != os.getpid():
-            self._lock = threading.Lock()  # a thread of the parent's may have had it
+            self._lock = new_lock()  # a thread of the parent's may have had it
             self._begin({}, max(self._at, began))
         with self._lock:
             snapshots = self._sources.all()

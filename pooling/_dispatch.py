@@ -16,7 +16,8 @@ from pooling._ledger.notice import Notice
 from pooling._ledger.queue import Waiter
 from pooling._log import PoolLog
 from pooling._runtime.fork import Flag
-from pooling._runtime.threads import Lock, Runtime
+from pooling._runtime.lock import Lock
+from pooling._runtime.threads import Runtime
 from pooling.events import LogLines, Outlet
 
 T = TypeVar("T")

@@ -48,6 +48,7 @@ from pooling._ledger.phase import Phase
 from pooling._ledger.queue import WAITING
 from pooling._log import PoolLog
 from pooling._runtime.fork import PerProcess, flag, settled
+from pooling._runtime.lock import new_lock
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
 from pooling._words import printable
@@ -73,7 +74,7 @@ KEEP_LEAST = 0.05  # seconds between two looks at a connection that the other si
 _names = itertools.count(1)
 # Re-entrant: a destructor that strikes in there may release a lease, a log handler of an abandon() that
 # raises may use another pool.
-_forked = PerProcess(lambda: threading.RLock())  # noqa: PLW0108  # as threading has it then
+_forked = PerProcess(new_lock)
 
 
 class Look(Enum):

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pooling._ledger.queue import Turn, Waiter
 from pooling._runtime.bell import Bell
+from pooling._runtime.lock import Lock
 from pooling._runtime.reaper import Watched
-from pooling._runtime.threads import Lock
 from pooling._runtime.workers import Workers
 from pooling.factory import Factory, ResetMode
 

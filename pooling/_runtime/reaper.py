@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pooling._log import write
+from pooling._runtime.lock import new_lock
 from pooling._runtime.workers import await_end, begin
 
 _log = logging.getLogger("pooling")
@@ -42,7 +43,7 @@ class Reaper:
         self._pokes: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Re-entrant: starting a thread can run the garbage collector, and with it a destructor that closes a pool.
-        self._starting = threading.RLock()
+        self._starting = new_lock()
         self._starts = False
         self.wakes_at = float("inf")
         # SimpleQueue.put is written in C and may be called from anywhere, weak-reference callbacks included.

@@ -13,26 +13,15 @@ from typing import Any, Protocol
 
 from pooling._runtime.bell import Bell
 from pooling._runtime.fork import PerProcess, once_back
+from pooling._runtime.lock import Lock, new_lock
 from pooling._runtime.reaper import Reaper, Watched
 from pooling._runtime.workers import Workers
 
-_renewing = PerProcess(lambda: threading.RLock())  # noqa: PLW0108  # as it is then; a destructor may strike in there
+_renewing = PerProcess(new_lock)
 PATIENCE = 0.25  # seconds that the last close() waits for the process's own threads to end
 COUNTED = sys.version_info >= (3, 12)  # whether os.fork warns of other threads
 SPARE = 256  # bells kept for those who come to wait
 AT_FORK = 0.05  # seconds that a fork is held up for the same, at most
-
-
-class Lock(Protocol):
-    """A re-entrant lock, used by ``with`` alone: entering and leaving run in C, so no exception can strike
-    between taking it and the block."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *details: object) -> None: ...
-
-    def _is_owned(self) -> bool:
-        """Whether the calling thread holds it. (threading.Condition relies on the same method.)"""
 
 
 class Runtime(Protocol):
@@ -90,7 +79,7 @@ class Threads:
                     self._build()
 
     def lock(self) -> Lock:
-        return threading.RLock()  # type: ignore[return-value]  # _is_owned is not in typeshed
+        return new_lock()
 
     def bell(self) -> Bell:
         """A bell that nobody waits at."""

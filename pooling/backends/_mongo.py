@@ -9,7 +9,6 @@ checked by PyMongo, and closed after their idle time.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sized
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from pymongo import MongoClient, ReadPreference, monitoring
 from pymongo.monitoring import ConnectionClosedReason
 
+from pooling._runtime.lock import new_lock
 from pooling.backends import _sockets
 
 _NEEDED = ("conns", "requests", "max_pool_size", "lock", "size_cond", "_max_connecting_cond", "connect", "closed")
@@ -37,7 +37,7 @@ class Tally:
     """The sockets of one process, over all its clients."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         self.open = self.in_use = self.opened = 0
         self.closed: Counter[str] = Counter()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from urllib.parse import unquote_plus
 
 from pooling._clock import DEFAULT, Timeout
 from pooling._runtime.fork import PerProcess
+from pooling._runtime.lock import new_lock
 from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_user
 from pooling.config import Config, nearest
 from pooling.errors import PoolError
@@ -276,7 +276,7 @@ class _Shared:
 
 class _State:
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         self.shared: _Shared | None = None
         self.tally = _mongo.Tally()
 

@@ -6,7 +6,6 @@ the SDK that an application configures.
 
 from __future__ import annotations
 
-import threading  # never "from threading import": gevent replaces what the module holds
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ except ImportError as error:
 
 import pooling
 from pooling._changes import Changes
+from pooling._runtime.lock import new_lock
 from pooling._secrets import hide
 from pooling._sources import CLOSED, Sources
 from pooling.pool import Pool
@@ -119,7 +119,7 @@ class PoolMetrics:
     ) -> None:
         self._sources = Sources(*pools)
         self._attributes = dict(attributes or {})
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._taken_at = float("-inf")
         self._snapshots: list[PoolStats] = []
         self._changes = Changes(self._sources, 0.0)

@@ -14,6 +14,7 @@ import pytest
 from pooling import Factory, Pool, PoolTimeout
 from pooling._runtime.bell import Bell
 from pooling._runtime.fork import flag
+from pooling._runtime.lock import STRUCK_BETWEEN
 from pooling.stats import FOLD_AT
 from pooling.testing import FakeConnection
 
@@ -116,8 +117,9 @@ def test_a_hand_over_makes_so_many_calls_and_no_more(monkeypatch: pytest.MonkeyP
             held.append(lease)
             counts.append((calls.count("call"), calls.count("c_call")))
         held.pop().release()
-    assert min(ours for ours, _ in counts) <= 19
-    assert min(into_c for _, into_c in counts) <= 29
+    entered = 2 if STRUCK_BETWEEN else 0  # the lock, once on each side: a call of ours then, and seen as one into C
+    assert min(ours for ours, _ in counts) <= 19 + entered
+    assert min(into_c for _, into_c in counts) <= 29 + entered
 
 
 @pytest.mark.skipif(not isinstance(flag(), mmap), reason="without the kernel's help process ids are compared")

@@ -46,7 +46,7 @@ LAYERS = (
     {"_sources"},  # which pools to look at
     {"config", "_clock", "_runtime.reaper"},
     {"factory"},
-    {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.workers"},
+    {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.lock", "_runtime.workers"},
     {"stats"},
     {"_elsewhere", "_runtime", "_words"},
 )

@@ -18,7 +18,7 @@ from typing import Any
 
 import pooling
 from pooling import ConnectError, Lease, Pool, PoolClosed, PoolTimeout
-from pooling._runtime.threads import Lock
+from pooling._runtime.lock import Lock
 from pooling.testing import Actor, FakeBroken, FakeConnection, FakeFactory, ManualClock
 
 CORE = os.path.dirname(pooling.__file__)

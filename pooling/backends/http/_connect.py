@@ -9,6 +9,7 @@ from typing import Any
 
 from urllib3.exceptions import ConnectTimeoutError
 
+from pooling._runtime.lock import new_lock
 from pooling._runtime.threads import THREADS
 
 GRACE = 0.1  # seconds by which the driver's own timeout, which has the better message, goes first
@@ -53,7 +54,7 @@ class _Attempt:
         self.error: BaseException | None = None
         self._connection, self._connect = connection, connect
         self._context = copy_context()  # what instruments a request looks there for it
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._ended = self._forsaken = False
 
     def run(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading  # never "from threading import": gevent replaces what the module holds
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from urllib3.connectionpool import HTTPConnectionPool as TheirPool
 
 from pooling._clock import DEFAULT
 from pooling._runtime.fork import PerProcess
+from pooling._runtime.lock import Lock, new_lock
 from pooling._sources import numbered
 from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool
 from pooling.config import Config
@@ -40,8 +40,8 @@ class Total:
         self.pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
         # The lock, the connections in use by a permit, and those of who waits for one. A response that is dropped takes
         # its connection out of them.
-        self._state: PerProcess[tuple[threading.Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]] = PerProcess(
-            lambda: (threading.Lock(), weakref.WeakSet(), weakref.WeakSet())
+        self._state: PerProcess[tuple[Lock, weakref.WeakSet[Any], weakref.WeakSet[Any]]] = PerProcess(
+            lambda: (new_lock(), weakref.WeakSet(), weakref.WeakSet())
         )
 
     def acquire(self, timeout: float | None) -> Lease[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pooling._runtime.fork import PerProcess
+from pooling._runtime.lock import new_lock
 from pooling.pool import Pool
 
 Settings = tuple[Any, ...]
@@ -19,7 +19,7 @@ class _Known(NamedTuple):
 
 
 _known: dict[str, _Known] = {}
-lock = PerProcess(lambda: threading.RLock())  # noqa: PLW0108  # as it is then, see above
+lock = PerProcess(new_lock)
 """What guards what all threads of this process share; held for no I/O. Re-entrant: a signal handler that strikes in
 there may use another database."""
 

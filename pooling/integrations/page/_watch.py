@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pooling._runtime.fork import PerProcess
+from pooling._runtime.lock import new_lock
 from pooling.integrations.page._history import EVERY, History
 from pooling.pool import Pool
 
@@ -29,7 +30,7 @@ class _Here:
     """What a watch has in one process."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # over histories, tick and thread
+        self.lock = new_lock()  # over histories, tick and thread
         self.run = secrets.token_hex(4)
         self.histories: weakref.WeakKeyDictionary[Pool[Any], History] = weakref.WeakKeyDictionary()
         self.tick = 0

@@ -1,0 +1,101 @@
+"""The lock that stands in ``with``: whatever strikes on the way in, nobody leaves it taken."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from pooling._runtime.lock import EnteredCarefully, new_lock
+from tests.waiting import until
+
+STRIKES = 300
+
+
+class Struck(BaseException):
+    """What a signal handler raises, or another thread sends."""
+
+
+class StruckAfter(EnteredCarefully):
+    def acquire(self, *details: Any) -> bool:
+        super().acquire(*details)
+        raise Struck
+
+
+class StruckWaiting(EnteredCarefully):
+    def acquire(self, *_: Any) -> bool:
+        raise Struck
+
+
+def taken(lock: Any) -> bool:
+    """Whether another thread would have to wait for it."""
+    found: list[bool] = []
+
+    def look() -> None:
+        free = lock.acquire(blocking=False)
+        found.append(not free)
+        if free:
+            lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found.pop()
+
+
+def test_it_is_taken_within_and_free_after() -> None:
+    careful: Any = EnteredCarefully()
+    with careful:
+        assert careful._is_owned()
+        assert taken(careful)
+        with careful:  # again, by the same thread
+            pass
+        assert taken(careful)
+    assert not careful._is_owned()
+    assert not taken(careful)
+
+
+@pytest.mark.parametrize("kind", [StruckAfter, StruckWaiting])
+def test_what_strikes_on_the_way_in_leaves_it_free(kind: type[Any]) -> None:
+    lock = kind()
+    with pytest.raises(Struck), lock:
+        pytest.fail("the block has begun")
+    assert not lock._is_owned()
+
+
+def test_it_stays_where_it_was_taken_before() -> None:
+    lock = StruckAfter()
+    EnteredCarefully.acquire(lock)
+    with pytest.raises(Struck), lock:
+        pytest.fail("the block has begun")
+    assert lock._is_owned()
+    lock.release()
+    assert not lock._is_owned()
+
+
+def test_no_strike_leaves_it_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.14 one of some fifty left threading's own behind."""
+    for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):  # threads that end by a strike
+        monkeypatch.setattr(module, hook, lambda args: None)
+    lock: Any = new_lock()
+    rounds: list[int] = []  # an event's own lock would be struck as well
+
+    def use() -> None:
+        while True:
+            with lock:
+                rounds.append(1)
+
+    for number in range(STRIKES):
+        rounds.clear()
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        until(lambda: rounds)
+        ident = ctypes.c_ulong(thread.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Struck))
+        thread.join()
+        # Asked by this thread: another new one may go by the identity of the one that has ended.
+        assert lock.acquire(blocking=False), f"left behind by strike {number}"
+        lock.release()
