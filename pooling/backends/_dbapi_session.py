@@ -24,6 +24,12 @@ def set_autocommit(connection: Any, value: Any) -> None:
         connection.autocommit = value
 
 
+def transaction_status(connection: Any) -> Any:
+    """What libpq says, as psycopg2 tells it, without a round trip; 0, which is idle, where a driver tells nothing."""
+    ask = getattr(connection, "get_transaction_status", None)
+    return 0 if ask is None else ask()
+
+
 def socket_of(connection: Any) -> socket.socket | None:
     """The socket of a driver written in Python: an attribute of its connection, or of something that it holds."""
     package = type(connection).__module__.partition(".")[0]

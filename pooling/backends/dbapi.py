@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pooling._driver import module_of
 from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked
-from pooling.backends._dbapi_session import autocommit, fileno, set_autocommit, socket_of, timed
+from pooling.backends._dbapi_session import autocommit, fileno, set_autocommit, socket_of, timed, transaction_status
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -28,6 +28,7 @@ _READ_ONLY = "25006"  # a primary that was demoted under us
 _ROLLED_BACK = ("40001", "40P01", "55P03")  # serialization failure; PostgreSQL's deadlock, and lock not available
 _REFUSED = ("28", "3D", "42")  # who, which database, what is not understood
 _CODE = 5  # letters
+_ACTIVE = 1  # libpq's PQTRANS_ACTIVE
 
 
 class Held:
@@ -98,6 +99,8 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         return held.connection
 
     def close(self, held: Held) -> None:
+        if transaction_status(held.connection) == _ACTIVE:
+            self.interrupt(held)  # a thread waits for an answer, and psycopg2's close() would wait for the thread
         try:
             held.connection.close()
         except Exception as error:
@@ -208,8 +211,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
             if not self._is_one_of(error, "NotSupportedError"):  # a database without transactions
                 raise
         # psycopg2 takes it that with autocommit there is nothing to roll back: not so after a BEGIN by hand.
-        ask = getattr(held.connection, "get_transaction_status", None)
-        if ask is not None and ask():
+        if transaction_status(held.connection):
             held.connection.cursor().execute("ROLLBACK")
 
     def _ended(self, held: Held) -> None:
