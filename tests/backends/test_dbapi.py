@@ -245,6 +245,21 @@ class TestReturn:
             assert pool.stats().errors == news
         assert ("closing a connection failed" in caplog.text) == news
 
+    def test_a_close_of_the_descriptor_alone_ends_what_a_thread_still_reads(self, driver: Any) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            connection = driver.connect()
+            connection.channel, connection.close = ours, ours.close
+            with dbapi.create(lambda: connection, module=driver, max_size=1) as pool:
+                lease = pool.acquire()
+                thread = threading.Thread(target=lambda: ours.recv(1))
+                thread.start()
+                time.sleep(0.05)  # until it reads
+                lease.discard()
+                thread.join(5.0)
+                assert not thread.is_alive()
+            assert theirs.recv(1) == b""
+
     def test_a_close_that_waits_for_the_user_does_not_wait_long(self, backend: PG8000) -> None:
         with dbapi.create(Likeness.connect, backend.server.url, module=psycopg, max_size=1) as pool:
             lease = pool.acquire()
