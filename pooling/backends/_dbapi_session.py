@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from pooling.backends import _sockets
 
 
 def autocommit(connection: Any) -> Any:
@@ -22,6 +25,12 @@ def set_autocommit(connection: Any, value: Any) -> None:
         connection.autocommit(value)
     else:
         connection.autocommit = value
+
+
+def transaction_status(connection: Any) -> Any:
+    """What libpq says, as psycopg2 tells it, without a round trip; 0, which is idle, where a driver tells nothing."""
+    ask = getattr(connection, "get_transaction_status", None)
+    return 0 if ask is None else ask()
 
 
 def socket_of(connection: Any) -> socket.socket | None:
@@ -60,3 +69,19 @@ def timed(connection: socket.socket | None, timeout: float) -> Iterator[None]:
         yield
     finally:
         connection.settimeout(before)
+
+
+@contextmanager
+def hung_up(connection: socket.socket | None) -> Iterator[None]:
+    """After the block the socket leads nowhere, whatever has become of its descriptor: a thread that still reads fails.
+    With the descriptor alone closed, as by MySQL's own driver, it would read on, and the server keep the session."""
+    twin = -1
+    if connection is not None and connection.fileno() >= 0:
+        with suppress(OSError):  # no descriptor is left
+            twin = os.dup(connection.fileno())
+    try:
+        yield
+    finally:
+        if twin >= 0:
+            _sockets.shut_down(twin)
+            os.close(twin)

@@ -143,7 +143,8 @@ def snap(client: MongoClient[Any]) -> None:
     for pool in _pools(client).values():
         with pool.lock:
             for connection in list(pool.conns)[:1]:
-                _sockets.shut_down(connection.conn.get_conn.fileno())
+                # Which PyMongo, from 4.12 on, holds further in.
+                _sockets.shut_down(getattr(connection.conn, "get_conn", connection.conn).fileno())
 
 
 def _keep(pool: Any, connections: list[Any]) -> None:

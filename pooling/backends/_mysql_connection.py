@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pymysql
-from pymysql.constants import CR, ER, SERVER_STATUS
+from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
 
 if TYPE_CHECKING:
     import socket
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         """What PyMySQL's types leave out."""
 
         server_version: str
+        server_capabilities: int
+        client_flag: int
         _sock: socket.socket | None
         _closed: bool
         _result: Any
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         def _read_ok_packet(self) -> Any: ...
         def _read_query_result(self, unbuffered: bool = False) -> int: ...
         def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext: ...
+        def _request_authentication(self) -> None: ...
 
     class MySQLResult:
         connection: Any
@@ -246,7 +249,19 @@ class Connection(_Base):
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         # Without any TLS option PyMySQL takes what the server offers and verifies nothing. Reading the system's
         # certificates for that would be nine tenths of the time a connect takes.
-        return super()._create_ssl_ctx(sslp) if sslp else _unverified()
+        if not sslp:
+            return _unverified()
+        context = super()._create_ssl_ctx(sslp)
+        # PyMySQL has the name verified only beside a ca. By the system's authorities anybody's certificate would do.
+        if isinstance(sslp, dict) and sslp.get("check_hostname") and context.verify_mode:
+            context.check_hostname = True
+        return context
+
+    def _request_authentication(self) -> None:
+        # Where TLS is asked for and not to be had, PyMySQL 1.1 goes on in plain text.
+        if self.client_flag & CLIENT.SSL and not self.server_capabilities & CLIENT.SSL:
+            raise pymysql.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "TLS is required, but the server has none")
+        super()._request_authentication()
 
 
 class _Result(MySQLResult):

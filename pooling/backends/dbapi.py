@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pooling._driver import module_of
 from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked
-from pooling.backends._dbapi_session import autocommit, fileno, set_autocommit, socket_of, timed
+from pooling.backends._dbapi_session import (
+    autocommit,
+    fileno,
+    hung_up,
+    set_autocommit,
+    socket_of,
+    timed,
+    transaction_status,
+)
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -28,6 +36,7 @@ _READ_ONLY = "25006"  # a primary that was demoted under us
 _ROLLED_BACK = ("40001", "40P01", "55P03")  # serialization failure; PostgreSQL's deadlock, and lock not available
 _REFUSED = ("28", "3D", "42")  # who, which database, what is not understood
 _CODE = 5  # letters
+_ACTIVE = 1  # libpq's PQTRANS_ACTIVE
 
 
 class Held:
@@ -98,8 +107,11 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         return held.connection
 
     def close(self, held: Held) -> None:
+        if transaction_status(held.connection) == _ACTIVE:
+            self.interrupt(held)  # a thread waits for an answer, and psycopg2's close() would wait for the thread
         try:
-            held.connection.close()
+            with hung_up(held.socket):
+                held.connection.close()
         except Exception as error:
             if not self.is_broken(error):  # else there is nobody to say goodbye to, and a restart breaks all of them
                 raise
@@ -107,7 +119,6 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
             # One whose goodbye fails may keep its socket open until it is collected; a socket's own close() waits for
             # the files that were made of it.
             if held.socket is not None and held.socket.fileno() >= 0:
-                _sockets.shut_down(held.socket.fileno())  # a thread may still be reading: it is to fail
                 socket.close(held.socket.detach())
 
     def check(self, held: Held, timeout: float) -> None:
@@ -208,8 +219,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
             if not self._is_one_of(error, "NotSupportedError"):  # a database without transactions
                 raise
         # psycopg2 takes it that with autocommit there is nothing to roll back: not so after a BEGIN by hand.
-        ask = getattr(held.connection, "get_transaction_status", None)
-        if ask is not None and ask():
+        if transaction_status(held.connection):
             held.connection.cursor().execute("ROLLBACK")
 
     def _ended(self, held: Held) -> None:

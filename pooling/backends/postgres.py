@@ -21,9 +21,10 @@ try:
     from psycopg import errors
     from psycopg.adapt import AdaptersMap
     from psycopg.conninfo import conninfo_to_dict
+    from psycopg.errors import CancellationTimeout, ConnectionTimeout, PipelineAborted
     from psycopg.pq import Conninfo, ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 except ImportError as error:
-    raise ImportError("PostgreSQL needs psycopg 3: pip install 'pooling[postgres]'") from error
+    raise ImportError("PostgreSQL needs psycopg 3.2 or later: pip install 'pooling[postgres]'") from error
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -40,7 +41,7 @@ _READ_ONLY = "25006"  # a primary that was demoted under us
 _SAYS_READ_ONLY = (b"in_hot_standby", b"default_transaction_read_only")
 # Undone, or refused: serialization failure, deadlock, lock not available.
 _NOTHING_DONE = {"40001", "40P01", "55P03", _READ_ONLY}
-_CLIENT_SIDE = (errors.PipelineAborted, errors.CancellationTimeout, errors.ConnectionTimeout)
+_CLIENT_SIDE = (PipelineAborted, CancellationTimeout, ConnectionTimeout)
 # A failed connect carries no code, only text. In another language than English none of these is found, and the error
 # counts as passing: the waiters learn of it after fail_after. The last row is PgBouncer's.
 _PERMANENT = (

@@ -145,17 +145,24 @@ def test_an_unknown_option_is_told_with_the_nearest() -> None:
         pooling.create_pool("sqlite://", **options)
 
 
-def test_a_missing_driver_is_told_with_the_extra_that_brings_it() -> None:
+@pytest.mark.parametrize(
+    ("missing", "scheme", "extra"),
+    [("psycopg", "postgresql", "postgres"), ("redis", "redis", "redis"), ("redis.himport", "redis", "redis")],
+)
+def test_a_driver_that_is_missing_or_too_old_is_told_with_the_extra_that_brings_it(
+    missing: str, scheme: str, extra: str
+) -> None:
     script = """
         import sys
-        sys.modules["psycopg"] = None  # what makes an import fail
+        missing, scheme = sys.argv[1:]
+        sys.modules[missing] = None  # what makes an import fail
         import pooling
         try:
-            pooling.create_pool("postgresql://db/shop")
+            pooling.create_pool(f"{scheme}://db/shop")
         except ImportError as error:
             print(error)
     """
-    assert "pip install 'pooling[postgres]'" in run_python(script)
+    assert f"pip install 'pooling[{extra}]'" in run_python(script, missing, scheme)
 
 
 def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,16 +8,19 @@ import os
 import socket
 import sqlite3
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pg8000.dbapi
 import psycopg
 import pymysql
 import pytest
+from psycopg.pq import TransactionStatus
 
 import pooling
 from pooling import ConnectError, Pool
@@ -51,6 +54,21 @@ class FakeConnection:
 
     def close(self) -> None:
         self.calls.append("close")
+
+
+class Likeness(psycopg.Connection[Any]):
+    """Behaves like psycopg2."""
+
+    def get_transaction_status(self) -> int:
+        return self.info.transaction_status
+
+    def rollback(self) -> None:
+        if not self.autocommit:
+            super().rollback()
+
+    def close(self) -> None:
+        with self.lock:
+            super().close()
 
 
 @pytest.fixture
@@ -227,6 +245,38 @@ class TestReturn:
             assert pool.stats().errors == news
         assert ("closing a connection failed" in caplog.text) == news
 
+    def test_a_close_of_the_descriptor_alone_ends_what_a_thread_still_reads(self, driver: Any) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            connection = driver.connect()
+            connection.channel, connection.close = ours, ours.close
+            with dbapi.create(lambda: connection, module=driver, max_size=1) as pool:
+                lease = pool.acquire()
+                thread = threading.Thread(target=lambda: ours.recv(1))
+                thread.start()
+                time.sleep(0.05)  # until it reads
+                lease.discard()
+                thread.join(5.0)
+                assert not thread.is_alive()
+            assert theirs.recv(1) == b""
+
+    def test_a_close_that_waits_for_the_user_does_not_wait_long(self, backend: PG8000) -> None:
+        with dbapi.create(Likeness.connect, backend.server.url, module=psycopg, max_size=1) as pool:
+            lease = pool.acquire()
+            connection, outcome = lease.connection, Queue[Any]()
+
+            def work() -> None:
+                try:
+                    outcome.put(connection.execute("SELECT pg_sleep(20)"))
+                except psycopg.OperationalError as error:
+                    outcome.put(error)
+
+            threading.Thread(target=work).start()
+            until(lambda: connection.get_transaction_status() == TransactionStatus.ACTIVE)
+            lease.discard()
+            with pool.acquire(timeout=5.0):
+                assert isinstance(outcome.get(timeout=5.0), psycopg.OperationalError)
+
     def test_a_session_is_reset_by_what_the_user_says(self, driver: Any) -> None:
         with dbapi.create(
             driver.connect, reset="session", reset_session=lambda c: c.calls.append("reset"), workers="inline"
@@ -251,18 +301,8 @@ class TestAutocommit:
         assert pool.stats().opened == 1
 
     def test_a_transaction_begun_by_hand_is_rolled_back_where_the_driver_sees_none(self, backend: PG8000) -> None:
-        class Believer(psycopg.Connection[Any]):
-            """As psycopg2 does it."""
-
-            def get_transaction_status(self) -> int:
-                return self.info.transaction_status
-
-            def rollback(self) -> None:
-                if not self.autocommit:
-                    super().rollback()
-
         url = backend.server.url
-        with dbapi.create(Believer.connect, url, connect_args={"autocommit": True}, module=psycopg, max_size=1) as pool:
+        with dbapi.create(Likeness.connect, url, connect_args={"autocommit": True}, module=psycopg, max_size=1) as pool:
             for last in ("SELECT 1", "SELECT nothing FROM nowhere"):
                 with pool.acquire() as connection:
                     connection.execute("BEGIN")

@@ -213,6 +213,25 @@ class TestTLS:
         with create_pool(url) as pool, pytest.raises(ConnectError, match="certificate verify failed"):
             pool.acquire(10.0)
 
+    def test_a_name_is_verified_by_the_systems_authorities_too(
+        self, secure: MySQL, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert secure.server.certificates is not None
+        monkeypatch.setenv("SSL_CERT_FILE", str(secure.server.certificates.authority))
+        url = secure.url.partition("?")[0] + "?ssl_mode="
+        for mode, host in (("VERIFY_IDENTITY", "127.0.0.1"), ("VERIFY_CA", "127.1")):  # the same place by another name
+            factory = MysqlFactory(url.replace("127.0.0.1", host) + mode)
+            factory.close(factory.connect(5.0))
+        with pytest.raises(pymysql.OperationalError, match="certificate verify failed"):
+            MysqlFactory(url.replace("127.0.0.1", "127.1") + "VERIFY_IDENTITY").connect(5.0)
+
+    @pytest.mark.parametrize("mode", ["REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"])
+    def test_without_tls_nobody_is_let_in_who_asked_for_it(self, own_server: Callable[..., Any], mode: str) -> None:
+        factory = MysqlFactory(f"{own_server('mariadb').url}?ssl_mode={mode}")
+        with pytest.raises(pymysql.OperationalError, match="TLS is required") as caught:
+            factory.connect(5.0)
+        assert factory.is_permanent(caught.value)
+
     def test_a_forked_child_says_nothing_on_the_parents_session(self, secure: MySQL) -> None:
         script = "import sys; from tests.backends.forking import main; main(*sys.argv[1:])"
         kind = "tests.backends.adapters_mysql:MySQL"

@@ -79,7 +79,9 @@ class MariaDB(Server):
             # A test's own user may log in with a wrong password as often as it takes.
             "--max-connect-errors=1000000000",
         ]
-        if self.certificates is not None:
+        if self.certificates is None:
+            command.append("--skip-ssl")  # from 11.4 on a server would make itself a certificate
+        else:
             command += [
                 f"--ssl-ca={self.certificates.authority}",
                 f"--ssl-cert={self.certificates.certificate}",

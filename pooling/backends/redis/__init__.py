@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 try:
-    import redis as _driver  # noqa: F401  # that it is there
+    import redis.himport  # noqa: F401  # which came with 8.1
 except ImportError as error:
-    raise ImportError("Redis needs redis-py: pip install 'pooling[redis]'") from error
+    raise ImportError("Redis needs redis-py 8.1 or later: pip install 'pooling[redis]'") from error
 
 from pooling.backends.redis._errors import NoConnection, TooManyConnections
 from pooling.backends.redis._factory import RedisFactory, create
