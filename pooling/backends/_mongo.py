@@ -118,6 +118,8 @@ def fill(client: MongoClient[Any], permits: Sized) -> bool:
                 pool.conns.appendleft(connection)
             getattr(pool, "active_contexts", set()).discard(connection.cancel_context)
             pool._max_connecting_cond.notify()
+        # As where an operation opens one: what is sent from now on is to tell the cluster's time.
+        client._topology.receive_cluster_time(getattr(connection, "_cluster_time", None))
         if closed:
             connection.close_conn(ConnectionClosedReason.POOL_CLOSED)
     finally:

@@ -251,6 +251,9 @@ class SharedClient(pymongo.MongoClient[Any]):
         super().close()
 
 
+SharedClient.__name__ = "MongoClient"  # which PyMongo's messages and repr() are to say
+
+
 class _Shared:
     """A client and the permits to use it. It is closed with its last permit."""
 

@@ -115,6 +115,7 @@ def test_it_does_not_matter_how_urllib3_makes_its_queue(http_server: HTTP) -> No
 def test_the_queue_like_face_counts_places_and_hands_them_out(make: Any) -> None:
     pool = make(maxsize=3, block=True)
     face = pool.pool
+    assert isinstance(face, queue.LifoQueue)  # as vcrpy asks, to know that each place is to be put back
     assert (face.qsize(), face.full(), face.empty()) == (3, True, False)
     connection = face.get()
     assert face.qsize() == 2

@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import EmptyPoolError, SSLError
 
 from pooling.backends import http
-from tests.backends.contract import LATE, in_threads
+from tests.backends.contract import LATE, in_threads, run_python
 from tests.forwarder import Forwarder
 from tests.servers import HTTP
 
@@ -204,3 +204,20 @@ def test_two_pools_of_one_origin_are_told_apart_as_they_are_everywhere() -> None
         for maxsize in (1, 2):
             manager.connection_from_host("one.example", 80, pool_kwargs={"maxsize": maxsize})
         assert list(manager.pooling) == ["http://one.example:80", "http://one.example:80#2"]
+
+
+def test_behind_a_socks_proxy_the_pools_are_of_urllib3s_kind_so_that_what_is_set_on_its_classes_holds() -> None:
+    # Without a SOCKS library, of which nothing is needed to tell: vcrpy records and replays in this way.
+    said = run_python("""
+        import sys, types
+        sys.modules["socks"] = types.ModuleType("socks")
+        import urllib3.contrib.socks as theirs
+        from pooling.backends.http import _socks as ours
+        for name in ("SOCKSHTTPConnectionPool", "SOCKSHTTPSConnectionPool"):
+            kind, mine = getattr(theirs, name), getattr(ours, name)
+            assert mine.ConnectionCls is kind.ConnectionCls
+            kind.ConnectionCls = object
+            assert mine.ConnectionCls is object
+        print("held")
+    """)
+    assert said == "held\n"

@@ -38,6 +38,22 @@ def tls_server() -> Iterator[Server]:
         yield server
 
 
+class Commands(monitoring.CommandListener):
+    """Keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[monitoring.CommandStartedEvent] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.sent.append(event)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Of no concern."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Of no concern."""
+
+
 def agree(backend: MongoDB, pool: Pool[Any], count: int) -> None:
     """The pool, the driver's events and the server say the same."""
     settled(pool, size=count, closing=0, busy=0)
@@ -51,6 +67,21 @@ class TestOneClient:
         with pool.acquire() as first, pool.acquire() as second:
             assert first is second
             assert isinstance(first, pymongo.MongoClient)
+
+    def test_it_names_itself_as_pymongos_own_does(self, backend: MongoDB) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.acquire() as client, client.start_session() as session:
+            assert repr(client).startswith("MongoClient(")
+            with pymongo.MongoClient[Any](backend.url) as other, pytest.raises(errors.InvalidOperation) as raised:
+                other.admin.command("ping", session=session)
+        assert "the MongoClient that started it" in str(raised.value)
+
+    def test_the_first_command_tells_the_clusters_time_as_it_does_without_a_pool(self, backend: MongoDB) -> None:
+        commands = Commands()
+        pool = create_pool(backend.url, {"event_listeners": [commands]}, max_size=1)
+        with pool, pool.acquire() as client, client.start_session() as session, session.start_transaction():
+            client.pooling.first.find_one(session=session)
+        assert "$clusterTime" in commands.sent[0].command
 
     def test_each_permit_has_a_socket_and_all_three_counts_agree(self, backend: MongoDB) -> None:
         pool = backend.pool(max_size=4)

@@ -69,7 +69,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     """
 
     pooling: Pool[Any]
-    pool: QueueFace | None  # type: ignore[assignment]
+    pool: QueueFace | None
 
     def __init__(
         self,

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from pooling.backends.http._pools import HTTPConnectionPool
 
 
-class QueueFace:
+class QueueFace(queue.LifoQueue):  # type: ignore[type-arg]
     """It counts what is idle and what may still be opened, as urllib3's queue filled with None does.
 
+    A queue by its type alone: by that vcrpy knows that a place which it takes out has to be put back.
     It knows its pool weakly: urllib3 keeps the queue of a pool that is gone.
     """
 
@@ -61,7 +62,7 @@ class QueueFace:
         self.put(item, block=False)
 
     @property
-    def queue(self) -> list[Any]:
+    def queue(self) -> list[Any]:  # type: ignore[override]  # nobody sets it
         """The idle connections, the one used last at the end, behind a None for each that may still be opened."""
         owner = self._open_owner()
         if owner is None:

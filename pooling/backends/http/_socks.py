@@ -10,12 +10,13 @@ from pooling.backends.http._manager import _Managing, taken
 from pooling.backends.http._pools import HTTPConnectionPool, HTTPSConnectionPool
 
 
-class SOCKSHTTPConnectionPool(HTTPConnectionPool):
-    ConnectionCls = theirs.SOCKSConnection
+# Of their kind as well: what others set on urllib3's classes, as vcrpy does to record and replay, is to hold for these.
+class SOCKSHTTPConnectionPool(HTTPConnectionPool, theirs.SOCKSHTTPConnectionPool):
+    """urllib3's pool for a SOCKS proxy, with ours underneath."""
 
 
-class SOCKSHTTPSConnectionPool(HTTPSConnectionPool):
-    ConnectionCls = theirs.SOCKSHTTPSConnection
+class SOCKSHTTPSConnectionPool(HTTPSConnectionPool, theirs.SOCKSHTTPSConnectionPool):
+    """The same for HTTPS."""
 
 
 class SOCKSProxyManager(_Managing, theirs.SOCKSProxyManager):
