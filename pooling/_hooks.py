@@ -1,8 +1,8 @@
 """How a job is done on a worker: the factory's method is called, and what came of it is put into a report.
 
 Hooks run in an empty :class:`contextvars.Context`: a pool's connection outlives the request in which it
-happened to be opened. An error that is kept has its frames cleared, so that it keeps no variables alive, the
-job's token above all; and what it says has the factory's secrets taken out, for it is shown in many places.
+happened to be opened. An error that is kept loses its frames, so that it keeps no variables alive, the job's
+token and the pool above all; and what it says has the factory's secrets taken out, for it is shown in many places.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pooling._ledger.jobs import Job
 from pooling._ledger.ledger import Fate, Ledger
 from pooling._log import PoolLog, write
 from pooling._secrets import Concealed, conceal
+from pooling._traces import bare
 from pooling.config import Config
 from pooling.errors import PoolError
 from pooling.factory import Factory, overrides
@@ -227,7 +228,7 @@ class NothingOpened(PoolError):
 
 
 def contained(error: BaseException) -> BaseException:
-    """The error with its line numbers kept and the variables of its frames gone, those of its causes too."""
+    """The error with its line numbers kept and its frames gone, with all that they lead to; those of its causes too."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -237,7 +238,7 @@ def contained(error: BaseException) -> BaseException:
             inner = link.__traceback__.tb_next if link is error else link.__traceback__
             traceback.clear_frames(inner)
             try:
-                link.__traceback__ = inner
+                link.__traceback__ = bare(inner)
             except Exception:
                 pass  # it lets nothing of itself be changed, as a frozen dataclass does
         link = link.__cause__ or link.__context__

@@ -50,6 +50,8 @@ class Reaper:
         self.poke = self._pokes.put
 
     def watch(self, pool: Watched) -> None:
+        if self._thread is None:
+            self._thin_out()
         self._pools[id(pool)] = weakref.ref(pool, self.poke)
 
     def forget(self, pool: Watched) -> bool:
@@ -65,7 +67,8 @@ class Reaper:
             try:
                 self._start()
             except RuntimeError:
-                pass  # no thread can be started (the interpreter is ending, or a limit): waiters look by themselves
+                # No thread can be started (the interpreter is ending, or a limit): waiters look by themselves.
+                self._thin_out()
 
     def park(self, patience: float) -> None:
         """Let the thread end; the next alarm starts it again, or :meth:`resume`."""
@@ -83,6 +86,16 @@ class Reaper:
     def watches(self) -> bool:
         """Whether there is any pool."""
         return bool(self._living())
+
+    def _thin_out(self) -> None:
+        """Keep one of the pokes that nobody reads: pools may come and go for ever without anything that is ever due."""
+        try:
+            while True:
+                self._pokes.get_nowait()
+        except queue.Empty:
+            pass
+        finally:
+            self.poke(None)  # one of them may have been meant for a thread that has come meanwhile
 
     def _start(self) -> None:
         with self._starting:

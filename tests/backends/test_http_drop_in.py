@@ -7,6 +7,7 @@ import queue
 import socket
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +16,13 @@ import pytest
 import urllib3
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, MaxRetryError, NewConnectionError
 
-from pooling import Pool, PoolTimeout
+from pooling import ConnectError, Pool, PoolTimeout
 from pooling.backends import http
 from pooling.backends.http._connect import connect_in_time
 from tests.backends.contract import LATE, in_threads, run_python, settled
+from tests.core.helpers import outcome
 from tests.servers import HTTP
+from tests.servers.base import free_port
 
 
 @pytest.fixture
@@ -417,6 +420,21 @@ def test_a_refused_connect_is_told_at_once_and_every_try_is_a_real_one(http_serv
         assert time.monotonic() - start < 1.0
         assert isinstance(caught.value.reason, NewConnectionError)
         assert pool.num_connections == 4
+
+
+def test_an_error_that_many_callers_are_told_has_the_traceback_of_none(http_server: HTTP) -> None:
+    """One that a worker has met with, which keeps min_size. The pool keeps it until the next try."""
+    with http.HTTPConnectionPool(
+        http_server.host, free_port(), min_size=1, fail_after=0.0, backoff=lambda _: 60.0, retries=False
+    ) as pool:
+        assert isinstance(outcome(pool.pooling.warm_up), ConnectError)
+        raised = [outcome(pool.request, "GET", "/") for _ in range(10)]
+        kept = pool.pooling._ledger.outage.error
+        assert {type(error) for error in raised} == {NewConnectionError}
+        assert "Connection refused" in str(raised[-1])
+        assert str(raised[-1]) == str(kept)
+        assert raised[-1] is not kept
+        assert len({len(traceback.extract_tb(error.__traceback__)) for error in raised}) == 1
 
 
 def test_pooling_itself_yields_connected_connections(make: Any, http_server: HTTP) -> None:

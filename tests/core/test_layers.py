@@ -48,7 +48,7 @@ LAYERS = (
     {"factory"},
     {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.lock", "_runtime.workers"},
     {"stats"},
-    {"_elsewhere", "_runtime", "_words"},
+    {"_elsewhere", "_runtime", "_traces", "_words"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 IN_ROWS_OF_THEIR_OWN = {"_ledger", "_runtime"}  # packages whose files have places in LAYERS

@@ -76,3 +76,22 @@ def test_a_pool_that_gets_the_address_of_one_just_collected_has_its_reaper() -> 
     reaper._pools[key] = Dead(pool)
     reaper._living()
     assert reaper._living() == [pool]
+
+
+@pytest.mark.parametrize("possible", [True, False], ids=["nothing is due", "no thread can be started"])
+def test_what_would_wake_a_reaper_that_does_not_run_does_not_pile_up(
+    possible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if not possible:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    reaper = Reaper(at_rest=lambda: None)
+    for _ in range(100):
+        pool = Quiet()
+        reaper.watch(pool)
+        if not possible:
+            reaper.alarm(time.monotonic())
+        del pool  # which wakes the reaper
+    assert 1 <= reaper._pokes.qsize() <= 2

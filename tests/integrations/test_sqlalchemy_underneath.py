@@ -249,3 +249,21 @@ def test_many_threads_share_few_connections_and_none_is_lost(engines: Engines) -
     for connection in [engine.connect() for _ in range(2)]:
         connection.close()
     assert balance(engine)
+
+
+def test_connections_that_come_and_go_in_one_place_leave_nothing_in_the_books(engines: Engines) -> None:
+    engine = engines(pool_size=1, max_overflow=0)
+    for _ in range(200):
+        with engine.connect() as connection:
+            connection.invalidate()
+    roster = below(engine)._roster
+    assert (len(roster.entries), below(engine).stats().opened) == (1, 200)
+    assert len(roster._agenda) < 100
+
+
+def test_a_connection_that_came_into_an_old_place_has_its_lifetime(engines: Engines) -> None:
+    engine = engines(pool_size=1, max_overflow=0, max_lifetime=0.3, min_size=1)
+    with engine.connect() as connection:
+        connection.invalidate()
+        connection.execute(sqlalchemy.text("SELECT 1"))
+    until(lambda: below(engine).stats().closed["lifetime"] > 0)

@@ -234,7 +234,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         except PoolClosed as error:
             raise ClosedPoolError(self, "Pool is closed.") from error
         except ConnectError as error:  # of somebody who took a connection from .pooling
-            raise (error.__cause__ or error) from error
+            raise _own(error.__cause__ or error) from error
         finally:
             self._factory.requests.pop()
         _note_user(lease)
@@ -350,6 +350,14 @@ def _call(owner: weakref.ref[HTTPConnectionPool], name: str, *args: Any) -> Any:
     if pool is None:
         raise ClosedPoolError(None, "Pool is closed.")  # type: ignore[arg-type]  # there is none any more
     return getattr(pool, name)(*args)
+
+
+def _own(cause: BaseException) -> BaseException:
+    """The error as a copy for one caller: raised as it is, it would collect the traceback of each of them. (urllib3's
+    lose their text where they are copied by the copy module.)"""
+    own = type(cause).__new__(type(cause), *cause.args)
+    vars(own).update(vars(cause))
+    return own
 
 
 def _forget(uses: dict[int, _Use | weakref.ref[_Use]], number: int, dropped: weakref.ref[_Use]) -> None:

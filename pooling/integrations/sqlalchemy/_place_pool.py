@@ -45,7 +45,8 @@ class PlaceLedger(Ledger[Place]):
         self.tally.connected(took)
         self._emit("connect", entry, duration=took)
         self.outage.over()
-        self._remind(entry)
+        # No reminder: the place has one since it was made, and nothing is due before that. One for each connection that
+        # comes and goes in a place would pile up.
 
     def emptied(self, entry: Entry[Place], reason: CloseReason) -> None:
         """The connection in a leased place was closed, or taken out for good."""
