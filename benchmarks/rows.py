@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 OURS = "pooling"  # the peer whose rows the bars are held against
+NO_POOL = "no pool at all"
 
 
 @dataclass(frozen=True)
