@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.crowd import Outcome, Service, crowd, together
 from benchmarks.peers import unfit
-from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+from benchmarks.rows import OURS, Family, Row, Settings, by_time, in_turn, percentile, ratio, row
 
 THREADS, SIZE, TIMEOUT = 16, 4, 60.0
 SECONDS, QUICK_SECONDS = 2.0, 0.3
@@ -330,6 +330,8 @@ def _rows(scenario: str, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
             if label == "p99" and not name.startswith(OURS) and all(found):
                 yield ratio(scenario, OURS, f"p99 to {name}", times[OURS], found, THREADS)
     for name, rounds in outcomes.items():
+        found = [1000 * by_time(one.waits(), 99.0) for one in rounds]
+        yield row(scenario, name, "wait and use p99 by time", "ms", found, THREADS)
         yield row(scenario, name, "least/most", "ratio", [one.least_to_most(THREADS) for one in rounds], THREADS)
         if any(one.errors for one in rounds):
             yield row(scenario, name, "threads that failed", "", [one.errors for one in rounds], THREADS)
@@ -339,5 +341,5 @@ FAMILY = Family(
     "servers",
     "16 threads on 4 connections to real servers, beside each driver's own pool",
     run,
-    plots=("throughput", "wait and use p99", "least/most"),
+    plots=("throughput", "wait and use p99", "wait and use p99 by time", "least/most"),
 )

@@ -19,7 +19,7 @@ from benchmarks.bars import BARS, Bar, judge
 from benchmarks.contended import SLACK
 from benchmarks.crowd import Outcome
 from benchmarks.peers import ALL, Floor, installed, missing, unfit
-from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+from benchmarks.rows import OURS, Family, Row, Settings, by_time, in_turn, percentile, ratio, row
 
 BUDGETED = next(bar.limit for bar in BARS if bar.figure == "ratio to the floor" and bar.stage == "now")
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +126,12 @@ def test_everybody_begins_a_round_once() -> None:
 @pytest.mark.parametrize(("p", "value"), [(0, 1.0), (50, 51.0), (99, 100.0), (100, 100.0)])
 def test_percentiles(p: float, value: float) -> None:
     assert percentile([float(n) for n in range(1, 101)], p) == value
+
+
+def test_a_wait_counts_by_time_as_long_as_it_was() -> None:
+    assert by_time([0.001] * 999 + [10.0], 50) == 10.0
+    assert by_time([1.0] * 100, 99) == 1.0
+    assert (by_time([], 99), by_time([0.0], 99)) == (0.0, 0.0)
 
 
 def test_only_what_lies_apart_at_both_ends_is_an_inversion() -> None:
