@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import contended, cores, node, opening, outage, peers, plots, rest, scale, servers, table, uncontended
-from benchmarks.bars import judge
+from benchmarks.bars import Verdict, judge
 from benchmarks.report import Run
 from benchmarks.rows import Family, Settings
 
@@ -34,17 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (1 if options.quick else 5)
     run = Run({"rounds": rounds, "quick": options.quick})
     _measure(run, options.only or list(FAMILIES), Settings(rounds, options.quick, _say))
-    rows = run.rows
-    verdicts = judge(rows)
-    print(table.render(rows, verdicts))
-    for name, package in peers.missing().items():
-        print(f"missing: {name} (pip install {package})")
-    if options.json:
-        options.json.write_text(json.dumps(run.data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.html:
-        options.html.write_text(run.page(), encoding="utf-8")
+    # Before the table: whoever reads that may be a `head` that has gone.
+    saved = _save(options.json, lambda: json.dumps(run.data(), indent=1, ensure_ascii=False) + "\n")
+    saved &= _save(options.html, run.page)
+    verdicts = judge(run.rows)
+    _show(run, verdicts)
     broken = [verdict for verdict in verdicts if verdict.bar.stage == "now" and not verdict.met]
-    return 1 if run.failed or (options.strict and broken) else 0
+    return 1 if run.failed or not saved or (options.strict and broken) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +70,27 @@ def _unwritable(path: Path | None) -> OSError | None:
     return None
 
 
+def _save(path: Path | None, text: Callable[[], str]) -> bool:
+    """Whether it is there, if it was wanted: what goes wrong here must not lose the rest of the run."""
+    try:
+        if path is not None:
+            path.write_text(text(), encoding="utf-8")
+    except Exception:
+        traceback.print_exc()
+        return False
+    return True
+
+
+def _show(run: Run, verdicts: Sequence[Verdict]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not everybody's encoding has ± and ≤
+    print(table.render(run.rows, verdicts))
+    for name, why in peers.missing().items():
+        print(f"missing: {name} ({why}; pip install --group bench)")
+    for name, why in run.failed.items():
+        print(f"failed: {name} ({why})")
+
+
 def _measure(run: Run, names: Sequence[str], settings: Settings) -> None:
     """Run the families. What one of them has measured is kept when it fails, or is interrupted."""
     try:
@@ -92,14 +111,15 @@ def _list() -> None:
         print(f"{family.name:12} {family.about}")
     missing, versions = peers.missing(), peers.versions()
     for kind in peers.ALL:
-        state = f"missing, pip install {kind.package}" if kind.name in missing else versions.get(kind.package, "")
+        state = f"missing ({missing[kind.name]})" if kind.name in missing else versions.get(kind.package, "")
         print(f"  {kind.name:30} {state}")
 
 
 def _say(text: str) -> None:
     """A progress line that is written over, on a terminal only."""
-    if sys.stderr.isatty():
-        print(f"\r{text[:100]:100}\r", end="", file=sys.stderr, flush=True)
+    if sys.stderr and sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{text[:width]:{width}}\r", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

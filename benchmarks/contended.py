@@ -9,17 +9,15 @@ whoever has waited longest and does nothing else: the switch of threads that no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from statistics import median
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 from benchmarks.crowd import Outcome, Service, crowd
 from benchmarks.peer import Peer
 from benchmarks.peers import FairFloor, Psycopg, contenders
-from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+from benchmarks.rows import NO_POOL, OURS, Family, Row, Settings, by_time, in_turn, percentile, ratio, row
 from benchmarks.stubs import Server
 
-NO_POOL = "no pool at all"
 # An overtaking counts as an inversion where both the call and the service lie so many seconds apart. Less than
 # that a thread may sit between taking its time and joining the queue, or between being served and running.
 SLACK = 0.002
@@ -121,21 +119,23 @@ def _rows(cell: Cell, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
     if Psycopg.name in rates:
         for name in (FairFloor.name, OURS):
             yield ratio(scenario, name, "throughput to psycopg_pool", rates[name], rates[Psycopg.name], at)
-    ideal = max(0, cell.threads - cell.slots) / median(rates[NO_POOL]) if cell.hold else 0.0
+    queued = cell.threads - cell.slots if cell.hold else 0
+    ideals = [queued / rate for rate in rates[NO_POOL]] if queued > 0 else []
     for name, rounds in outcomes.items():
         if name != NO_POOL:
-            yield from _waits(cell, name, rounds, ideal)
+            yield from _waits(cell, name, rounds, ideals)
             yield from _fairness(cell, name, rounds)
 
 
-def _waits(cell: Cell, name: str, rounds: list[Outcome], ideal: float) -> Iterator[Row]:
+def _waits(cell: Cell, name: str, rounds: list[Outcome], ideals: list[float]) -> Iterator[Row]:
     waits = [one.waits() for one in rounds]
     for label, p in (("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)):
         found = [percentile(one, p) for one in waits]
         yield row(cell.scenario, name, f"wait {label}", "ms", [1000 * one for one in found], cell.threads)
-        if ideal and p < 99.5:
-            over = [one / ideal for one in found]
-            yield row(cell.scenario, name, f"wait {label} to the ideal", "ratio", over, cell.threads)
+        if ideals and p < 99.5:
+            yield ratio(cell.scenario, name, f"wait {label} to the ideal", found, ideals, cell.threads)
+    found = [1000 * by_time(one, 99.0) for one in waits]
+    yield row(cell.scenario, name, "wait p99 by time", "ms", found, cell.threads)
 
 
 def _fairness(cell: Cell, name: str, rounds: list[Outcome]) -> Iterator[Row]:
@@ -152,6 +152,6 @@ FAMILY = Family(
     "contended",
     "2 to 256 threads on 1, 4 and 16 connections, held 0, 0.1 and 1 ms",
     run,
-    plots=("throughput", "wait p50", "wait p99", "least/most", "inversions"),
+    plots=("throughput", "wait p50", "wait p99", "wait p99 by time", "least/most", "inversions"),
     axis="threads",
 )

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
-from benchmarks.contended import NO_POOL, Cell, with_pool, without_pool
+from benchmarks.contended import Cell, with_pool, without_pool
 from benchmarks.crowd import Outcome
 from benchmarks.peers import Ours
-from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+from benchmarks.rows import NO_POOL, OURS, Family, Row, Settings, in_turn, percentile, ratio, row
 
 SCRIPT = Path(__file__).with_name("node.cjs")
 POOLS = ("generic-pool", "pg-pool")

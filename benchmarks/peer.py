@@ -10,7 +10,7 @@ from benchmarks.stubs import Server
 
 
 class Peer(ABC):
-    """One pool of ``size`` stub connections. Nothing of its package is imported before it is built."""
+    """One pool of ``size`` stub connections. Its adapter can be imported where its package is missing."""
 
     name: ClassVar[str]
     module: ClassVar[str] = ""

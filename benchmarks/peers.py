@@ -6,11 +6,12 @@ where the pool can wait, and every protection that the pool has by default stays
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import metadata
 from itertools import repeat
 from typing import Any
@@ -370,14 +371,20 @@ ALL: tuple[type[Peer], ...] = (
 )  # fmt: skip  # in the order of the tables
 
 
+@cache
+def unfit(module: str) -> str:
+    """Why it cannot be imported; nothing where it can. To find it is not enough: psycopg_pool is there without psycopg,
+    and psycopg without libpq."""
+    try:
+        importlib.import_module(module or __name__)
+    except Exception as error:  # too old for this Python, a package raises whatever it comes to
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
+
+
 def installed(kinds: Sequence[type[Peer]] = ALL) -> dict[str, type[Peer]]:
     """The peers that can run here, by name."""
-
-    def found(module: str) -> bool:
-        # Of a submodule the parent would be imported to find it.
-        return not module or importlib.util.find_spec(module.partition(".")[0]) is not None
-
-    return {kind.name: kind for kind in kinds if found(kind.module)}
+    return {kind.name: kind for kind in kinds if not unfit(kind.module)}
 
 
 def contenders() -> dict[str, type[Peer]]:
@@ -386,9 +393,8 @@ def contenders() -> dict[str, type[Peer]]:
 
 
 def missing() -> dict[str, str]:
-    """Peers that cannot run here, with the package that they need."""
-    here = installed()
-    return {kind.name: kind.package for kind in ALL if kind.name not in here}
+    """Peers that cannot run here, and why."""
+    return {kind.name: why for kind in ALL if (why := unfit(kind.module))}
 
 
 def versions() -> dict[str, str]:

@@ -6,13 +6,17 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers import ALL
-from benchmarks.rows import OURS, Row
+from benchmarks.peers import ALL, FairFloor
+from benchmarks.rows import NO_POOL, OURS, Row
 from benchmarks.table import number
 
-# One colour for each peer in all plots, ours the only strong one.
-_MUTED = ("#9a9a9a", "#c49a6c", "#8fae7f", "#b58db6", "#7fa8b8", "#c7b45a", "#b97a7a", "#7d86b5")
-COLOURS = {kind.name: _MUTED[place % len(_MUTED)] for place, kind in enumerate(ALL)} | {OURS: "#0050c8"}
+# One colour for each peer in all plots, ours the only strong one; what is no pool is black, and dashed.
+_MUTED = (
+    "#9a9a9a", "#c49a6c", "#8fae7f", "#b58db6", "#7fa8b8", "#c7b45a", "#b97a7a", "#7d86b5", "#5b9a8b", "#d4a5a5",
+    "#6b6b4e", "#a3c4dc",
+)  # fmt: skip  # as many as there are in ALL
+COLOURS = {kind.name: colour for kind, colour in zip(ALL, _MUTED, strict=True)} | {OURS: "#0050c8"}
+DASHES = {NO_POOL: "--", FairFloor.name: ":"}
 
 
 def available() -> bool:
@@ -29,10 +33,10 @@ def draw(title: str, rows: Sequence[Row], axis: str) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # Text stays text: it is a tenth of the size, and can be searched.
+    # Text stays text: it is a tenth of the size.
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 9.0}):
         curve = len({row.at for row in rows}) > 1
-        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.0, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.set_title(title)
         (_curves if curve else _bars)(axes, rows)
@@ -40,6 +44,7 @@ def draw(title: str, rows: Sequence[Row], axis: str) -> str:
         if curve:
             axes.set_xlabel(axis)
             axes.set_ylabel(unit)
+            figure.legend(loc="outside right upper", fontsize=7)
         else:
             axes.set_xlabel(unit)
         out = io.StringIO()
@@ -52,12 +57,15 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
         points = [(row.at, row.value, row.spread / 2) for row in rows if row.peer == peer]
         xs, ys, errors = zip(*points, strict=True)
         width = 2.2 if peer == OURS else 1.2
-        axes.errorbar(xs, ys, yerr=errors, label=peer, color=COLOURS.get(peer, "#000000"), linewidth=width, marker=".")
+        style = {"color": COLOURS.get(peer, "#000000"), "linestyle": DASHES.get(peer, "-"), "linewidth": width}
+        axes.errorbar(xs, ys, yerr=errors, label=peer, marker=".", **style)
     if all(row.at for row in rows):
-        axes.set_xscale("log", base=2 if max(row.at or 0 for row in rows) <= 256 else 10)
+        axes.set_xscale("log")
+        ticks = sorted({row.at for row in rows if row.at})
+        axes.set_xticks(ticks, [number(tick) for tick in ticks])
+        axes.minorticks_off()
     if all(row.value > 0 for row in rows) and _wide(rows):
         axes.set_yscale("log")
-    axes.legend(fontsize=7)
 
 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:

@@ -66,7 +66,9 @@ def _import(module: str) -> float:
 
 
 def _python(*arguments: str) -> Any:
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip().rpartition(chr(10))[2]}")
     return json.loads(done.stdout)
 
 

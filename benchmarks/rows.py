@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 OURS = "pooling"  # the peer whose rows the bars are held against
+NO_POOL = "no pool at all"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,17 @@ def percentile(ordered: Sequence[float], p: float) -> float:
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))]
+
+
+def by_time(ordered: Sequence[float], p: float) -> float:
+    """The value of which those at or below it make up ``p`` percent of the sum: of waits, what somebody has waited in
+    the end who is met at any moment. (A percentile counts calls, and whoever starves makes few.) 0.0 of nothing."""
+    left = p / 100 * sum(ordered)
+    for value in ordered:
+        left -= value
+        if left <= 0:
+            return value
+    return ordered[-1] if ordered else 0.0
 
 
 def in_turn(subjects: Sequence[str], rounds: int) -> Iterator[list[str]]:

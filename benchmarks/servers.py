@@ -6,17 +6,17 @@ some pools (MongoClient, urllib3) do not let the two be told apart. Needs the dr
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from benchmarks.crowd import Outcome, Service, crowd
-from benchmarks.rows import OURS, Family, Row, Settings, in_turn, percentile, ratio, row
+from benchmarks.crowd import Outcome, Service, crowd, together
+from benchmarks.peers import unfit
+from benchmarks.rows import OURS, Family, Row, Settings, by_time, in_turn, percentile, ratio, row
 
 THREADS, SIZE, TIMEOUT = 16, 4, 60.0
 SECONDS, QUICK_SECONDS = 2.0, 0.3
-LEAD = 0.3  # seconds before each sample that are left out: connections are being opened
+LEAD = 0.3  # seconds before each sample that are left out: the threads fall into step
 
 Use = Callable[[], object]
 """One operation, as users write it: it takes a connection, uses it and gives it back."""
@@ -30,7 +30,6 @@ class Subject(NamedTuple):
     """Of the server's URL makes the operation, and what closes the pool."""
     module: str = ""
     """What has to be importable, beside the server's driver."""
-    package: str = ""
 
 
 # PostgreSQL: autocommit for both, which is what a program that only reads uses: no rollback after each lease.
@@ -219,29 +218,29 @@ def _http(url: str) -> tuple[Use, Callable[[], object]]:
 # By the class in tests.servers, the scenario's name and the peers; ours comes last, under the name that bars look for.
 SERVERS: dict[str, tuple[str, tuple[Subject, ...]]] = {
     "Postgres": ("PostgreSQL", (
-        Subject("psycopg_pool ConnectionPool", _psycopg, "psycopg_pool", "psycopg-pool"),
+        Subject("psycopg_pool ConnectionPool", _psycopg, "psycopg_pool"),
         Subject(OURS, _postgres),
     )),
     "MariaDB": ("MariaDB", (
-        Subject("SQLAlchemy QueuePool", _sqlalchemy, "sqlalchemy", "SQLAlchemy"),
-        Subject("SQLAlchemy QueuePool, no reset", lambda url: _sqlalchemy(url, None), "sqlalchemy", "SQLAlchemy"),
-        Subject("DBUtils PooledDB", _dbutils, "dbutils", "DBUtils"),
-        Subject("DBUtils PooledDB, no reset", lambda url: _dbutils(url, False), "dbutils", "DBUtils"),
+        Subject("SQLAlchemy QueuePool", _sqlalchemy, "sqlalchemy"),
+        Subject("SQLAlchemy QueuePool, no reset", lambda url: _sqlalchemy(url, None), "sqlalchemy"),
+        Subject("DBUtils PooledDB", _dbutils, "dbutils"),
+        Subject("DBUtils PooledDB, no reset", lambda url: _dbutils(url, False), "dbutils"),
         Subject(OURS, _mariadb),
     )),
     "Redis": ("Redis", (
-        Subject("redis BlockingConnectionPool", _redis_blocking, "redis", "redis"),
-        Subject(f"{OURS}, drop-in", _redis_drop_in, "redis", "redis"),
-        Subject(OURS, _redis_lease, "redis", "redis"),
+        Subject("redis BlockingConnectionPool", _redis_blocking, "redis"),
+        Subject(f"{OURS}, drop-in", _redis_drop_in, "redis"),
+        Subject(OURS, _redis_lease, "redis"),
     )),
     "MongoDB": ("MongoDB", (
-        Subject("MongoClient", _mongo_client, "pymongo", "pymongo"),
-        Subject(OURS, _mongo, "pymongo", "pymongo"),
+        Subject("MongoClient", _mongo_client, "pymongo"),
+        Subject(OURS, _mongo, "pymongo"),
     )),
     "HTTP": ("HTTP", (
-        Subject("urllib3 PoolManager", _urllib3, "urllib3", "urllib3"),
-        Subject("urllib3 PoolManager, in order", _urllib3_in_order, "urllib3", "urllib3"),
-        Subject(OURS, _http, "urllib3", "urllib3"),
+        Subject("urllib3 PoolManager", _urllib3, "urllib3"),
+        Subject("urllib3 PoolManager, in order", _urllib3_in_order, "urllib3"),
+        Subject(OURS, _http, "urllib3"),
     )),
 }  # fmt: skip
 
@@ -262,10 +261,10 @@ def measure(kind: str, settings: Settings) -> Iterator[Row]:
         yield _missing(scenario, f"the server ({name})", str(error).partition("\n")[0])
         return
     try:
-        here = [one for one in subjects if not one.module or importlib.util.find_spec(one.module)]
+        here = [one for one in subjects if not unfit(one.module)]
         for one in subjects:
             if one not in here:
-                yield _missing(scenario, one.name, f"pip install {one.package}")
+                yield _missing(scenario, one.name, unfit(one.module))
         yield from _rows(scenario, _outcomes(name, server.url, here, settings))
     finally:
         server.close()
@@ -301,7 +300,9 @@ def _outcomes(name: str, url: str, subjects: list[Subject], settings: Settings) 
 
 
 def _crowd(use: Use, seconds: float) -> Outcome:
-    """The threads use it until the time is over."""
+    """The threads use it until the time is over. They begin once each was served: until then connections are opened,
+    and a driver that reads all certificates for that takes longer than any lead."""
+    together(THREADS, use)
 
     def turns(number: int, end: float, record: Callable[[Service], None]) -> None:
         done = 0.0
@@ -321,10 +322,16 @@ def _rows(scenario: str, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
     for name, rate in rates.items():
         if not name.startswith(OURS) and all(rate):
             yield ratio(scenario, OURS, f"throughput to {name}", rates[OURS], rate, THREADS)
-    for name, rounds in outcomes.items():
-        for label, p in (("p50", 50.0), ("p99", 99.0), ("max", 100.0)):
-            found = [1000 * percentile(one.waits(), p) for one in rounds]
+    for label, p in (("p50", 50.0), ("p99", 99.0), ("max", 100.0)):
+        times = {name: [1000 * percentile(one.waits(), p) for one in rounds] for name, rounds in outcomes.items()}
+        for name, found in times.items():
             yield row(scenario, name, f"wait and use {label}", "ms", found, THREADS)
+        for name, found in times.items():
+            if label == "p99" and not name.startswith(OURS) and all(found):
+                yield ratio(scenario, OURS, f"p99 to {name}", times[OURS], found, THREADS)
+    for name, rounds in outcomes.items():
+        found = [1000 * by_time(one.waits(), 99.0) for one in rounds]
+        yield row(scenario, name, "wait and use p99 by time", "ms", found, THREADS)
         yield row(scenario, name, "least/most", "ratio", [one.least_to_most(THREADS) for one in rounds], THREADS)
         if any(one.errors for one in rounds):
             yield row(scenario, name, "threads that failed", "", [one.errors for one in rounds], THREADS)
@@ -334,5 +341,5 @@ FAMILY = Family(
     "servers",
     "16 threads on 4 connections to real servers, beside each driver's own pool",
     run,
-    plots=(),  # one point is no curve
+    plots=("throughput", "wait and use p99", "wait and use p99 by time", "least/most"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import servers
+from benchmarks.bars import judge
 from benchmarks.rows import OURS, Settings
 from tests.servers import ServerMissing
 
@@ -19,6 +20,8 @@ def test_every_peer_of_a_server_gets_its_figures() -> None:
         assert list(found) == peers
         assert found[OURS] > 0
     assert not [one for one in rows if one.figure in {"missing", "threads that failed"}]
+    figures = [f"{figure} to redis BlockingConnectionPool" for figure in ("throughput", "p99")]
+    assert [verdict.row.figure for verdict in judge(rows)] == [*figures, "least/most"]
 
 
 def test_a_missing_server_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +37,10 @@ def test_a_missing_server_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_peer_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     name, subjects = servers.SERVERS["Redis"]
-    absent = subjects[0]._replace(name="another", module="no_such_module", package="no-such-package")
+    absent = subjects[0]._replace(name="another", module="no_such_module")
     monkeypatch.setitem(servers.SERVERS, "Redis", (name, (absent, subjects[-1])))
     rows = list(servers.measure("Redis", QUICK))
     assert [(one.peer, one.unit) for one in rows if one.figure == "missing"] == [
-        ("another", "pip install no-such-package")
+        ("another", "No module named 'no_such_module'")
     ]
     assert {one.peer for one in rows if one.figure == "throughput"} == {OURS}

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import bars, node, plots
-from benchmarks.__main__ import main
+from benchmarks.__main__ import FAMILIES, main
 from benchmarks.bars import BARS, Bar, judge
 from benchmarks.contended import SLACK
 from benchmarks.crowd import Outcome
-from benchmarks.peers import ALL, missing
-from benchmarks.rows import OURS, Row, in_turn, percentile, ratio, row
+from benchmarks.peers import ALL, Floor, installed, missing, unfit
+from benchmarks.rows import OURS, Family, Row, Settings, by_time, in_turn, percentile, ratio, row
 
 BUDGETED = next(bar.limit for bar in BARS if bar.figure == "ratio to the floor" and bar.stage == "now")
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,8 +50,16 @@ def test_every_installed_peer_has_one_row_for_each_figure(run: tuple[str, dict[s
 def test_a_missing_peer_is_named(run: tuple[str, dict[str, Any]]) -> None:
     table, data = run
     assert data["missing"] == missing()
-    for name, package in missing().items():
-        assert f"missing: {name} (pip install {package})" in table
+    for name, why in missing().items():
+        assert f"missing: {name} ({why}; pip install --group bench)" in table
+
+
+def test_a_peer_whose_package_lacks_another_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_a_pool.py").write_text("import the_driver_it_needs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    half = type("Half", (Floor,), {"name": "half", "module": "half_a_pool"})
+    assert list(installed([Floor, half])) == [Floor.name]
+    assert unfit("half_a_pool") == "No module named 'the_driver_it_needs'"
 
 
 def test_the_table_has_a_block_for_each_figure_and_a_line_for_each_row(run: tuple[str, dict[str, Any]]) -> None:
@@ -118,6 +128,12 @@ def test_percentiles(p: float, value: float) -> None:
     assert percentile([float(n) for n in range(1, 101)], p) == value
 
 
+def test_a_wait_counts_by_time_as_long_as_it_was() -> None:
+    assert by_time([0.001] * 999 + [10.0], 50) == 10.0
+    assert by_time([1.0] * 100, 99) == 1.0
+    assert (by_time([], 99), by_time([0.0], 99)) == (0.0, 0.0)
+
+
 def test_only_what_lies_apart_at_both_ends_is_an_inversion() -> None:
     step = 2 * SLACK
     fair = Outcome([(0, 0.0, 1.0), (1, step, 1.0 + step)])
@@ -161,3 +177,64 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
         main(["--quick", option, "/nowhere/at/all"])
     err = capsys.readouterr().err
     assert f"{option} cannot be written: [Errno 2] No such file or directory: '/nowhere/at/all'" in err
+
+
+def family(monkeypatch: pytest.MonkeyPatch, *raises: BaseException) -> list[str]:
+    """One family of scenarios whose run gives a row and then raises; the arguments that run it alone."""
+
+    def run(_: Settings) -> Iterator[Row]:
+        yield Row("mine", OURS, "cycle", "µs", 1.0, 0.0)
+        for error in raises:
+            raise error
+
+    monkeypatch.setitem(FAMILIES, "mine", Family("mine", "", run, ()))
+    return ["--only", "mine"]
+
+
+def test_the_files_are_written_though_nobody_reads_the_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.json"
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.print", lambda *_, **__: raises(BrokenPipeError()))
+        with pytest.raises(BrokenPipeError):
+            main([*family(monkeypatch), "--json", str(path)])
+    assert [one["scenario"] for one in json.loads(path.read_text(encoding="utf-8"))["rows"]] == ["mine"]
+
+
+def raises(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it is Linux's")
+def test_a_file_that_can_no_longer_be_written_does_not_cost_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*family(monkeypatch), "--json", "/dev/full"]) == 1
+    out, err = capsys.readouterr()
+    assert "mine: cycle" in out
+    assert "No space left on device" in err
+
+
+def test_the_table_is_shown_on_a_stream_that_lacks_its_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        seen = io.BytesIO()
+        patched.setattr(sys, "stdout", io.TextIOWrapper(seen, encoding="ascii", write_through=True))
+        assert main(family(monkeypatch)) == 0
+        assert b"pooling      1  0  ?s" in seen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("no luck"), "failed: mine (RuntimeError: no luck)"),
+        (KeyboardInterrupt(), "failed: the run (interrupted)"),
+    ],
+)
+def test_what_ended_early_is_named_below_the_table_and_what_it_has_measured_stays(
+    error: BaseException, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(family(monkeypatch, error)) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert "mine: cycle" in out
+    assert out[-1] == line

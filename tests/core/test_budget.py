@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 from mmap import mmap
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,27 @@ from pooling.stats import FOLD_AT
 from pooling.testing import FakeConnection
 
 PID = os.getpid()
+ROOT = Path(__file__).resolve().parents[2]
+
+# In a process of its own: every other thread's allocations would be counted as well.
+ALLOCATIONS = """
+import _testcapi
+from pooling import Pool
+from tests.core.test_budget import Plain
+
+def cycle():
+    with pool.acquire():
+        pass
+
+with Pool(Plain(), max_size=2, idle_timeout=None, max_lifetime=None) as pool:
+    for _ in range(10):
+        cycle()
+    _testcapi.set_nomemory({allowed} + 1, 0)  # the next one fails, and all that follow
+    try:
+        cycle()
+    finally:
+        _testcapi.remove_mem_hooks()
+"""
 
 
 class Plain(Factory[FakeConnection]):
@@ -34,6 +57,9 @@ class Plain(Factory[FakeConnection]):
         return True
 
     def check(self, connection: FakeConnection, timeout: float) -> None:
+        pass
+
+    def close(self, connection: FakeConnection) -> None:
         pass
 
 
@@ -140,6 +166,21 @@ def test_a_cycle_leaves_no_object_behind_but_a_sample(pool: Pool[Any]) -> None:
     counts = [blocks_left_behind(pool) for _ in range(3)]  # of the whole process, whose other threads may be at work
     assert min(left for left, _ in counts) < 1.1 * FOLD_AT
     assert min(after for _, after in counts) < 500
+
+
+def test_a_cycle_asks_for_memory_five_times() -> None:
+    """For the thread's identifier, the frame that tells the call site, the lease, and the two methods that a ``with``
+    binds. The numbers of the clock are floats, which the interpreter keeps at hand."""
+    pytest.importorskip("_testcapi")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}  # without what would trace it
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATIONS.format(allowed=5)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def blocks_left_behind(pool: Pool[Any]) -> tuple[int, int]:
