@@ -6,13 +6,15 @@ which returns the exit code. A Mistake that run() raises is the user's: one line
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
 import pooling
 from pooling._words import printable
 from pooling.cli import check, page, stress, top
-from pooling.cli._command import BAD_ARGUMENTS, Command, Mistake, Parser, similar
+from pooling.cli._command import BAD_ARGUMENTS, FAILED, Command, Mistake, Parser, similar
 
 # Assigned by themselves: only so mypy compares a module with a protocol.
 _CHECK: Command = check
@@ -39,7 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except Mistake as mistake:
         print(f"pooling {arguments.command}: {printable(str(mistake))}", file=sys.stderr)
         return BAD_ARGUMENTS
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        return _unwritten(arguments.command, error)
     return code
+
+
+def _unwritten(command: str, error: OSError) -> int:
+    """Nobody reads what is printed, a ``head`` that has gone perhaps, or there is no room for it."""
+    if error.errno != errno.EPIPE:
+        print(f"pooling {command}: the output cannot be written: {error.strerror}", file=sys.stderr)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would tell of it at its end
+    return FAILED

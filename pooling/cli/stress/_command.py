@@ -110,10 +110,10 @@ def _run(options: StressOptions) -> Result | None:
 def _tell(result: Result, json_file: str | None) -> None:
     from rich.console import Console
 
-    print_tables(result, Console())
-    if json_file is not None:
+    if json_file is not None:  # first: whoever reads the tables may be gone
         with open(json_file, "w", encoding="utf-8") as file:
             write_json(result, file)
+    print_tables(result, Console())
 
 
 def _check_writable(json_file: str | None) -> None:

@@ -1,0 +1,37 @@
+"""Output that nobody reads, or that there is no room for: one line at most, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def told(output: int, *command: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pooling", *command], stdout=output, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_news(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert told(write, "check", f"sqlite:///{tmp_path}/a.db") == (1, "")
+    finally:
+        os.close(write)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only some systems have a device that is always full")
+def test_no_room_is_told_in_one_line_and_the_json_is_there(tmp_path: Path) -> None:
+    url, document = f"sqlite:///{tmp_path}/a.db", tmp_path / "stress.json"
+    with open("/dev/full", "w") as full:
+        line = "the output cannot be written: No space left on device\n"
+        assert told(full.fileno(), "check", url) == (1, f"pooling check: {line}")
+        code, text = told(full.fileno(), "stress", url, "--duration", "1", "--json", str(document))
+    assert (code, text.splitlines(keepends=True)[-1]) == (1, f"pooling stress: {line}")
+    assert document.stat().st_size > 1000
