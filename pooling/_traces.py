@@ -9,6 +9,7 @@ from functools import lru_cache
 from inspect import CO_NESTED
 from traceback import walk_tb
 from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import Any
 
 
 def bare(trace: TracebackType | None) -> TracebackType | None:
@@ -35,15 +36,16 @@ def _like(frame: FrameType) -> FrameType:
 @lru_cache(maxsize=1024)
 def _named(file: str, line: int, name: str, qualified: str) -> CodeType:
     code = _nothing.__code__
-    code = code.replace(co_filename=file, co_firstlineno=line, co_name=name, co_flags=code.co_flags | CO_NESTED)
-    if sys.version_info >= (3, 11):
+    more: dict[str, Any] = {}
+    if sys.version_info >= (3, 11):  # pragma: no branch
         # No columns are known of any instruction (so many bytes, each for eight of them, say that): else a traceback is
         # printed with an empty line in the place of carets.
         nowhere = b"\xff" * math.ceil(len(code.co_code) / 16)
-        return code.replace(co_qualname=qualified, co_linetable=nowhere)
-    return code
+        more = {"co_qualname": qualified, "co_linetable": nowhere}
+    flags = code.co_flags | CO_NESTED
+    return code.replace(co_filename=file, co_firstlineno=line, co_name=name, co_flags=flags, **more)
 
 
 def _nothing() -> Iterator[None]:
     """A generator, for its frame is there before it runs."""
-    yield
+    yield  # pragma: no cover  # it never does

@@ -76,6 +76,14 @@ def test_it_stays_where_it_was_taken_before() -> None:
     assert not lock._is_owned()
 
 
+@pytest.mark.parametrize("between", [True, False])
+def test_where_it_is_not_needed_it_is_threadings(between: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooling._runtime.lock.STRUCK_BETWEEN", between)
+    assert type(new_lock()) is (EnteredCarefully if between else type(threading.RLock()))
+    monkeypatch.setattr(threading, "RLock", threading.Lock)  # as gevent puts another kind there
+    assert type(new_lock()) is type(threading.Lock())
+
+
 def test_no_strike_leaves_it_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Python 3.14 one of some fifty left threading's own behind."""
     for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):  # threads that end by a strike
