@@ -381,7 +381,12 @@ class TestErrors:
 
     def test_a_bouncer_that_refuses_an_option_is_believed(self, own_server: Callable[..., Postgres]) -> None:
         with PgBouncer(own_server("postgres")) as bouncer, create_pool(f"{bouncer.url}?replication=bogus") as pool:
-            _is_told_at_once(pool)
+            try:
+                psycopg.connect(f"{bouncer.url}?replication=bogus").close()
+            except psycopg.OperationalError:
+                _is_told_at_once(pool)
+            else:
+                pytest.skip("this PgBouncer, of 1.26 perhaps, takes it")
 
     def test_the_factory_shows_no_password(self) -> None:
         factory = PostgresFactory("host=db1,db2 port=5432,5433 user=anna password=hidden dbname=shop")
