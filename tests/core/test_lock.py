@@ -85,7 +85,7 @@ def test_where_it_is_not_needed_it_is_threadings(between: bool, monkeypatch: pyt
 
 
 def test_no_strike_leaves_it_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Python 3.14 one of some fifty left threading's own behind."""
+    """On Python 3.14 they leave threading's own behind before long."""
     for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):  # threads that end by a strike
         monkeypatch.setattr(module, hook, lambda args: None)
     lock: Any = new_lock()
