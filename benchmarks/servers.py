@@ -319,15 +319,17 @@ def _rows(scenario: str, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
     rates = {name: [len(one.services) / one.seconds for one in rounds] for name, rounds in outcomes.items()}
     for name, rate in rates.items():
         yield row(scenario, name, "throughput", "1/s", rate, THREADS)
+    ours = [name for name in rates if name.startswith(OURS)]
     for name, rate in rates.items():
-        if not name.startswith(OURS) and all(rate):
-            yield ratio(scenario, OURS, f"throughput to {name}", rates[OURS], rate, THREADS)
+        if name not in ours and all(rate):
+            for one in ours:
+                yield ratio(scenario, one, f"throughput to {name}", rates[one], rate, THREADS)
     for label, p in (("p50", 50.0), ("p99", 99.0), ("max", 100.0)):
         times = {name: [1000 * percentile(one.waits(), p) for one in rounds] for name, rounds in outcomes.items()}
         for name, found in times.items():
             yield row(scenario, name, f"wait and use {label}", "ms", found, THREADS)
         for name, found in times.items():
-            if label == "p99" and not name.startswith(OURS) and all(found):
+            if label == "p99" and name not in ours and all(found):
                 yield ratio(scenario, OURS, f"p99 to {name}", times[OURS], found, THREADS)
     for name, rounds in outcomes.items():
         found = [1000 * by_time(one.waits(), 99.0) for one in rounds]

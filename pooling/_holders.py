@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import CodeType, FrameType
 
 from pooling._ledger.entry import Hold
@@ -44,6 +45,11 @@ def call_site(code: CodeType | None, instruction: int) -> str:
 def outside(frame: FrameType, packages: frozenset[str]) -> FrameType:
     """The innermost frame, from this one outwards, that is in none of these packages, which stand between the pool and
     its user; the outermost where all are."""
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
-        frame = frame.f_back
+    while (outer := frame.f_back) is not None and _is_in(frame.f_globals.get("__name__"), packages):
+        frame = outer
     return frame
+
+
+@lru_cache(maxsize=1024)  # each acquire through a driver's own classes asks for the same few
+def _is_in(module: object, packages: frozenset[str]) -> bool:
+    return str(module).partition(".")[0] in packages

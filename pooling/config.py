@@ -194,7 +194,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def seconds(name: str, value: object, *, positive: bool = False, optional: bool = True) -> None:
     """Raise TypeError or ValueError unless the value is a time in seconds."""
-    if value is None and optional:
+    if (value is None and optional) or (type(value) is float and value > 0):  # what callers give at every acquire
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be seconds as a number{' or None' if optional else ''}, not {value!r}")

@@ -188,6 +188,22 @@ def test_holders_are_told_by_the_users_own_line(make: Any) -> None:
     assert pool.pooling.holders() == ()
 
 
+def test_who_waits_is_told_of_by_the_users_own_line(make: Any) -> None:
+    pool = make(maxsize=1, block=True)
+    held = pool.request("GET", "/", preload_content=False)
+
+    def wait() -> None:
+        pool.request("GET", "/")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    settled(pool.pooling, waiting=1)
+    (waiting,) = pool.pooling.waiters()
+    held.read()
+    thread.join()
+    assert waiting.where.endswith(" wait")
+
+
 # -- responses --------------------------------------------------------------------------------------------
 
 

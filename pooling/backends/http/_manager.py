@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, ClassVar
 
 import urllib3
@@ -44,9 +45,9 @@ class Total:
             lambda: (new_lock(), weakref.WeakSet(), weakref.WeakSet())
         )
 
-    def acquire(self, timeout: float | None) -> Lease[Any]:
-        """Wait for a permit. Raises PoolTimeout."""
-        return self.pooling.acquire(DEFAULT if timeout is None else timeout)
+    def acquire(self, timeout: float | None, frame: FrameType) -> Lease[Any]:
+        """Wait for a permit, for who is told of by that frame. Raises PoolTimeout."""
+        return self.pooling._acquire_for(frame, DEFAULT if timeout is None else timeout)
 
     def claim(self, connection: Any) -> None:
         """Somebody who waits for a permit has this connection; until then it may be closed, as nobody uses it."""

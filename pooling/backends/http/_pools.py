@@ -14,11 +14,13 @@ the use is then the one that this very thread took last.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading  # never "from threading import": gevent replaces what the module holds
 import time
 import weakref
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -54,7 +56,7 @@ class _Use:
 
     def __init__(self, lease: Lease[Any]) -> None:
         self.lease = lease
-        self.connection: Any = lease.connection
+        self.connection: Any = lease._entry.view
         self.permit: Lease[Any] | None = None
         self.error: BaseException | None = None
 
@@ -136,13 +138,15 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if not self.is_open:
             raise ClosedPoolError(self, "Pool is closed.")
         until = None if timeout is None else time.monotonic() + timeout
-        use = self._mine.use = self._take(timeout)
-        self._count(+1)
+        frame = outside(sys._getframe(1), _NOT_USERS)
+        use = self._mine.use = self._take(timeout, frame)
+        if not self.capped:
+            self._count(+1)
         connection = use.connection
         self._uses[id(connection)] = use
         if self._total is not None:
             try:
-                connection = self._enter(use, None if until is None else max(0.0, until - time.monotonic()))
+                connection = self._enter(use, None if until is None else max(0.0, until - time.monotonic()), frame)
             except BaseException:
                 self._put_conn(None)
                 raise
@@ -157,7 +161,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             if use is not None:
                 self._uses.pop(id(use.connection), None)
                 self._retire(use)
-                self._count(-1)
+                if not self.capped:
+                    self._count(-1)
             return
         known = self._uses.pop(id(connection), None)
         returned = known() if isinstance(known, weakref.ref) else known
@@ -175,7 +180,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._warn_full()
         else:
             self._put_back(returned, connection)
-            self._count(-1)
+            if not self.capped:
+                self._count(-1)
 
     def _make_request(self, conn: Any, method: str, *args: Any, **kw: Any) -> Any:
         try:
@@ -225,10 +231,11 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     # -- uses -----------------------------------------------------------------------------------------
 
-    def _take(self, timeout: float | None) -> _Use:
+    def _take(self, timeout: float | None, frame: FrameType) -> _Use:
+        """A connection, for who is told of by that frame: the innermost that is neither ours nor urllib3's."""
         self._factory.requests.append(None)
         try:
-            lease = self.pooling.acquire(DEFAULT if timeout is None else max(0.0, timeout))
+            lease = self.pooling._acquire_for(frame, DEFAULT if timeout is None else max(0.0, timeout))
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
         except PoolClosed as error:
@@ -237,28 +244,25 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             raise _own(error.__cause__ or error) from error
         finally:
             self._factory.requests.pop()
-        _note_user(lease)
         return _Use(lease)
 
-    def _enter(self, use: _Use, timeout: float | None) -> Any:
+    def _enter(self, use: _Use, timeout: float | None, frame: FrameType) -> Any:
         """Wait for a permit where there is a total over all origins. The connection to use: one that has come back
         meanwhile is better than one that has to be opened."""
         assert self._total is not None
         self._total.claim(use.connection)
         try:
-            use.permit = self._total.acquire(timeout)
+            use.permit = self._total.acquire(timeout, frame)
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
-        _note_user(use.permit)
         connection = use.connection
         if connection.sock is None and self.pooling._roster.idle:
             try:
-                other = self.pooling.acquire(0.0)
+                other = self.pooling._acquire_for(frame, 0.0)
             except (PoolTimeout, QueueFull, PoolClosed, ConnectError):
                 pass
             else:
                 self._uses.pop(id(connection), None)
-                _note_user(other)
                 spare, use.lease = use.lease, other
                 connection = use.connection = other.connection
                 self._uses[id(connection)] = use
@@ -267,7 +271,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         return connection
 
     def _put_back(self, use: _Use, connection: Any) -> None:
-        connection.stale_at = time.monotonic() + use.lease._entry.keep
+        keep = use.lease._entry.keep
+        connection.stale_at = keep if keep == math.inf else time.monotonic() + keep
         fit = is_idle(connection)
         if not fit and connection.unread:  # the server has left HTTP: there is nothing to wait for
             connection.close()
@@ -301,8 +306,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._warn_full()
 
     def _count(self, change: int) -> None:
+        """Note for the queue's face how many are taken; where there is a cap, the pool underneath knows."""
         face = self.pool
-        if face is not None and not self.capped:
+        if face is not None:
             face.taken = min(max(0, face.taken + change), face.maxsize)
 
     def _is_surplus(self) -> bool:
@@ -317,11 +323,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     def _is_fit(self, connection: Any) -> bool:
         """Whether another request may be sent on it."""
-        return (
-            is_idle(connection)
-            and time.monotonic() < getattr(connection, "stale_at", float("inf"))
-            and is_open(connection)
-        )
+        stale_at = getattr(connection, "stale_at", math.inf)
+        return is_idle(connection) and (stale_at == math.inf or time.monotonic() < stale_at) and is_open(connection)
 
     def _patience(self, connection: Any) -> float:
         """Seconds that a connect may take in all: the request's own connect timeout, else the pool's."""
@@ -365,8 +368,3 @@ def _forget(uses: dict[int, _Use | weakref.ref[_Use]], number: int, dropped: wea
     have put another use in the place."""
     if uses.get(number) is dropped:
         uses.pop(number, None)
-
-
-def _note_user(lease: Lease[Any]) -> None:
-    """Have the lease told of by the innermost line that is neither ours nor urllib3's or requests'."""
-    lease._acquired_at(outside(sys._getframe(1), _NOT_USERS))

@@ -8,9 +8,9 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
 from dataclasses import fields
 from queue import LifoQueue, Queue
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -18,6 +18,7 @@ from redis.connection import CacheProxyConnection, Connection
 from redis.event import AfterConnectionReleasedEvent
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  # redis-py's names
 from redis.observability.attributes import ConnectionState, get_pool_name
+from redis.observability.providers import get_observability_instance
 from redis.observability.recorder import (
     record_connection_count,
     record_connection_create_time,
@@ -51,8 +52,8 @@ class ConnectionPool(redis.ConnectionPool):
     is the pool underneath, with its numbers, holders and events.
     """
 
-    timeout: float | None = 0.0
     shells: Shells
+    _timeout: float | None = 0.0
     _pool: SlotPool
     _finalizer: weakref.finalize[Any, Any]
 
@@ -65,7 +66,7 @@ class ConnectionPool(redis.ConnectionPool):
         **kwargs: Any,
     ) -> None:
         self._options = {name: read(name, kwargs.pop(name)) for name in _OPTIONS & kwargs.keys()}
-        timeout = read("timeout", kwargs.pop("timeout", self.timeout))
+        timeout = read("timeout", kwargs.pop("timeout", self._timeout))
         super().__init__(
             connection_class=connection_class,
             max_connections=max_connections,
@@ -82,6 +83,17 @@ class ConnectionPool(redis.ConnectionPool):
         return super().from_url(url, **kwargs)
 
     @property
+    def timeout(self) -> float | None:
+        """Seconds that :meth:`get_connection` may take in all, None for ever; with 0 it does not wait for others."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value: float | None) -> None:
+        self._timeout = value
+        if "_pool" in vars(self):  # redis-py's own __init__ sets this before it has one made
+            self._pool.refuse(value == 0)
+
+    @property
     def pooling(self) -> Pool[Any]:
         """The pool underneath."""
         return self._pool
@@ -93,10 +105,10 @@ class ConnectionPool(redis.ConnectionPool):
         if command_name is not None or keys or options:
             warnings.warn("Use get_connection() without args instead", DeprecationWarning, stacklevel=2)
         self._checkpid()
-        started = time.monotonic()
+        started, frame = time.monotonic(), outside(sys._getframe(1), _REDIS)
         tried = False
         while True:
-            lease = self._acquire(started)
+            lease = self._acquire(started, frame)
             entry = lease._entry
             fresh = entry.since == entry.opened_at >= started  # opened for this caller
             shell = self._ready(lease, last=fresh and tried)
@@ -104,16 +116,15 @@ class ConnectionPool(redis.ConnectionPool):
                 break
             tried = tried or fresh
         self.shells.lend(shell, lease)
-        lease._acquired_at(outside(sys._getframe(1), _REDIS))
         self._count(idle=-1, used=1)
         self._record(started, fresh=fresh)
         return shell
 
-    def _acquire(self, started: float) -> Lease[Any]:
+    def _acquire(self, started: float, frame: FrameType) -> Lease[Any]:
         patience = self._pool._config.connect_timeout if self.timeout == 0 else self.timeout
         left = None if patience is None else max(0.0, started + patience - time.monotonic())
         try:
-            return self._pool.acquire(left)
+            return self._pool._acquire_for(frame, left)
         except QueueFull as error:
             raise _errors.TooManyConnections(f"Too many connections: {error}") from None
         except PoolTimeout as error:
@@ -130,7 +141,10 @@ class ConnectionPool(redis.ConnectionPool):
         closed = shell is None or not _connection.is_open(shell)
         says_something = False
         try:
-            says_something = not closed and shell.can_read() and not self.expects_news()
+            if not closed and not _connection.is_quiet(shell):
+                if _connection.tracker(shell) is None:
+                    shell.connect()  # which does nothing where it is connected
+                says_something = shell.can_read() and not self.expects_news()
         except (ConnectionError, TimeoutError, OSError) as error:
             problem = error
         except BaseException:
@@ -233,7 +247,7 @@ class ConnectionPool(redis.ConnectionPool):
         }
         if options.get("on_connect") is not None:
             options["on_connect"] = factory.for_shells(options["on_connect"])
-        return SlotPool(factory, refuses=lambda: _refuses(reference), **options)
+        return SlotPool(factory, refuses=self._timeout == 0, **options)
 
     def _order(self) -> str:
         return "lifo"
@@ -291,9 +305,12 @@ class ConnectionPool(redis.ConnectionPool):
 
     def _count(self, *, idle: int = 0, used: int = 0) -> None:
         """Tell redis-py's metrics."""
+        if not _is_metered():
+            return
+        name = get_pool_name(self)
         for state, change in ((ConnectionState.IDLE, idle), (ConnectionState.USED, used)):
             if change:
-                record_connection_count(pool_name=get_pool_name(self), connection_state=state, counter=change)
+                record_connection_count(pool_name=name, connection_state=state, counter=change)
 
     def _record(self, started: float, *, fresh: bool) -> None:
         if fresh:
@@ -340,12 +357,14 @@ class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
 
     def _record(self, started: float, *, fresh: bool) -> None:
         super()._record(started, fresh=fresh)
-        record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=time.monotonic() - started)
+        if _is_metered():
+            record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=time.monotonic() - started)
 
 
-def _refuses(reference: Callable[[], ConnectionPool | None]) -> bool:
-    pool = reference()
-    return pool is not None and pool.timeout == 0
+def _is_metered() -> bool:
+    """Whether anybody wants redis-py's metrics. Each of its record_...() asks that anew: for the five of a use, and the
+    name that each is to be given, that is a tenth of the use."""
+    return get_observability_instance().get_provider_manager() is not None
 
 
 def _forget(pool: SlotPool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from pooling._ledger.queue import Turn, Waiter
@@ -15,14 +14,17 @@ from pooling.pool import Pool
 
 
 class SlotPool(Pool[Session]):
-    """A pool that can say no at once: while ``refuses()``, a caller for whom there is no slot left is not queued. One
+    """A pool that can say no at once: told to :meth:`refuse`, it does not queue a caller for whom no slot is left. One
     that is being opened, checked, reset or closed is a slot like any other."""
 
-    def __init__(self, factory: ShellFactory, *, refuses: Callable[[], bool], **options: Any) -> None:
+    def __init__(self, factory: ShellFactory, *, refuses: bool, **options: Any) -> None:
         self.lost: deque[tuple[float, Lease[Any]]] = deque()  # dropped leases, with the time when they are given up
-        self._refuses = refuses
         super().__init__(factory, **options)
-        self._selective = True
+        self.refuse(refuses)
+
+    def refuse(self, refuses: bool) -> None:
+        self._refuses = refuses
+        self._selective = refuses or self._config.max_waiting is not None
 
     def due_at(self) -> float:
         return min(super().due_at(), self.lost[0][0] if self.lost else math.inf)
@@ -34,12 +36,12 @@ class SlotPool(Pool[Session]):
 
     def _is_too_many(self, waiter: Waiter[Session]) -> bool:
         ledger = self._ledger
-        if not self._refuses():
+        if not self._refuses:
             return super()._is_too_many(waiter)
         return waiter.turn is Turn.WAITING and len(ledger.queue) > ledger.max_size - self._roster.leased()
 
     def _queue_full(self) -> QueueFull:
-        if not self._refuses():
+        if not self._refuses:
             return super()._queue_full()
         holders, most = self.holders(), self._ledger.max_size
         longest = f", longest by {holders[0]}" if holders else ""

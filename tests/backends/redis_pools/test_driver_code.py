@@ -12,7 +12,7 @@ import redis
 from redis.auth.token import SimpleToken
 from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
-from redis.connection import CacheProxyConnection
+from redis.connection import CacheProxyConnection, Connection
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher, ReAuthConnectionListener
 from redis.retry import Retry
@@ -108,6 +108,38 @@ class TestWhatTheDriversOwnCodeCalls:
             pool.release(first)
             assert pool._created_connections == 0
             assert pool.get_connection() is not first
+
+    def test_a_connection_class_that_is_none_of_redis_pys_is_told_to_connect_at_each_use(self, backend: Redis) -> None:
+        class Wrapped:
+            """It has no socket to look at, and does not connect by itself."""
+
+            _sock = None
+
+            def __init__(self, **args: Any) -> None:
+                self.inner = Connection(**args)
+                self.pid, self.connects = self.inner.pid, 0
+
+            def connect(self) -> None:
+                if not self.inner.is_connected:
+                    self.inner.connect()
+                    self.connects += 1
+
+            def can_read(self) -> bool:
+                assert self.inner.is_connected
+                return self.inner.can_read()
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.inner, name)
+
+        pool = ConnectionPool.from_url(backend.url, connection_class=Wrapped, client_name=backend.name)
+        client = redis.Redis(connection_pool=pool)
+        sessions = [client.client_id() for _ in range(3)]
+        assert sessions == [sessions[0]] * 3
+        connection = pool.get_connection()
+        connection.disconnect()
+        pool.release(connection)
+        assert client.client_id() != sessions[0]
+        assert connection.connects == 2
 
     def test_connections_are_counted_as_the_metrics_want_it(self, make: Make) -> None:
         pool = make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 import weakref
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 import redis
+from redis.connection import AbstractConnection
 
 import pooling
+from pooling.backends import _sockets
 from pooling.backends.redis import BlockingConnectionPool, NoConnection
+from pooling.backends.redis._connection import is_quiet
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, run_python, settled
 from tests.backends.redis_pools.conftest import Make, identity
@@ -98,6 +102,35 @@ class TestThroughPooling:
         pipeline.reset()
         assert pool.pooling.holders() == ()
 
+    def test_who_waits_is_told_of_by_the_line_that_called_redis(self, make: Make) -> None:
+        pool = make(max_connections=1, timeout=10)
+        held = pool.get_connection()
+
+        def wait() -> None:
+            redis.Redis(connection_pool=pool).ping()
+
+        thread = threading.Thread(target=wait, name="the one who waits")
+        thread.start()
+        settled(pool.pooling, waiting=1)
+        (waiting,) = pool.pooling.waiters()
+        pool.release(held)
+        thread.join()
+        assert waiting.thread == "the one who waits"
+        assert waiting.where.endswith(" wait")
+
+    def test_a_timeout_may_be_set_later(self, make: Make) -> None:
+        pool = make(max_connections=1, timeout=10)
+        held = pool.get_connection()
+        pool.timeout = 0
+        with pytest.raises(redis.exceptions.MaxConnectionsError):
+            pool.get_connection()
+        pool.timeout = 0.05
+        with pytest.raises(NoConnection):
+            pool.get_connection()
+        pool.reset()
+        assert pool.timeout == 0.05
+        held.disconnect()
+
     def test_a_dropped_connection_comes_back_and_is_reported(
         self, make: Make, backend: Redis, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -155,6 +188,65 @@ class TestThroughPooling:
             pool.release(pool.get_connection())
         time.sleep(0.05)
         assert (between.bytes_from_client, between.bytes_from_server) == before
+
+    def test_a_look_at_a_quiet_connection_is_one_at_its_socket(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Any] = []
+        can_read: Any = AbstractConnection.can_read
+        monkeypatch.setattr(AbstractConnection, "can_read", lambda self, *a, **kw: asked.append(1) or can_read(self))
+        pool = make()
+        client = redis.Redis(connection_pool=pool)
+        number = client.client_id()
+        assert [client.client_id() for _ in range(5)] == [number] * 5
+        assert not asked
+
+    def test_what_is_left_to_be_read_is_seen_wherever_it_is(self, make: Make) -> None:
+        connection = make().get_connection()
+        assert is_quiet(connection)
+        connection.send_command("PING")
+        assert _sockets.wait_readable(connection._sock.fileno(), 5.0)
+        assert not is_quiet(connection)
+        assert connection.can_read()  # and moves it into the driver's buffer
+        assert not is_quiet(connection)
+        connection.read_response()
+        assert is_quiet(connection)
+        connection._sock.shutdown(socket.SHUT_RDWR)
+        assert not is_quiet(connection)
+        connection.disconnect()
+        assert not is_quiet(connection)
+
+    def test_the_drivers_metrics_are_those_of_its_own_pool(self, backend: Redis) -> None:
+        script = """
+            import sys
+            from opentelemetry import metrics
+            from opentelemetry.sdk.metrics import MeterProvider
+            from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+            import redis
+            from redis.observability import OTelConfig, get_observability_instance
+            from redis.observability.config import MetricGroup
+            from pooling.backends.redis import BlockingConnectionPool
+
+            reader = InMemoryMetricReader()
+            metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))
+            groups = [MetricGroup.CONNECTION_BASIC, MetricGroup.CONNECTION_ADVANCED]
+            get_observability_instance().init(OTelConfig(metric_groups=groups))
+            kind = redis.BlockingConnectionPool if sys.argv[2] == "stock" else BlockingConnectionPool
+            pool = kind.from_url(sys.argv[1], max_connections=3)
+            client = redis.Redis(connection_pool=pool)
+            for _ in range(5):
+                client.ping()
+            held = pool.get_connection()
+            for resource in reader.get_metrics_data().resource_metrics:
+                for scope in resource.scope_metrics:
+                    for metric in scope.metrics:
+                        for point in metric.data.data_points:
+                            state = dict(point.attributes).get("db.client.connection.state", "")
+                            print(metric.name, state, getattr(point, "value", None), getattr(point, "count", None))
+        """
+        stock, ours = (sorted(run_python(script, backend.url, kind).splitlines()) for kind in ("stock", "ours"))
+        assert any("wait_time" in line for line in stock)
+        assert ours == stock
 
     def test_connections_are_replaced_and_retired_as_by_any_pool(self, make: Make, backend: Redis) -> None:
         pool = make(max_connections=3, max_uses=2, idle_timeout=0.2)
