@@ -192,10 +192,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+_PLAIN = (float, int)
+
+
 def seconds(name: str, value: object, *, positive: bool = False, optional: bool = True) -> None:
     """Raise TypeError or ValueError unless the value is a time in seconds."""
-    if (value is None and optional) or (type(value) is float and value > 0):  # what callers give at every acquire
-        return
+    if (value is None and optional) or (type(value) in _PLAIN and 0 < value < 1e9):  # type: ignore[operator]  # a number
+        return  # what callers give at every acquire
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be seconds as a number{' or None' if optional else ''}, not {value!r}")
     if _too_large(value):
