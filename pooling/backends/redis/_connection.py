@@ -291,12 +291,14 @@ def is_quiet(connection: Any) -> bool:
     that each let go of the interpreter. False where only that one knows."""
     inner = getattr(connection, "_conn", connection)
     buffer = getattr(getattr(inner, "_parser", None), "_buffer", None)
-    if not isinstance(buffer, SocketBuffer) or type(inner).can_read is not AbstractConnection.can_read:
+    if not isinstance(buffer, SocketBuffer):
+        return False
+    if getattr(type(inner), "can_read", None) is not AbstractConnection.can_read:
         return False
     try:
         sock = inner._sock
         return not (_sockets.readable(sock.fileno()) or getattr(sock, "pending", int)() or buffer.unread_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # another thread closes it meanwhile
         return False
 
 

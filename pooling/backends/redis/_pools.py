@@ -111,7 +111,7 @@ class ConnectionPool(redis.ConnectionPool):
             lease = self._acquire(started, frame)
             entry = lease._entry
             fresh = entry.since == entry.opened_at >= started  # opened for this caller
-            shell = self._ready(lease, last=fresh and tried)
+            shell = self._ready(lease, fresh=fresh, last=fresh and tried)
             if shell is not None:
                 break
             tried = tried or fresh
@@ -132,7 +132,7 @@ class ConnectionPool(redis.ConnectionPool):
         except ConnectError as error:
             raise _errors.own(error) from error
 
-    def _ready(self, lease: Lease[Any], *, last: bool) -> Any:
+    def _ready(self, lease: Lease[Any], *, fresh: bool, last: bool) -> Any:
         """The connection of a lease if it may go out; None where it may not, and the lease has ended. Raises what is
         wrong with the last one that is tried."""
         session: Any = lease._entry.connection
@@ -142,11 +142,11 @@ class ConnectionPool(redis.ConnectionPool):
         says_something = False
         try:
             if not closed and not _connection.is_quiet(shell):
-                if _connection.tracker(shell) is None:
+                if not fresh and _connection.tracker(shell) is None:
                     shell.connect()  # which does nothing where it is connected
                 says_something = shell.can_read() and not self.expects_news()
-        except (ConnectionError, TimeoutError, OSError) as error:
-            problem = error
+        except (ConnectionError, TimeoutError, OSError, ValueError, AttributeError) as error:
+            problem = error  # the last two where another thread closes it meanwhile
         except BaseException:
             lease.discard()
             raise
@@ -156,10 +156,10 @@ class ConnectionPool(redis.ConnectionPool):
             lease.release()  # whoever gets it next will find the same, and close it
             raise ConnectionError("Connection not ready")
         self._pool._factory.close(session)  # now: the next try can have the same object
-        if problem is None:
-            lease.discard()
+        if problem is None or not self._pool._factory.is_broken(problem):
+            lease.discard()  # never released: the object is a spare one by now, and would be lent to two
         else:
-            lease.__exit__(type(problem), problem, None)  # broken
+            lease.__exit__(type(problem), problem, None)
         if last:
             raise problem or ConnectionError("Connection is closed")
         return None

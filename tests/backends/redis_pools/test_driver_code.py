@@ -141,6 +141,18 @@ class TestWhatTheDriversOwnCodeCalls:
         assert client.client_id() != sessions[0]
         assert connection.connects == 2
 
+    def test_a_connection_class_may_forward_whatever_it_is_asked_for(self, backend: Redis) -> None:
+        class Forwarding:
+            def __init__(self, **args: Any) -> None:
+                self.inner = Connection(**args)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.inner, name)
+
+        pool = ConnectionPool.from_url(backend.url, connection_class=Forwarding, client_name=backend.name)
+        client = redis.Redis(connection_pool=pool)
+        assert client.client_id() == client.client_id()
+
     def test_connections_are_counted_as_the_metrics_want_it(self, make: Make) -> None:
         pool = make()
         connections = [pool.get_connection() for _ in range(3)]

@@ -10,9 +10,11 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
+from redis._parsers.socket import SocketBuffer
 from redis.connection import AbstractConnection
 
 import pooling
@@ -215,6 +217,40 @@ class TestThroughPooling:
         assert not is_quiet(connection)
         connection.disconnect()
         assert not is_quiet(connection)
+
+    def test_one_that_another_thread_closes_while_it_is_looked_at_is_replaced(self, make: Make) -> None:
+        pool = make(max_connections=1)
+        connection = pool.get_connection()
+        before = identity(connection)
+        pool.release(connection)
+        unread_bytes = SocketBuffer.unread_bytes
+
+        def close(buffer: SocketBuffer) -> int:
+            looking.stop()
+            connection.disconnect()  # as disconnect() of the pool does, by then of a connection in other hands
+            return unread_bytes(buffer)
+
+        looking = mock.patch.object(SocketBuffer, "unread_bytes", close)
+        looking.start()
+        assert identity(pool.get_connection()) != before
+
+    def test_one_that_is_refused_while_it_is_looked_at_does_not_come_back(self, backend: Redis) -> None:
+        class Expired(redis.Connection):
+            """Closed meanwhile, it is opened by the look, and the password is another by now."""
+
+            def can_read(self, timeout: float = 0) -> bool:
+                if refusals:
+                    raise refusals.pop()
+                return super().can_read(timeout)
+
+        refusals: list[redis.RedisError] = []
+        with BlockingConnectionPool.from_url(
+            backend.url, connection_class=Expired, client_name=backend.name, max_connections=2
+        ) as pool:
+            pool.release(pool.get_connection())
+            refusals.append(redis.AuthenticationError("WRONGPASS"))
+            pool.get_connection()
+            assert pool.pooling.stats().acquired == 3  # released, its session would have been looked at once more
 
     def test_the_drivers_metrics_are_those_of_its_own_pool(self, backend: Redis) -> None:
         script = """
