@@ -212,12 +212,15 @@ def test_behind_a_socks_proxy_the_pools_are_of_urllib3s_kind_so_that_what_is_set
         import sys, types
         sys.modules["socks"] = types.ModuleType("socks")
         import urllib3.contrib.socks as theirs
+        from pooling.backends import http
         from pooling.backends.http import _socks as ours
         for name in ("SOCKSHTTPConnectionPool", "SOCKSHTTPSConnectionPool"):
             kind, mine = getattr(theirs, name), getattr(ours, name)
             assert mine.ConnectionCls is kind.ConnectionCls
             kind.ConnectionCls = object
             assert mine.ConnectionCls is object
+        http.HTTPConnectionPool.ConnectionCls = http.HTTPSConnectionPool.ConnectionCls = str  # for all but these
+        assert ours.SOCKSHTTPConnectionPool.ConnectionCls is ours.SOCKSHTTPSConnectionPool.ConnectionCls is object
         print("held")
     """)
     assert said == "held\n"

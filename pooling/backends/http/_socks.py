@@ -11,11 +11,12 @@ from pooling.backends.http._pools import HTTPConnectionPool, HTTPSConnectionPool
 
 
 # Of their kind as well: what others set on urllib3's classes, as vcrpy does to record and replay, is to hold for these.
-class SOCKSHTTPConnectionPool(HTTPConnectionPool, theirs.SOCKSHTTPConnectionPool):
+# And of theirs first: what somebody sets on ours, a ConnectionCls, is for connections that know nothing of SOCKS.
+class SOCKSHTTPConnectionPool(theirs.SOCKSHTTPConnectionPool, HTTPConnectionPool):
     """urllib3's pool for a SOCKS proxy, with ours underneath."""
 
 
-class SOCKSHTTPSConnectionPool(HTTPSConnectionPool, theirs.SOCKSHTTPSConnectionPool):
+class SOCKSHTTPSConnectionPool(theirs.SOCKSHTTPSConnectionPool, HTTPSConnectionPool):
     """The same for HTTPS."""
 
 
