@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import urllib3
 from urllib3.connectionpool import HTTPConnectionPool as TheirPool
 
-from pooling._clock import DEFAULT
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import Lock, new_lock
 from pooling._sources import numbered
-from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool
+from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool, patience
 from pooling.config import Config
 from pooling.lease import Lease
 from pooling.pool import Pool
@@ -47,7 +46,7 @@ class Total:
 
     def acquire(self, timeout: float | None, frame: FrameType) -> Lease[Any]:
         """Wait for a permit, for who is told of by that frame. Raises PoolTimeout."""
-        return self.pooling._acquire_for(frame, DEFAULT if timeout is None else timeout)
+        return self.pooling._acquire_for(frame, patience(self.pooling, timeout))
 
     def claim(self, connection: Any) -> None:
         """Somebody who waits for a permit has this connection; until then it may be closed, as nobody uses it."""

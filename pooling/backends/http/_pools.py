@@ -30,7 +30,9 @@ from urllib3.util import Timeout
 from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
 from pooling._clock import DEFAULT
+from pooling._clock import Timeout as Patience
 from pooling._holders import outside
+from pooling._ledger.phase import Phase
 from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
 from pooling.backends.http._factory import ShellFactory
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 
 OWN_OPTIONS = frozenset(Options.__annotations__) - {"timeout", "reset", "workers"} | {"pool_timeout"}
 CLOSING = 1.0  # seconds that close() waits for what is being closed
+# Seconds in which a worker makes a shell or a permit. A request waits for that whatever its pool_timeout is, 0 as well:
+# what it does not want to wait for is a place.
+MAKING = 0.5
 _NOT_USERS = frozenset({"urllib3", "requests", "pooling"})
 _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
 
@@ -130,6 +135,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             if self._current() is not before:  # struck where urllib3 was about to give it back: nobody else will
                 self._put_conn(None)
             raise
+        finally:
+            self._mine.use = before  # of a request whose body has made this one
 
     # -- what urllib3 calls ---------------------------------------------------------------------------
 
@@ -148,7 +155,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             try:
                 connection = self._enter(use, None if until is None else max(0.0, until - time.monotonic()), frame)
             except BaseException:
-                self._put_conn(None)
+                self._give_back(None)
                 raise
         if connection.sock is not None and not self._is_fit(connection):
             connection.close()
@@ -158,7 +165,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _put_conn(self, connection: Any) -> None:
         if connection is None:
             use, self._mine.use = self._current(), None
-            if use is not None:
+            if use is not None and not use.lease.ended:  # else another thread has given it back
                 self._uses.pop(id(use.connection), None)
                 self._retire(use)
                 if not self.capped:
@@ -182,6 +189,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._put_back(returned, connection)
             if not self.capped:
                 self._count(-1)
+
+    # What the queue's face calls: a subclass's own methods may ask the queue, as urllib3's do.
+    _hand_out, _give_back = _get_conn, _put_conn
 
     def _make_request(self, conn: Any, method: str, *args: Any, **kw: Any) -> Any:
         try:
@@ -229,13 +239,17 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         use: _Use | None = getattr(self._mine, "use", None)
         return use
 
+    def _has(self, connection: Any) -> bool:
+        """Whether this was taken and has not come back; None: whether this thread has taken anything."""
+        return self._current() is not None if connection is None else id(connection) in self._uses
+
     # -- uses -----------------------------------------------------------------------------------------
 
     def _take(self, timeout: float | None, frame: FrameType) -> _Use:
         """A connection, for who is told of by that frame: the innermost that is neither ours nor urllib3's."""
         self._factory.requests.append(None)
         try:
-            lease = self.pooling._acquire_for(frame, DEFAULT if timeout is None else max(0.0, timeout))
+            lease = self.pooling._acquire_for(frame, patience(self.pooling, timeout))
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
         except PoolClosed as error:
@@ -345,6 +359,17 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
     """:class:`urllib3.HTTPSConnectionPool` with a :class:`pooling.Pool` underneath; see
     :class:`HTTPConnectionPool`. Certificates are checked as urllib3 does."""
+
+
+def patience(pool: Pool[Any], timeout: float | None) -> Patience:
+    """How long to wait for what is made without I/O: as long as the caller says, or the pool where he says None. Where
+    a place is free for which nobody waits, long enough for a worker to make it."""
+    wanted = pool._config.timeout if timeout is None else timeout
+    if wanted is not None and wanted < MAKING:
+        ledger = pool._ledger
+        if ledger.phase is Phase.RUNNING and len(ledger.queue) < ledger.max_size - pool._roster.leased():
+            return MAKING
+    return DEFAULT if timeout is None else max(0.0, timeout)
 
 
 def _call(owner: weakref.ref[HTTPConnectionPool], name: str, *args: Any) -> Any:

@@ -42,18 +42,18 @@ class QueueFace(queue.LifoQueue):  # type: ignore[type-arg]
         if owner is None or not (self.qsize() or (block and owner.capped)):
             raise queue.Empty
         try:
-            return owner._get_conn(timeout if block else 0.0)
+            return owner._hand_out(timeout if block else 0.0)
         except TheirPoolError:
             raise queue.Empty from None
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Give back what get() returned. Raises queue.Full."""
+        """Give back what get() returned, or None for what this thread got last. Raises queue.Full for anything else."""
         owner = self._open_owner()
         if owner is None:
             return  # it is being set up: urllib3 fills its queue with None
-        if self.full():
+        if self.full() and not owner._has(item):
             raise queue.Full
-        owner._put_conn(item)
+        owner._give_back(item)
 
     def get_nowait(self) -> Any:
         return self.get(block=False)

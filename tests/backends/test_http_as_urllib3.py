@@ -1,0 +1,161 @@
+"""What urllib3's own pools allow, and ours have to: subclasses, requests within requests, and not to wait at all."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from urllib3.exceptions import EmptyPoolError
+
+from pooling.backends import http
+from tests.backends.contract import in_threads, settled
+from tests.servers import HTTP
+
+
+class Asking(http.HTTPConnectionPool):
+    """What docker-py and others do: the queue is asked as urllib3's own methods ask it."""
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        assert self.pool is not None
+        connection = None
+        try:
+            connection = self.pool.get(block=self.block, timeout=timeout)
+        except queue.Empty:
+            if self.block:
+                raise EmptyPoolError(self, "Pool is empty.") from None
+        return connection or self._new_conn()
+
+    def _put_conn(self, connection: Any) -> None:
+        assert self.pool is not None
+        try:
+            self.pool.put(connection, block=False)
+        except queue.Full:
+            if connection:
+                connection.close()
+
+
+@pytest.fixture
+def make(http_server: HTTP) -> Iterator[Callable[..., Any]]:
+    """make(kind, **options): a drop-in pool to the server; no connection is left at the end."""
+    pools = []
+
+    def build(kind: type[http.HTTPConnectionPool] = http.HTTPConnectionPool, **options: Any) -> Any:
+        pools.append(kind(http_server.host, http_server.port, **options))
+        return pools[-1]
+
+    yield build
+    for pool in pools:
+        pool.close()
+    http_server.wait_for_sessions(0)
+
+
+# -- subclasses ------------------------------------------------------------------------------------------
+
+
+def test_a_subclass_may_ask_the_queue_itself(make: Any) -> None:
+    pool = make(Asking, maxsize=1, block=True)
+    assert len({pool.request("GET", "/connection").data for _ in range(3)}) == 1
+    held = pool.request("GET", "/", preload_content=False)
+    with pytest.raises(EmptyPoolError):
+        pool.request("GET", "/", pool_timeout=0.05)
+    held.release_conn()
+    with pytest.raises(ValueError, match="told"):
+        pool.request("POST", "/", body=failing())
+    settled(pool.pooling, leased=0)
+    assert pool.request("GET", "/").data == b"ok"
+
+
+def test_a_subclass_that_asks_the_queue_loses_no_connection_that_is_surplus(make: Any) -> None:
+    pool = make(Asking, maxsize=1)
+    for response in [pool.request("GET", "/", preload_content=False) for _ in range(3)]:
+        assert response.read() == b"ok"
+    settled(pool.pooling, leased=0, size=1)
+    held = [pool.request("GET", "/", preload_content=False) for _ in range(2)]
+    with pytest.raises(ValueError, match="told"):
+        pool.request("POST", "/", body=failing())
+    for response in held:
+        assert response.read() == b"ok"
+    settled(pool.pooling, leased=0, size=1)
+
+
+# -- requests within requests ----------------------------------------------------------------------------
+
+
+def failing(before: Callable[[], Any] = lambda: None) -> Iterator[bytes]:
+    yield b"a"
+    before()
+    raise ValueError("told")
+
+
+@pytest.mark.parametrize("within", ["a request", "one that fails", "one that finds no place"])
+def test_a_body_that_asks_the_same_server_loses_no_place_when_it_fails(make: Any, within: str) -> None:
+    pool = make(maxsize=2, block=True, pool_timeout=5.0)
+
+    def before() -> None:
+        if within == "a request":
+            assert pool.request("GET", "/").data == b"ok"
+        elif within == "one that fails":
+            with pytest.raises(ValueError, match="told"):
+                pool.request("POST", "/", body=failing())
+        else:
+            held = pool.request("GET", "/", preload_content=False)
+            with pytest.raises(EmptyPoolError):
+                pool.request("GET", "/", pool_timeout=0.05)
+            assert held.read() == b"ok"
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="told"):
+            pool.request("POST", "/", body=failing(before))
+    settled(pool.pooling, leased=0)
+    assert pool.pool.qsize() == 2
+
+
+def test_what_another_thread_has_given_back_is_taken_from_nobody(make: Any) -> None:
+    pool = make(maxsize=1, block=True)
+    mine = pool._get_conn()
+    in_threads(1, lambda _: pool._put_conn(mine))
+    theirs: list[Any] = []
+    in_threads(1, lambda _: theirs.append(pool._get_conn()))
+    assert theirs == [mine]
+    pool._put_conn(None)
+    assert pool.pooling.stats().leased == 1
+    pool._put_conn(mine)
+    settled(pool.pooling, leased=0, size=1)
+
+
+# -- waiting ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_who_does_not_want_to_wait_for_a_place_gets_one_that_is_free(make: Any, block: bool) -> None:
+    pool = make(maxsize=2, block=block)
+    held = [pool.request("GET", "/", preload_content=False, pool_timeout=0) for _ in range(2)]
+    if block:
+        with pytest.raises(EmptyPoolError):
+            pool.request("GET", "/", pool_timeout=0)
+    else:
+        assert pool.request("GET", "/", pool_timeout=0).data == b"ok"
+    for response in held:
+        assert response.read() == b"ok"
+    assert pool.request("GET", "/", pool_timeout=0).data == b"ok"
+
+
+def test_it_gets_one_as_well_where_the_pool_says_so_and_there_is_a_total(http_server: HTTP) -> None:
+    with http.PoolManager(max_size=2, max_total=1, pool_timeout=0) as manager:
+        held = manager.request("GET", http_server.url, preload_content=False)
+        with pytest.raises(EmptyPoolError):
+            manager.request("GET", http_server.url)
+        assert held.read() == b"ok"
+        del held  # a response keeps its pool
+        assert manager.request("GET", http_server.url).data == b"ok"
+    http_server.wait_for_sessions(0)
+
+
+def test_the_queue_hands_out_what_it_counts(make: Any) -> None:
+    pool = make(maxsize=1, block=True)
+    connection = pool.pool.get_nowait()
+    assert pool.pool.empty()
+    pool.pool.put_nowait(connection)
+    assert pool.pool.full()
