@@ -179,13 +179,20 @@ class _ContextLeases(Leases):
     """Whether a response has them, which outlasts the context."""
 
 
+def _kept() -> dict[str, Any]:
+    """What the current context keeps. Not by methods of ``flask.g``: an application may have its own class of it, which
+    needs none (``app_ctx_globals_class``)."""
+    return vars(flask.g)
+
+
 def _leases() -> _ContextLeases:
-    found: _ContextLeases | None = flask.g.get(_LEASES)
+    kept = _kept()
+    found: _ContextLeases | None = kept.get(_LEASES)
     if found is None:
         state = _state(None)
         found = _ContextLeases(state.pools, state.timeout, begin=state.transactional)
         found.streaming = False
-        found = flask.g.setdefault(_LEASES, found)
+        found = kept.setdefault(_LEASES, found)
     return found
 
 
@@ -200,12 +207,12 @@ def _state(app: flask.Flask | None) -> _State:
 
 def _answered(response: flask.Response) -> flask.Response:
     """The view has returned, or an error handler in its place; nothing has been sent yet."""
-    leases: _ContextLeases | None = flask.g.get(_LEASES)
+    leases: _ContextLeases | None = _kept().get(_LEASES)
     if leases is not None:
         leases.streaming = False  # what comes after may have failed, and this be the answer in a stream's place
         leases._settle(commit=response.status_code < 400)  # where a commit fails, this answer becomes a 500
-        if response.status_code >= 400 and not response.direct_passthrough:
-            response.make_sequence()  # Flask's own error pages look like streams
+        if response.status_code >= 300 and not response.direct_passthrough:
+            response.make_sequence()  # Flask's own error pages look like streams, and so do redirects that were raised
         # A body that is made while it is sent may still read from the connection; a file does not.
         if leases._any and response.is_streamed and not response.direct_passthrough:
             leases.streaming = True
@@ -227,10 +234,11 @@ class _Stream(Body):
 
 def _ended(error: BaseException | None) -> None:
     """A context has ended. With stream_with_context() this comes twice: for the request, then for the stream."""
-    leases: _ContextLeases | None = flask.g.get(_LEASES)
+    kept = _kept()
+    leases: _ContextLeases | None = kept.get(_LEASES)
     if leases is None or leases.streaming:
         return
-    flask.g.pop(_LEASES)
+    del kept[_LEASES]
     try:
         leases._settle(commit=error is None)
     finally:

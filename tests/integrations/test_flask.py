@@ -109,6 +109,16 @@ def test_an_error_that_flask_answers_gives_back(site: Site) -> None:
     assert (site.leased, site.pool.stats().idle) == (0, 1)
 
 
+def test_a_redirect_that_is_raised_gives_back(site: Site) -> None:
+    """A test client neither reads nor closes it."""
+
+    def view() -> str:
+        site.pools.connection()
+        flask.abort(flask.redirect("/elsewhere"))
+
+    assert (site.get(view).status_code, site.leased) == (302, 0)
+
+
 # -- streams ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +259,21 @@ def test_each_context_has_its_own_lease(site: Site) -> None:
         assert site.leased == 1
         assert site.pools.connection() is outer
     assert site.leased == 0
+
+
+def test_an_application_may_have_a_class_of_its_own_for_g(site: Site) -> None:
+    class Globals:
+        """Without the methods of Flask's own."""
+
+    site.app.app_ctx_globals_class = Globals  # type: ignore[assignment]
+
+    def view() -> str:
+        assert site.pools.connection() is site.pools.connection()
+        return str(site.leased)
+
+    site.app.add_url_rule("/nothing", "nothing", lambda: str(site.leased))
+    assert (site.get(view).text, site.leased) == ("1", 0)
+    assert site.app.test_client().get("/nothing").text == "0"
 
 
 def test_outside_of_a_context_flask_says_what_is_missing(site: Site) -> None:
