@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from time import perf_counter, sleep
@@ -81,7 +82,8 @@ class MortalFactory(StubFactory):
 
 
 class OursOut(Ours):
-    """All options at their defaults."""
+    """All options at their defaults. An error ends the lease as it would end a ``with``: a discard, which is the user's
+    own decision, says nothing of the others."""
 
     def _factory(self, server: Server) -> pooling.Factory[Stub]:
         return MortalFactory(server)
@@ -89,8 +91,8 @@ class OursOut(Ours):
     def ping(self, held: Any) -> None:
         held.connection.ping()
 
-    def broken(self, held: Any, error: Exception) -> None:  # noqa: ARG002
-        held.discard()
+    def broken(self, held: Any, error: Exception) -> None:
+        held.__exit__(type(error), error, error.__traceback__)
 
 
 class AlchemyOut(SQLAlchemy):
@@ -152,6 +154,8 @@ class PsycopgOut(Psycopg):
             def connect(cls, conninfo: str, **_: object) -> Any:  # noqa: ARG003
                 return cls()
 
+        # It logs each refused connect, and what nobody has set up is printed.
+        logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         kind: Any = Connection
         self._pool = ConnectionPool(
             connection_class=kind, min_size=0, max_size=size, timeout=timeout, open=True, check=lambda held: held.ping()

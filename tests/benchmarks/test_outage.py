@@ -13,3 +13,13 @@ def test_every_pool_has_each_figure_and_sees_the_server_again() -> None:
     here = installed(outage.KINDS)
     assert {(one.peer, one.figure) for one in rows} == {(name, figure) for name in here for figure in figures}
     assert all(one.value < float("inf") for one in rows)
+
+
+def test_ours_is_told_of_what_broke_so_that_the_next_caller_sees_no_error() -> None:
+    server, peer = outage._prepared(outage.OursOut)
+    server.leave()
+    server.up = True
+    try:
+        assert [outage._call(peer) for _ in range(outage.CALLERS)] == [False] + [True] * (outage.CALLERS - 1)
+    finally:
+        outage._ended(peer, server, {})
