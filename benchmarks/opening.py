@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter, sleep
 
@@ -22,6 +23,7 @@ SPIKE, RAMP, FIRST, HANG = "spike", "ramp", "whichever comes first", "connect ha
 CALLERS = 50
 SETTLE = 0.05  # seconds for pools to come to rest after warming: their workers report after the caller has its own
 BEYOND = 1.0  # seconds that a connect hangs on after the caller's time is over
+EARLY = 0.005  # seconds before its time that an acquire may end: less than the shortest timeout but 0
 TIMEOUTS = (0.0, 0.01, 0.1, 1.0)
 
 
@@ -50,85 +52,90 @@ def _scenario(
 def spike(kind: type[Peer]) -> dict[str, float]:
     """5 idle of at most 50, 50 callers at once, use 2 ms, connect 150 ms. Five connections serve them in ten turns
     of 2 ms; whoever waits for its own connect takes 150."""
-    server, peer = _prepared(kind, size=50, warm=5, delay=0.150)
-    opened = server.opened
+    with _prepared(kind, size=50, warm=5, delay=0.150) as (server, peer):
+        opened = server.opened
 
-    def use() -> None:
-        held = peer.acquire()
-        sleep(0.002)
-        peer.release(held)
+        def use() -> None:
+            held = peer.acquire()
+            sleep(0.002)
+            peer.release(held)
 
-    began = together(CALLERS, use)
-    total = perf_counter() - began
-    return _ended(peer, server, {"total": 1000 * total, "opened": server.opened - opened})
+        began = together(CALLERS, use)
+        return {"total": 1000 * (perf_counter() - began), "opened": server.opened - opened}
 
 
 def ramp(kind: type[Peer]) -> dict[str, float]:
     """From 1 connection to 50 that are held, connect 50 ms: nobody gives back before all have one."""
-    server, peer = _prepared(kind, size=50, warm=1, delay=0.050)
     everybody = threading.Barrier(CALLERS)
+    with _prepared(kind, size=50, warm=1, delay=0.050) as (_, peer):
 
-    def use() -> None:
-        held = peer.acquire()
-        everybody.wait()
-        peer.release(held)
+        def use() -> None:
+            try:
+                held = peer.acquire()
+            except Exception:
+                everybody.abort()  # nobody is to wait for this one
+                raise
+            with suppress(threading.BrokenBarrierError):  # whoever broke it says why
+                everybody.wait()
+            peer.release(held)
 
-    began = together(CALLERS, use)
-    total = perf_counter() - began
-    return _ended(peer, server, {"total": 1000 * total})
+        began = together(CALLERS, use)
+        return {"total": 1000 * (perf_counter() - began)}
 
 
 def whichever_first(kind: type[Peer]) -> dict[str, float]:
     """A caller whose own demand has begun a connect of 1 s; after 30 ms another gives a connection back. How long
     after that return the caller has a connection."""
-    server, peer = _prepared(kind, size=2, warm=1, delay=1.0)
-    held = peer.acquire()
-    served: list[float] = []
+    with _prepared(kind, size=2, warm=1, delay=1.0) as (_, peer):
+        held = peer.acquire()
+        served: list[float] = []
 
-    def caller() -> None:
-        got = peer.acquire()
-        served.append(perf_counter())
-        peer.release(got)
+        def caller() -> None:
+            got = peer.acquire()
+            served.append(perf_counter())
+            peer.release(got)
 
-    thread = threading.Thread(target=caller, daemon=True)
-    thread.start()
-    sleep(0.030)
-    returned = perf_counter()
-    peer.release(held)
-    thread.join()
-    return _ended(peer, server, {"after the return": 1000 * (served[0] - returned)})
+        thread = threading.Thread(target=caller, daemon=True)
+        thread.start()
+        sleep(0.030)
+        returned = perf_counter()
+        peer.release(held)
+        thread.join()
+        return {"after the return": 1000 * (served[0] - returned)}
 
 
 def hang(kind: type[Peer], timeout: float) -> dict[str, float]:
     """A connect that hangs for 1 s longer than the caller is ready to wait: by how much the caller overstays."""
-    server = Server(delay=0.0)
-    peer = kind(server, 2, timeout)
-    server.delay = timeout + BEYOND
-    began = perf_counter()
-    try:
-        held = peer.acquire()
-    except Exception:
-        held = None  # each pool raises an error of its own; only the time counts
-    over = perf_counter() - began - timeout
-    if held is not None:
-        peer.release(held)
-    return _ended(peer, server, {"past the timeout": 1000 * over})
+    with _prepared(kind, size=2, delay=timeout + BEYOND, timeout=timeout) as (_, peer):
+        began = perf_counter()
+        try:
+            held = peer.acquire()
+        except Exception:
+            held = None  # each pool raises an error of its own; only the time counts
+        over = perf_counter() - began - timeout
+        if over < -EARLY:
+            raise RuntimeError(f"{kind.name} ended an acquire {-over:.3f} s before its time")
+        if held is not None:
+            peer.release(held)
+        return {"past the timeout": 1000 * over}
 
 
-def _prepared(kind: type[Peer], *, size: int, warm: int, delay: float) -> tuple[Server, Peer]:
+@contextmanager
+def _prepared(
+    kind: type[Peer], *, size: int, warm: int = 0, delay: float, timeout: float = 60.0
+) -> Iterator[tuple[Server, Peer]]:
     """A pool with so many idle connections; from now on a connect takes ``delay`` seconds."""
     server = Server()
-    peer = kind(server, size)
-    peer.warm(warm)
-    sleep(SETTLE)
-    server.delay = delay
-    return server, peer
-
-
-def _ended(peer: Peer, server: Server, figures: dict[str, float]) -> dict[str, float]:
-    server.end()
-    peer.close()
-    return figures
+    peer = kind(server, size, timeout)
+    try:
+        if warm:
+            peer.warm(warm)
+            sleep(SETTLE)
+        server.delay = delay
+        yield server, peer
+    finally:
+        server.end()
+        peer.close()
 
 
 FAMILY = Family(
