@@ -34,14 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if why := _unwritable(getattr(options, name)):
             parser.error(f"--{name} cannot be written: {why}")
     rounds = options.rounds or (1 if options.quick else 5)
-    run = Run({"rounds": rounds, "quick": options.quick})
+    run = Run({"rounds": rounds, "quick": options.quick, "only": options.only or []})
     _measure(run, options.only or list(FAMILIES), Settings(rounds, options.quick, _say))
     # Before the table: whoever reads that may be a `head` that has gone.
     saved = _save(options.json, lambda: json.dumps(run.data(), indent=1, ensure_ascii=False) + "\n")
     saved &= _save(options.html, run.page)
     verdicts = judge(run.rows)
     _show(run, verdicts)
-    broken = [verdict for verdict in verdicts if verdict.bar.stage == "now" and not verdict.met]
+    doubtful = [*run.unmeasured(), *(verdict.bar for verdict in verdicts if not verdict.met)]
+    broken = [bar for bar in doubtful if bar.stage == "now"]
     return 1 if run.failed or not saved or (options.strict and broken) else 0
 
 
@@ -54,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, help="how often everything is measured (default 5, quick 1)")
     parser.add_argument("--quick", action="store_true", help="short samples: whether it runs, not how fast")
-    parser.add_argument("--strict", action="store_true", help='exit with 1 where a bar of "now" is not met')
+    parser.add_argument(
+        "--strict", action="store_true",
+        help='exit with 1 where a bar of "now" is not met, or a whole run has no figure of it',
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots there")
     return parser
@@ -84,7 +88,7 @@ def _save(path: Path | None, text: Callable[[], str]) -> bool:
 def _show(run: Run, verdicts: Sequence[Verdict]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not everybody's encoding has ± and ≤
-    print(table.render(run.rows, verdicts))
+    print(f"{run.summary()}\n\n{table.render(run.rows, verdicts, run.unmeasured())}")
     for name, why in peers.missing().items():
         print(f"missing: {name} ({why}; pip install --group bench)")
     for name, why in run.failed.items():

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from itertools import repeat
@@ -398,6 +399,9 @@ def missing() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The packages measured, with their versions."""
+    """The packages measured, with their versions; last the drivers of real servers, as far as they are here."""
     found = {kind.package: metadata.version(kind.package) for kind in installed().values() if kind.package}
+    for driver in ("psycopg", "PyMySQL", "pymongo"):
+        with suppress(metadata.PackageNotFoundError):
+            found[driver] = metadata.version(driver)
     return {OURS: pooling.__version__, **found}

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from benchmarks import peers, plots
-from benchmarks.bars import Verdict, judge
+from benchmarks.bars import Bar, Verdict, judge, unmeasured
 from benchmarks.rows import OURS, Family, Row
 from benchmarks.table import HEAD, RIGHT, blocks, cells, closing
 
@@ -39,6 +39,11 @@ class Run:
     def rows(self) -> list[Row]:
         return [row for rows in self.results.values() for row in rows]
 
+    def unmeasured(self) -> list[Bar]:
+        """The bars that a whole run has no figure of: a peer or server is missing, or a name has changed."""
+        part = self.settings.get("quick") or self.settings.get("only")
+        return [] if part else unmeasured(self.rows)
+
     def circumstances(self) -> dict[str, Any]:
         return {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -52,6 +57,14 @@ class Run:
             **self.settings,
         }
 
+    def summary(self) -> str:
+        """The same in two lines, for a terminal."""
+        facts = self.circumstances()
+        how = f"{facts['python']}, {facts['processors']} processors, rounds: {facts['rounds']}"
+        if facts.get("quick"):
+            how += ", quick: whether it runs, not how fast"
+        return f"{how}\n{', '.join(f'{name} {version}' for name, version in facts['versions'].items())}"
+
     def data(self) -> dict[str, Any]:
         """For json.dumps."""
         places = {id(row): place for place, row in enumerate(self.rows)}
@@ -61,8 +74,9 @@ class Run:
     def page(self) -> str:
         """The HTML report."""
         verdicts = judge(self.rows)
+        lines = closing(verdicts, self.unmeasured())
         body = [f"<h1>{OURS} beside its peers</h1>", *_circumstances(self.circumstances())]
-        body += [f"<p class='{'failed' if line[0] == ' ' else ''}'>{escape(line)}</p>" for line in closing(verdicts)]
+        body += [f"<p class='{'failed' if line[0] == ' ' else ''}'>{escape(line)}</p>" for line in lines]
         for family, rows in self.results.items():
             body += [f"<h2>{escape(family.name)}: {escape(family.about)}</h2>", *_plots(family, rows)]
             body += _tables(rows, verdicts)
@@ -73,7 +87,11 @@ class Run:
 def _circumstances(facts: dict[str, Any]) -> Iterator[str]:
     yield "<table>"
     for name, value in facts.items():
-        shown = ", ".join(f"{key} ({what})" for key, what in value.items()) if isinstance(value, dict) else value
+        shown = value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key} ({what})" for key, what in value.items())
+        elif isinstance(value, list):
+            shown = ", ".join(value)
         yield f"<tr><th>{escape(name)}</th><td>{escape(str(shown))}</td></tr>"
     yield "</table>"
 

@@ -6,12 +6,13 @@ some pools (MongoClient, urllib3) do not let the two be told apart. Needs the dr
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from benchmarks.crowd import Outcome, Service, crowd, together
-from benchmarks.peers import unfit
+from benchmarks.peers import FairQueue, unfit
 from benchmarks.rows import OURS, Family, Row, Settings, by_time, in_turn, percentile, ratio, row
 
 THREADS, SIZE, TIMEOUT = 16, 4, 60.0
@@ -136,6 +137,64 @@ def _mariadb(url: str) -> tuple[Use, Callable[[], object]]:
     return use, pool.close
 
 
+# SQLAlchemy's engine, whose users write poolclass=FairPool and nothing else. Its default: each use is a transaction,
+# which is a BEGIN and a rollback beside the query, for both.
+
+
+def _engine(url: str, poolclass: Any) -> tuple[Use, Callable[[], object]]:
+    """``pre_ping`` stays off, its default."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(
+        url.replace("postgresql:", "postgresql+psycopg:", 1),
+        poolclass=poolclass, pool_size=SIZE, max_overflow=0, pool_timeout=TIMEOUT,
+    )  # fmt: skip
+    select = sqlalchemy.text("SELECT 1")
+
+    def use() -> None:
+        with engine.connect() as connection:
+            connection.execute(select).scalar()
+
+    return use, engine.dispose
+
+
+def _queue_pool(url: str) -> tuple[Use, Callable[[], object]]:
+    from sqlalchemy.pool import QueuePool
+
+    return _engine(url, QueuePool)
+
+
+def _queue_pool_in_order(url: str) -> tuple[Use, Callable[[], object]]:
+    """The same pool with the least queue that is fair: what order costs here, whoever keeps it."""
+    from sqlalchemy.pool import QueuePool
+    from sqlalchemy.util.queue import Empty
+
+    class Queue(FairQueue):
+        def __init__(self, maxsize: int, use_lifo: bool) -> None:
+            super().__init__()
+            self.maxsize, self.use_lifo = maxsize, use_lifo
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            try:
+                return super().get(block, timeout)
+            except queue.Empty:
+                raise Empty from None
+
+        def qsize(self) -> int:
+            return len(self._items)
+
+    class InOrder(QueuePool):
+        _queue_class: Any = Queue
+
+    return _engine(url, InOrder)
+
+
+def _fair_pool(url: str) -> tuple[Use, Callable[[], object]]:
+    from pooling.integrations.sqlalchemy import FairPool
+
+    return _engine(url, FairPool)
+
+
 def _redis_blocking(url: str) -> tuple[Use, Callable[[], object]]:
     import redis
 
@@ -196,12 +255,8 @@ def _urllib3_in_order(url: str) -> tuple[Use, Callable[[], object]]:
     """The same pool with the least queue that is fair: what order costs here, whoever keeps it."""
     import urllib3
 
-    from benchmarks.peers import FairQueue
-
-    queue: Any = FairQueue
-
     class InOrder(urllib3.HTTPConnectionPool):
-        QueueCls = queue
+        QueueCls: Any = FairQueue
 
     manager = urllib3.PoolManager(maxsize=SIZE, block=True)
     manager.pool_classes_by_scheme = {"http": InOrder}
@@ -215,11 +270,16 @@ def _http(url: str) -> tuple[Use, Callable[[], object]]:
     return lambda: manager.request("GET", url + "/").data, manager.clear
 
 
-# By the class in tests.servers, the scenario's name and the peers; ours comes last, under the name that bars look for.
+# By the scenario's name: the class in tests.servers and the peers; ours comes last, under the name that bars look for.
 SERVERS: dict[str, tuple[str, tuple[Subject, ...]]] = {
-    "Postgres": ("PostgreSQL", (
+    "PostgreSQL": ("Postgres", (
         Subject("psycopg_pool ConnectionPool", _psycopg, "psycopg_pool"),
         Subject(OURS, _postgres),
+    )),
+    "PostgreSQL, SQLAlchemy's engine": ("Postgres", (
+        Subject("SQLAlchemy QueuePool", _queue_pool, "sqlalchemy"),
+        Subject("SQLAlchemy QueuePool, in order", _queue_pool_in_order, "sqlalchemy"),
+        Subject(OURS, _fair_pool, "sqlalchemy"),
     )),
     "MariaDB": ("MariaDB", (
         Subject("SQLAlchemy QueuePool", _sqlalchemy, "sqlalchemy"),
@@ -246,13 +306,13 @@ SERVERS: dict[str, tuple[str, tuple[Subject, ...]]] = {
 
 
 def run(settings: Settings) -> Iterator[Row]:
-    for kind in SERVERS:
-        yield from measure(kind, settings)
+    for name in SERVERS:
+        yield from measure(name, settings)
 
 
-def measure(kind: str, settings: Settings) -> Iterator[Row]:
+def measure(name: str, settings: Settings) -> Iterator[Row]:
     """All peers of one server."""
-    name, subjects = SERVERS[kind]
+    kind, subjects = SERVERS[name]
     scenario = f"server, {name}"
     settings.say(f"servers: {name} is being started")
     try:
@@ -330,7 +390,8 @@ def _rows(scenario: str, outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
             yield row(scenario, name, f"wait and use {label}", "ms", found, THREADS)
         for name, found in times.items():
             if label == "p99" and name not in ours and all(found):
-                yield ratio(scenario, OURS, f"p99 to {name}", times[OURS], found, THREADS)
+                for one in ours:
+                    yield ratio(scenario, one, f"p99 to {name}", times[one], found, THREADS)
     for name, rounds in outcomes.items():
         found = [1000 * by_time(one.waits(), 99.0) for one in rounds]
         yield row(scenario, name, "wait and use p99 by time", "ms", found, THREADS)

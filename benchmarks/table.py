@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.bars import Verdict
+from benchmarks.bars import Bar, Verdict
 from benchmarks.rows import Row
 
 HEAD = ("at", "peer", "value", "±", "unit", "bar")
@@ -35,12 +35,12 @@ def cells(row: Row, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     return at, row.peer, number(row.value), number(row.spread), row.unit, bar
 
 
-def render(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> str:
+def render(rows: Sequence[Row], verdicts: Sequence[Verdict], unmeasured: Sequence[Bar] = ()) -> str:
     """All blocks, and then what was not met."""
     lines: list[str] = []
     for (scenario, figure), block in blocks(rows).items():
         lines += [f"{scenario}: {figure}", *_block([cells(row, verdicts) for row in block]), ""]
-    return "\n".join([*lines, *closing(verdicts)])
+    return "\n".join([*lines, *closing(verdicts, unmeasured)])
 
 
 def _block(body: list[tuple[str, ...]]) -> list[str]:
@@ -55,11 +55,14 @@ def _pad(text: str, width: int, right: bool) -> str:
     return text.rjust(width) if right else text.ljust(width)
 
 
-def closing(verdicts: Sequence[Verdict]) -> list[str]:
-    """How many bars were met, and which were not."""
+def closing(verdicts: Sequence[Verdict], unmeasured: Sequence[Bar] = ()) -> list[str]:
+    """How many bars were met, which were not, and of which nobody knows."""
     failed = [verdict for verdict in verdicts if not verdict.met]
     lines = [f"{len(verdicts) - len(failed)} of {len(verdicts)} bars met"]
     for verdict in failed:
         row, at = verdict.row, "" if verdict.row.at is None else f" at {number(verdict.row.at)}"
         lines.append(f"  not met: {row.scenario}{at}: {row.figure} {number(row.value)}, {verdict.bar}")
+    for bar in unmeasured:
+        at = "" if bar.at is None else f" at {number(bar.at)}"
+        lines.append(f"  not measured: {bar.scenario}{at}: {bar.figure}, {bar}")
     return lines

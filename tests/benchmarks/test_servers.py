@@ -24,6 +24,18 @@ def test_every_peer_of_a_server_gets_its_figures() -> None:
     assert [verdict.row.figure for verdict in judge(rows)] == [*figures, "least/most"]
 
 
+def test_a_pool_in_anothers_place_stands_beside_the_one_it_replaces() -> None:
+    rows = [*servers.measure("PostgreSQL, SQLAlchemy's engine", QUICK), *servers.measure("Redis", QUICK)]
+    assert not [one for one in rows if one.figure in {"missing", "threads that failed"}]
+    for figure in ("throughput", "p99"):
+        assert {(one.peer, one.figure) for one in rows if one.figure.startswith(f"{figure} to ")} == {
+            (OURS, f"{figure} to SQLAlchemy QueuePool"),
+            (OURS, f"{figure} to SQLAlchemy QueuePool, in order"),
+            (OURS, f"{figure} to redis BlockingConnectionPool"),
+            (f"{OURS}, drop-in", f"{figure} to redis BlockingConnectionPool"),
+        }
+
+
 def test_a_missing_server_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(kind: str) -> None:
         raise ServerMissing(f"{kind} is missing: install it")

@@ -79,11 +79,15 @@ def test_bars_stand_beside_the_figures_they_are_for(run: tuple[str, dict[str, An
 
 
 def test_a_run_says_under_which_circumstances_it_was_made(run: tuple[str, dict[str, Any]]) -> None:
-    _, data = run
+    table, data = run
     assert data["quick"] is True
     assert data["rounds"] == 1
     assert OURS in data["versions"]
+    assert data["only"] == ["uncontended"]
     assert data["failed"] == {}
+    first, second, *_ = table.splitlines()
+    assert first.endswith("rounds: 1, quick: whether it runs, not how fast")
+    assert second == ", ".join(f"{name} {version}" for name, version in data["versions"].items())
 
 
 def test_the_list_names_families_and_peers() -> None:
@@ -165,6 +169,24 @@ def test_with_strict_a_bar_of_now_that_is_not_met_fails_the_run(
     assert main(arguments) == 0
     monkeypatch.setattr(bars, "BARS", (Bar("uncontended", "ratio to the floor", "≤", 0.001, "goal"),))
     assert main([*arguments, "--strict"]) == 0
+
+
+def test_with_strict_a_bar_of_now_that_a_whole_run_has_no_figure_of_fails_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = family(monkeypatch)
+    monkeypatch.setattr("benchmarks.__main__.FAMILIES", {"mine": FAMILIES["mine"]})
+    monkeypatch.setattr(
+        bars, "BARS", (Bar("mine", "cycle", "≤", 1.0, "now"), Bar("renamed", "cycle", "≤", 1.0, "now", 4))
+    )
+    assert main(["--strict"]) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "1 of 1 bars met",
+        "  not measured: renamed at 4: cycle, now ≤ 1",
+    ]
+    assert main([]) == 0
+    assert main(["--strict", "--quick"]) == 0
+    assert main(["--strict", *only]) == 0
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])
