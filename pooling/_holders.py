@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from types import CodeType, FrameType
+from typing import Any
 
 from pooling._ledger.entry import Hold
 from pooling.errors import Holder
@@ -42,14 +42,20 @@ def call_site(code: CodeType | None, instruction: int) -> str:
     return f"{code.co_filename}:{line} {code.co_name}"
 
 
-def outside(frame: FrameType, packages: frozenset[str]) -> FrameType:
-    """The innermost frame, from this one outwards, that is in none of these packages, which stand between the pool and
-    its user; the outermost where all are."""
-    while (outer := frame.f_back) is not None and _is_in(frame.f_globals.get("__name__"), packages):
-        frame = outer
-    return frame
+class Between(dict[Any, bool]):
+    """The packages that stand between a pool and its user. Every acquire through a driver's classes asks this of each
+    frame, so what was found out of a module is kept: one look-up for each."""
 
+    def __init__(self, *packages: str) -> None:
+        self._packages = frozenset(packages)
 
-@lru_cache(maxsize=1024)  # each acquire through a driver's own classes asks for the same few
-def _is_in(module: object, packages: frozenset[str]) -> bool:
-    return str(module).partition(".")[0] in packages
+    def __missing__(self, module: object) -> bool:
+        between = str(module).partition(".")[0] in self._packages
+        self[module] = between
+        return between
+
+    def outside(self, frame: FrameType) -> FrameType:
+        """The innermost frame, from this one outwards, that is in none of the packages; the outermost where all are."""
+        while self[frame.f_globals.get("__name__")] and frame.f_back is not None:
+            frame = frame.f_back
+        return frame

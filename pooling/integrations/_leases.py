@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pooling._clock import DEFAULT, Timeout
-from pooling._holders import outside
+from pooling._holders import Between
 from pooling.config import nearest
 from pooling.errors import PoolError
 from pooling.lease import Lease, Transaction
@@ -18,7 +18,7 @@ SOLE = "default"
 """The name a pool goes by that was given alone, and of the one that is meant where several are there and none is
 named."""
 
-_NOT_THEIRS = frozenset({"pooling", "contextlib"})  # the latter where a transaction is entered
+_BETWEEN = Between("pooling", "contextlib")  # the latter where a transaction is entered
 
 Pools = Mapping[str, Pool[Any]]
 
@@ -115,7 +115,7 @@ class Leases:
             known = list(self._pools)
             raise LookupError(f"no pool is called {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         self._held.pop(name, None)  # one that has ended by hand
-        lease = self._pools[name]._acquire_for(outside(sys._getframe(2), _NOT_THEIRS), self._timeout)
+        lease = self._pools[name]._acquire_for(_BETWEEN.outside(sys._getframe(2)), self._timeout)
         begin = name in self._begin
         if begin:
             Transaction._begin(lease)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pooling import Waiting
-from pooling._holders import outside
+from pooling._holders import Between
 from pooling.testing import ManualClock
 from tests.core.conftest import Make
 
@@ -54,7 +54,7 @@ def test_a_holder_is_shown_at_the_line_past_the_library_in_between(modules: list
     frame: Any = None
     for name in modules:
         frame = SimpleNamespace(f_globals={"__name__": name}, f_back=frame)
-    assert outside(frame, frozenset({"redis"})).f_globals["__name__"] == whose
+    assert Between("redis").outside(frame).f_globals["__name__"] == whose
 
 
 def test_a_waiter_reads_as_one_line() -> None:

@@ -31,7 +31,7 @@ from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
 from pooling._clock import DEFAULT
 from pooling._clock import Timeout as Patience
-from pooling._holders import outside
+from pooling._holders import Between
 from pooling._ledger.phase import Phase
 from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
@@ -50,7 +50,7 @@ CLOSING = 1.0  # seconds that close() waits for what is being closed
 # Seconds in which a worker makes a shell or a permit. A request waits for that whatever its pool_timeout is, 0 as well:
 # what it does not want to wait for is a place.
 MAKING = 0.5
-_NOT_USERS = frozenset({"urllib3", "requests", "pooling"})
+_BETWEEN = Between("urllib3", "requests", "pooling")
 _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
 
 
@@ -145,7 +145,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if not self.is_open:
             raise ClosedPoolError(self, "Pool is closed.")
         until = None if timeout is None else time.monotonic() + timeout
-        frame = outside(sys._getframe(1), _NOT_USERS)
+        frame = _BETWEEN.outside(sys._getframe(1))
         use = self._mine.use = self._take(timeout, frame)
         if not self.capped:
             self._count(+1)

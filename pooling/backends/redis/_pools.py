@@ -25,7 +25,7 @@ from redis.observability.recorder import (
     record_connection_wait_time,
 )
 
-from pooling._holders import outside
+from pooling._holders import Between
 from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
@@ -39,7 +39,7 @@ from pooling.pool import Pool
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-_REDIS = frozenset({"redis"})
+_BETWEEN = Between("redis")
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
 
@@ -105,7 +105,7 @@ class ConnectionPool(redis.ConnectionPool):
         if command_name is not None or keys or options:
             warnings.warn("Use get_connection() without args instead", DeprecationWarning, stacklevel=2)
         self._checkpid()
-        started, frame = time.monotonic(), outside(sys._getframe(1), _REDIS)
+        started, frame = time.monotonic(), _BETWEEN.outside(sys._getframe(1))
         tried = False
         while True:
             lease = self._acquire(started, frame)

@@ -14,7 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
-from pooling._holders import outside
+from pooling._holders import Between
 from pooling._hooks import contained
 from pooling._ledger.entry import Token
 from pooling._runtime.fork import keep_inherited
@@ -27,7 +27,7 @@ from pooling.lease import Lease
 from pooling.pool import FIRST_COME
 from pooling.stats import CloseReason
 
-_NOT_USERS = frozenset({"sqlalchemy", "pooling", "contextlib"})
+_BETWEEN = Between("sqlalchemy", "pooling", "contextlib")
 _LEASE, _TOOK = "_pooling_lease", "_pooling_took"  # what a record carries of ours
 
 
@@ -116,7 +116,8 @@ class FairPool(QueuePool):
         lease = self._acquire()
         record: Any = None
         try:
-            record = self.records.pop(_place(lease), None)
+            place = _place(lease)
+            record = self.records.pop(place, None)
             if record is None:
                 record = self._create_connection()
                 self.pooling.filled(lease, vars(record).pop(_TOOK, 0.0))
@@ -124,7 +125,7 @@ class FairPool(QueuePool):
         except BaseException as error:
             self._give_up(lease, record, error)
             raise
-        _place(lease).lend(record)
+        place.lend(record)
         return record
 
     def _do_return_conn(self, record: Any) -> None:
@@ -245,7 +246,7 @@ class FairPool(QueuePool):
 
     def _acquire(self) -> Lease[Place]:
         try:
-            return self.pooling.take(self._timeout, FIRST_COME, outside(sys._getframe(1), _NOT_USERS))
+            return self.pooling.take(self._timeout, FIRST_COME, _BETWEEN.outside(sys._getframe(1)))
         except PoolTimeout as error:
             limits = f"FairPool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out"
             raise NoConnectionError.like(error, limits) from error
