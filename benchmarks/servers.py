@@ -318,7 +318,8 @@ def measure(name: str, settings: Settings) -> Iterator[Row]:
     try:
         server = _start(kind)
     except (ImportError, RuntimeError) as error:  # RuntimeError: ServerMissing and ServerError
-        yield _missing(scenario, f"the server ({name})", str(error).partition("\n")[0])
+        advice = "; pip install --group test" if isinstance(error, ImportError) else ""
+        yield _missing(scenario, f"the server ({name})", str(error).partition("\n")[0] + advice)
         return
     try:
         here = [one for one in subjects if not unfit(one.module)]

@@ -47,6 +47,15 @@ def test_a_missing_server_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[0].unit == "Postgres is missing: install it"
 
 
+def test_what_the_tests_servers_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(kind: str) -> None:
+        raise ImportError("No module named 'trustme'")
+
+    monkeypatch.setattr(servers, "_start", start)
+    (row,) = servers.measure("Redis", QUICK)
+    assert row.unit == "No module named 'trustme'; pip install --group test"
+
+
 def test_a_missing_peer_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     name, subjects = servers.SERVERS["Redis"]
     absent = subjects[0]._replace(name="another", module="no_such_module")
