@@ -90,8 +90,13 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         connection: sqlite3.Connection = sqlite3.connect(self._target, **args)
         try:
             if not isinstance(connection, _Connection):  # made by a user's function: what reads from it is not known
+                if not hasattr(connection, "__dict__"):
+                    raise TypeError(
+                        "the factory in connect_args has made a plain sqlite3.Connection, on which no pool can note "
+                        "anything: let it make one of a subclass"
+                    )
                 _known(connection).readers, _known(connection).registered = set(), False
-            with _outside_transactions(connection):
+            with _undisturbed(connection):
                 _ask(connection, self._first)
             self.remember(connection)
         except BaseException:
@@ -111,7 +116,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         if mode == "session":
             if _known(connection).registered:
                 raise sqlite3.InterfaceError("what a user has registered with SQLite cannot be taken away again")
-            with _outside_transactions(connection):
+            with _undisturbed(connection):
                 _clear_session(connection)
 
     def is_alive(self, connection: sqlite3.Connection) -> bool:
@@ -141,7 +146,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         _end_reading(known)
         self.commit(connection)
         known.defaults = {name: getattr(connection, name, None) for name in _ATTRIBUTES}
-        with _outside_transactions(connection):
+        with _undisturbed(connection):
             try:
                 known.pragmas = {name: rows[0][0] for name in _PRAGMAS if (rows := _ask(connection, f"PRAGMA {name}"))}
                 known.like = _ask(connection, _LIKE)
@@ -293,7 +298,7 @@ def _watched(given: type[sqlite3.Connection]) -> type[sqlite3.Connection]:
 
 
 def _known(connection: sqlite3.Connection) -> _Connection:
-    return connection  # type: ignore[return-value]  # or made by a user's function: that too can be written on
+    return connection  # type: ignore[return-value]  # or made by a user's function: see connect()
 
 
 def _end_reading(connection: _Connection) -> None:
@@ -327,14 +332,21 @@ def _end(connection: sqlite3.Connection, statement: str) -> None:
 
 
 @contextmanager
-def _outside_transactions(connection: sqlite3.Connection) -> Iterator[None]:
-    """With none open: with autocommit=False Python sees to it that there always is one."""
-    before = getattr(connection, "autocommit", None)
-    if before is False:
+def _undisturbed(connection: sqlite3.Connection) -> Iterator[None]:
+    """With no transaction open (with autocommit=False Python sees to it that there always is one), and with texts as
+    str: a user may want them as anything else, and the path of a file need not be UTF-8."""
+    autocommit, texts = getattr(connection, "autocommit", None), connection.text_factory
+    connection.text_factory = _decoded
+    if autocommit is False:
         connection.autocommit = True  # type: ignore[attr-defined,unused-ignore]  # there from Python 3.12 on
     yield
-    if before is False:
+    if autocommit is False:
         connection.autocommit = False  # type: ignore[attr-defined,unused-ignore]
+    connection.text_factory = texts
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="surrogateescape")
 
 
 def _restore(connection: sqlite3.Connection, names: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, create_pool
+from pooling import ConnectError, Pool, create_pool
 from pooling.backends.sqlite import SqliteFactory
 from tests.backends.contract import in_threads, run_python
 
@@ -354,6 +354,14 @@ def test_connections_that_a_function_makes_are_pooled_as_well(url: str) -> None:
         assert pool.stats().opened == 1
 
 
+def test_a_function_that_makes_plain_connections_is_told_at_once(url: str) -> None:
+    def make(*args: Any, **options: Any) -> sqlite3.Connection:
+        return sqlite3.Connection(*args, **options)
+
+    with create_pool(url, {"factory": make}) as pool, pytest.raises(ConnectError, match="make one of a subclass"):
+        pool.acquire(timeout=60.0)
+
+
 def test_rows_of_a_users_own_making_do_not_disturb_the_reset(url: str) -> None:
     class Odd(sqlite3.Connection):
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -370,6 +378,30 @@ def test_rows_of_a_users_own_making_do_not_disturb_the_reset(url: str) -> None:
 
 def _execute(*statements: str) -> Callable[[Any], object]:
     return lambda connection: [connection.execute(statement).fetchall() for statement in statements]
+
+
+@pytest.mark.parametrize("texts", [bytes, lambda text: text.decode().upper()], ids=["bytes", "upper"])
+def test_texts_of_a_users_own_making_do_not_disturb_the_reset(url: str, texts: Any) -> None:
+    def set_up(connection: Any) -> None:
+        connection.text_factory = texts
+
+    with create_pool(url, max_size=1, reset="session", on_connect=set_up) as pool:
+        with pool.acquire() as connection:
+            connection.execute("PRAGMA journal_mode = off")
+            connection.execute("CREATE TEMP TABLE t (x)")
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM sqlite_temp_master") == 0
+            assert connection.text_factory is texts
+        assert pool.stats().opened == 1
+
+
+def test_a_path_that_is_not_utf_8_does_not_disturb_the_reset(tmp_path: Path) -> None:
+    path = f"{tmp_path}/\udcff.db"
+    with Pool(SqliteFactory(path), max_size=1, reset="session") as pool:
+        for _ in range(2):
+            with pool.acquire() as connection:
+                connection.execute("CREATE TEMP TABLE t (x)")
+        assert pool.stats().opened == 1
 
 
 _LEFT: dict[str, tuple[str, Callable[[Any], object], Callable[[Any], object]]] = {
