@@ -28,7 +28,7 @@ from redis.observability.recorder import (
 from pooling._holders import Between
 from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
-from pooling.backends.redis._shells import ShellFactory, Shells
+from pooling.backends.redis._shells import ShellFactory, Shells, give_up
 from pooling.backends.redis._slots import SlotPool, read
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
 from pooling.config import Config
@@ -107,18 +107,23 @@ class ConnectionPool(redis.ConnectionPool):
         self._checkpid()
         started, frame = time.monotonic(), _BETWEEN.outside(sys._getframe(1))
         tried = False
-        while True:
-            lease = self._acquire(started, frame)
-            entry = lease._entry
-            fresh = entry.since == entry.opened_at >= started  # opened for this caller
-            shell = self._ready(lease, fresh=fresh, last=fresh and tried)
-            if shell is not None:
-                break
-            tried = tried or fresh
-        self.shells.lend(shell, lease)
-        self._count(idle=-1, used=1)
-        self._record(started, fresh=fresh)
-        return shell
+        lease: Lease[Any] | None = None
+        try:
+            while True:
+                lease = self._acquire(started, frame)
+                entry = lease._entry
+                fresh = entry.since == entry.opened_at >= started  # opened for this caller
+                shell = self._ready(lease, fresh=fresh, last=fresh and tried)
+                if shell is not None:
+                    break
+                tried = tried or fresh
+            self.shells.lend(shell, lease)
+            self._count(idle=-1, used=1)
+            self._record(started, fresh=fresh)
+            return shell
+        except BaseException:
+            give_up(lease)
+            raise
 
     def _acquire(self, started: float, frame: FrameType) -> Lease[Any]:
         patience = self._pool._config.connect_timeout if self.timeout == 0 else self.timeout
@@ -147,9 +152,6 @@ class ConnectionPool(redis.ConnectionPool):
                 says_something = shell.can_read() and not self.expects_news()
         except (ConnectionError, TimeoutError, OSError, ValueError, AttributeError) as error:
             problem = error  # the last two where another thread closes it meanwhile
-        except BaseException:
-            lease.discard()
-            raise
         if not (closed or says_something or problem):
             return shell
         if says_something and last:
@@ -171,10 +173,18 @@ class ConnectionPool(redis.ConnectionPool):
     def release(self, connection: Any) -> None:
         """Take a connection back, from any thread or destructor. One that is not out of this pool is ignored."""
         self._checkpid()
-        lease = self.shells.take_back(connection, self._pool)
-        if lease is None:
-            self.shells.close_stale(connection, self)
-            return
+        lease: Lease[Any] | None = None
+        try:
+            lease = self.shells.take_back(connection, self._pool)
+            if lease is None:
+                self.shells.close_stale(connection, self)
+            else:
+                self._take_in(connection, lease)
+        except BaseException:
+            give_up(lease or self.shells.take_back(connection, self._pool))
+            raise
+
+    def _take_in(self, connection: Any, lease: Lease[Any]) -> None:
         owned = False
         try:
             owned = bool(self.owns_connection(connection))

@@ -65,6 +65,7 @@ class Shells:
 
     def spare(self, shell: Any) -> None:
         """It has no session any more, and nobody uses it."""
+        self._used.pop(id(shell), None)  # where an exception has struck once it was lent
         self._kept[id(shell)] = shell
         self._spare.append(shell)
 
@@ -81,14 +82,18 @@ class Shells:
         lease = getattr(shell, _LEASE, None)
         if reference is None or reference() is not shell or not isinstance(lease, Lease) or lease._pool is not pool:
             return None
+        taken: Lease[Any] | None = None
         try:
-            taken: Lease[Any] | None = vars(shell).pop(_LEASE)  # of two that release at once, one gets it
+            taken = vars(shell).pop(_LEASE)  # of two that release at once, one gets it
+            # In this order for the same reason: each of the two can have the lease.
+            self._used.pop(id(shell), None)
+            self._kept[id(shell)] = shell
+            return taken
         except (KeyError, TypeError):
             return None
-        # In this order for the same reason: each of the two can have the lease.
-        self._used.pop(id(shell), None)
-        self._kept[id(shell)] = shell
-        return taken
+        except BaseException:
+            give_up(taken)
+            raise
 
     def forget(self, shell: Any, session: Any) -> None:
         """Have it not come back when its session is closed."""
@@ -127,7 +132,6 @@ class Shells:
         if used:
             self._used[id(shell)] = lambda: shell
         else:
-            self._used.pop(id(shell), None)
             self.spare(shell)
 
 
@@ -252,6 +256,13 @@ class ShellFactory(Factory[Session]):
 
     def __repr__(self) -> str:
         return "ShellFactory()"
+
+
+def give_up(lease: Lease[Any] | None) -> None:
+    """End a lease where an exception has struck. That may be kept, and with it the frames that hold the lease: it would
+    not be lost then."""
+    if lease is not None and not lease.ended:
+        lease.discard()
 
 
 def _reference(shell: Any, lost: Callable[[Any], object] | None = None) -> Callable[[], Any]:

@@ -216,6 +216,32 @@ class TestAsAClientSeesIt:
             pools[-1].release(pools[-1].get_connection())
             assert pools[-1].pooling.stats().leased == 0, line
 
+    @pytest.mark.parametrize(
+        "function", [ConnectionPool.get_connection, ConnectionPool._ready, ConnectionPool._take_in, Shells.lend]
+    )
+    def test_an_exception_that_is_kept_keeps_no_slot(self, make: Make, function: Any) -> None:
+        """As a debugger's is, or a future's, and with it every frame that it has passed."""
+        pools: list[Any] = []
+        kept: list[BaseException] = []
+
+        def use() -> Callable[[], object]:
+            pools.append(make(max_connections=1, timeout=5.0))
+            pools[-1].release(pools[-1].get_connection())
+            return keeping
+
+        def keeping() -> None:
+            try:
+                pools[-1].release(pools[-1].get_connection())
+            except BaseException as error:
+                kept.append(error)
+                raise
+
+        for line in struck_at_each_line(function, use):
+            pools[-1].release(pools[-1].get_connection())
+            assert pools[-1].pooling.stats().leased == 0, line
+            assert not pools[-1]._get_in_use_connections(), line
+        assert kept
+
     def test_its_text_tells_no_secret(self) -> None:
         pool = ConnectionPool.from_url("redis://anna:hidden@db.example:6380/2", max_lifetime=60)
         assert "hidden" not in repr(pool) + repr(pool.pooling)
