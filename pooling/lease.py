@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pooling._clock import DEFAULT, Timeout
@@ -130,10 +130,6 @@ class Lease(Generic[T]):
         self._pool._check_process()
         return self._entry.roster is not self._pool._roster
 
-    def _acquired_at(self, frame: FrameType) -> None:
-        """Show this as the place of the acquire: for what stands between the pool and its user."""
-        self._entry.code, self._entry.instruction = frame.f_code, frame.f_lasti
-
     def _take(self, verb: str) -> Token[T]:
         try:
             token: Any = self._token
@@ -170,11 +166,15 @@ class Lease(Generic[T]):
 
 def leased(pool: Pool[T], token: Token[T]) -> Lease[T]:
     """A lease of what the token stands for."""
-    lease: Lease[T] = Lease()
-    lease._pool = pool
-    lease._entry = token.entry
-    lease._token = token
-    return lease
+    try:
+        lease: Lease[T] = Lease()
+        lease._pool = pool
+        lease._entry = token.entry
+        lease._token = token
+        return lease
+    except BaseException:
+        token = lease = None  # type: ignore[assignment]  # as in _leave()
+        raise
 
 
 class Transaction(Generic[T]):

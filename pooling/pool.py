@@ -192,12 +192,18 @@ class Pool(WaitingRoom[T]):
     def _acquire_for(self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[T]:
         """An acquire that is shown, while it waits and while it holds, where ``frame`` is: for what stands between the
         pool and its user."""
-        if self._plain[0] and self._idle:
-            lease = Pool.acquire(self, timeout, priority)  # whatever a subclass has its own acquire do beside
-        else:
-            lease = self._acquire_carefully([], timeout, priority, frame)
-        lease._acquired_at(frame)
-        return lease
+        lease: Lease[T] | None = None
+        try:
+            if self._plain[0] and self._idle:
+                lease = Pool.acquire(self, timeout, priority)  # whatever a subclass has its own acquire do beside
+            else:
+                lease = self._acquire_carefully([], timeout, priority, frame)
+            entry = lease._entry
+            entry.code, entry.instruction = frame.f_code, frame.f_lasti
+            return lease
+        except BaseException:
+            lease = None  # as in acquire()
+            raise
 
     def _acquire_carefully(
         self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
@@ -229,7 +235,7 @@ class Pool(WaitingRoom[T]):
             return leased(self, token)
         except BaseException:
             stale.clear()  # as in acquire()
-            token = None
+            token = waiter = None
             raise
 
     def _look_at(self, entry: Entry[T]) -> Look:

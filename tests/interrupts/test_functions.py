@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,29 @@ def test_a_slot_that_is_given_up_is_never_lost_half_way() -> None:
         assert all_can_be_leased(pools[-1]), line
         assert pools[-1].stats().size == SIZE
         pools[-1].close()
+
+
+@pytest.mark.parametrize("function", [Pool._acquire_for, Pool._acquire_carefully])
+def test_an_exception_that_is_kept_keeps_no_slot(function: Any) -> None:
+    """It keeps the frames that it has passed: a lease or a token in one of them was not lost, and nobody had it."""
+    pools: list[Pool[FakeConnection]] = []
+    kept: list[BaseException] = []
+
+    def acquire() -> Callable[[], object]:
+        pools.append(make(10.0)[0])
+        return keeping
+
+    def keeping() -> None:
+        try:
+            pools[-1]._acquire_for(sys._getframe())
+        except BaseException as error:
+            kept.append(error)
+            raise
+
+    for line in struck_at_each_line(function, acquire):
+        assert all_can_be_leased(pools[-1]), line
+        pools[-1].close()
+    assert kept
 
 
 @pytest.mark.parametrize("function", [Dispatch._pass_on, Settling.pass_on, Settling._hand])
