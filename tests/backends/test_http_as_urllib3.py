@@ -80,6 +80,17 @@ def test_a_subclass_that_asks_the_queue_loses_no_connection_that_is_surplus(make
     settled(pool.pooling, leased=0, size=1)
 
 
+def test_whoever_takes_several_may_say_of_each_that_it_is_of_no_use(make: Any) -> None:
+    """As vcrpy does with those that it has recorded on."""
+    pool = make(maxsize=3, block=True)
+    first, *_ = [pool.pool.get() for _ in range(3)]
+    pool._put_conn(first)  # not the last
+    assert pool.request("GET", "/").data == b"ok"  # which has nothing to do with the others
+    for left in (1, 0, 0):
+        pool._put_conn(None)
+        settled(pool.pooling, leased=left)
+
+
 # -- requests within requests ----------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ connected.
 Who has what. Each use of a connection is a :class:`_Use`. Until the response is there it belongs to this pool; a
 response that is to be read later takes it along, so that it comes back by collection when the response is dropped.
 urllib3 says ``_put_conn(None)`` for "whatever I have taken is of no use", and also when it has taken nothing:
-the use is then the one that this very thread took last.
+the use is then the one that this very thread took last, within the same request.
 """
 
 from __future__ import annotations
@@ -55,12 +55,14 @@ _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
 
 
 class _Use:
-    """One use of one connection: its lease, the permit where there is a total, and what went wrong."""
+    """One use of one connection: its lease, the permit where there is a total, what went wrong, and the use that its
+    thread had before."""
 
-    __slots__ = ("__weakref__", "connection", "error", "lease", "permit")
+    __slots__ = ("__weakref__", "before", "connection", "error", "lease", "permit")
 
-    def __init__(self, lease: Lease[Any]) -> None:
+    def __init__(self, lease: Lease[Any], before: _Use | None) -> None:
         self.lease = lease
+        self.before = before
         self.connection: Any = lease._entry.view
         self.permit: Lease[Any] | None = None
         self.error: BaseException | None = None
@@ -130,6 +132,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         """A request, as urllib3 makes it."""
         before = self._current()
         try:
+            self._mine.use = None
             return super().urlopen(*args, **kw)
         except BaseException:
             if self._current() is not before:  # struck where urllib3 was about to give it back: nobody else will
@@ -141,7 +144,6 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     # -- what urllib3 calls ---------------------------------------------------------------------------
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        self._mine.use = None
         if not self.is_open:
             raise ClosedPoolError(self, "Pool is closed.")
         until = None if timeout is None else time.monotonic() + timeout
@@ -164,8 +166,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     def _put_conn(self, connection: Any) -> None:
         if connection is None:
-            use, self._mine.use = self._current(), None
-            if use is not None and not use.lease.ended:  # else another thread has given it back
+            use = self._current()
+            if use is not None:
+                self._mine.use = use.before
                 self._uses.pop(id(use.connection), None)
                 self._retire(use)
                 if not self.capped:
@@ -177,7 +180,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._put_stranger(connection)
             return
         if returned is self._current():
-            self._mine.use = None
+            self._mine.use = returned.before
         if not self.is_open:
             connection.close()
             self._retire(returned)
@@ -216,7 +219,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 if type(response) is HTTPResponse:  # not what a library for tests has put in its place
                     response.__class__ = Owner
                 self._uses[id(conn)] = weakref.ref(known, partial(_forget, self._uses, id(conn)))
-                self._mine.use = None
+                self._mine.use = known.before
         return response
 
     def _validate_conn(self, conn: Any) -> None:
@@ -237,6 +240,8 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _current(self) -> _Use | None:
         """What this thread took last and has not given back."""
         use: _Use | None = getattr(self._mine, "use", None)
+        while use is not None and use.lease.ended:  # another thread has given it back, or this one in another order
+            use = use.before
         return use
 
     def _has(self, connection: Any) -> bool:
@@ -258,7 +263,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             raise _own(error.__cause__ or error) from error
         finally:
             self._factory.requests.pop()
-        return _Use(lease)
+        return _Use(lease, self._current())
 
     def _enter(self, use: _Use, timeout: float | None, frame: FrameType) -> Any:
         """Wait for a permit where there is a total over all origins. The connection to use: one that has come back
