@@ -180,10 +180,7 @@ def test_with_strict_a_bar_of_now_that_a_whole_run_has_no_figure_of_fails_it(
         bars, "BARS", (Bar("mine", "cycle", "≤", 1.0, "now"), Bar("renamed", "cycle", "≤", 1.0, "now", 4))
     )
     assert main(["--strict"]) == 1
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "1 of 1 bars met",
-        "  not measured: renamed at 4: cycle, now ≤ 1",
-    ]
+    assert "1 of 1 bars met\n  not measured: renamed at 4: cycle, now ≤ 1\n" in capsys.readouterr().out
     assert main([]) == 0
     assert main(["--strict", "--quick"]) == 0
     assert main(["--strict", *only]) == 0

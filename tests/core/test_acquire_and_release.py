@@ -322,3 +322,17 @@ def test_an_interrupt_that_is_kept_keeps_no_connection(clock: ManualClock, make:
     gc.collect()
     clock.advance(0)
     assert pool.stats().leased == 0
+
+
+def test_nor_does_one_that_struck_as_the_lease_was_made(
+    clock: ManualClock, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck() -> None:
+        raise KeyboardInterrupt
+
+    pool = make(max_size=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("pooling.lease.Lease", struck)
+        kept = outcome(pool.acquire, 5)
+    assert isinstance(kept, KeyboardInterrupt)
+    assert pool.acquire(5).connection is not None
