@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_an_exception_that_is_kept_keeps_no_slot(function: Any) -> None:
             pools[-1]._acquire_for(sys._getframe())
         except BaseException as error:
             kept.append(error)
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                assert frame.f_locals  # Python 3.10's tracer has left a copy of the variables there: it is renewed
             raise
 
     for line in struck_at_each_line(function, acquire):
