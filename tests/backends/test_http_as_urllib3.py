@@ -1,4 +1,5 @@
-"""What urllib3's own pools allow, and ours have to: subclasses, requests within requests, and not to wait at all."""
+"""What urllib3's own pools allow, and ours have to: a look at the queue, subclasses, requests within requests, and not
+to wait at all."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from urllib3.exceptions import EmptyPoolError
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError
 
 from pooling.backends import http
 from tests.backends.contract import in_threads, settled
@@ -49,6 +50,43 @@ def make(http_server: HTTP) -> Iterator[Callable[..., Any]]:
     for pool in pools:
         pool.close()
     http_server.wait_for_sessions(0)
+
+
+# -- the queue --------------------------------------------------------------------------------------------
+
+
+def test_it_does_not_matter_how_urllib3_makes_its_queue(http_server: HTTP) -> None:
+    class Older(http.HTTPConnectionPool):
+        def _new_pool_queue(self, maxsize: int) -> Any:  # before urllib3 2.8 there is no such method to override
+            return queue.LifoQueue(maxsize)
+
+    pool = Older(http_server.host, http_server.port, maxsize=2)
+    assert pool.request("GET", "/").data == b"ok"
+    assert pool.pool is not None
+    assert pool.pool.qsize() == 2
+    pool.close()
+
+
+def test_the_queue_like_face_counts_places_and_hands_them_out(make: Any) -> None:
+    pool = make(maxsize=3, block=True)
+    face = pool.pool
+    assert isinstance(face, queue.LifoQueue)  # as vcrpy asks, to know that each place is to be put back
+    assert (face.qsize(), face.full(), face.empty()) == (3, True, False)
+    connection = face.get()
+    assert face.qsize() == 2
+    with pytest.raises(EmptyPoolError):
+        [pool._get_conn(0.05) for _ in range(3)]
+    with pytest.raises(queue.Empty):
+        face.get_nowait()
+    face.put(connection)
+    assert face.queue == [connection]
+    assert face.get_nowait() is connection
+    pool._put_conn(connection)
+    pool.close()
+    assert pool.pool is None
+    assert face.qsize() == 0
+    with pytest.raises(ClosedPoolError):
+        pool.request("GET", "/")
 
 
 # -- subclasses ------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from urllib3.exceptions import ClosedPoolError, EmptyPoolError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import EmptyPoolError, MaxRetryError, NewConnectionError
 
 from pooling import ConnectError, Pool, PoolTimeout
 from pooling.backends import http
@@ -101,40 +100,6 @@ def test_with_block_no_more_than_maxsize_are_ever_open(make: Any, http_server: H
     assert len(seen) <= 3
     assert pool.pooling.stats().acquired == 240
     assert http_server.session_count() <= 3
-
-
-def test_it_does_not_matter_how_urllib3_makes_its_queue(http_server: HTTP) -> None:
-    class Older(http.HTTPConnectionPool):
-        def _new_pool_queue(self, maxsize: int) -> Any:  # before urllib3 2.8 there is no such method to override
-            return queue.LifoQueue(maxsize)
-
-    pool = Older(http_server.host, http_server.port, maxsize=2)
-    assert pool.request("GET", "/").data == b"ok"
-    assert pool.pool is not None
-    assert pool.pool.qsize() == 2
-    pool.close()
-
-
-def test_the_queue_like_face_counts_places_and_hands_them_out(make: Any) -> None:
-    pool = make(maxsize=3, block=True)
-    face = pool.pool
-    assert isinstance(face, queue.LifoQueue)  # as vcrpy asks, to know that each place is to be put back
-    assert (face.qsize(), face.full(), face.empty()) == (3, True, False)
-    connection = face.get()
-    assert face.qsize() == 2
-    with pytest.raises(EmptyPoolError):
-        [pool._get_conn(0.05) for _ in range(3)]
-    with pytest.raises(queue.Empty):
-        face.get_nowait()
-    face.put(connection)
-    assert face.queue == [connection]
-    assert face.get_nowait() is connection
-    pool._put_conn(connection)
-    pool.close()
-    assert pool.pool is None
-    assert face.qsize() == 0
-    with pytest.raises(ClosedPoolError):
-        pool.request("GET", "/")
 
 
 # -- waiting --------------------------------------------------------------------------------------------

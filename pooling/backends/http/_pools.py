@@ -149,8 +149,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         until = None if timeout is None else time.monotonic() + timeout
         frame = _BETWEEN.outside(sys._getframe(1))
         use = self._mine.use = self._take(timeout, frame)
-        if not self.capped:
-            self._count(+1)
+        self._count(+1)
         connection = use.connection
         self._uses[id(connection)] = use
         if self._total is not None:
@@ -171,8 +170,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 self._mine.use = use.before
                 self._uses.pop(id(use.connection), None)
                 self._retire(use)
-                if not self.capped:
-                    self._count(-1)
+                self._count(-1)
             return
         known = self._uses.pop(id(connection), None)
         returned = known() if isinstance(known, weakref.ref) else known
@@ -190,8 +188,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._warn_full()
         else:
             self._put_back(returned, connection)
-            if not self.capped:
-                self._count(-1)
+            self._count(-1)
 
     # What the queue's face calls: a subclass's own methods may ask the queue, as urllib3's do.
     _hand_out, _give_back = _get_conn, _put_conn
@@ -327,7 +324,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _count(self, change: int) -> None:
         """Note for the queue's face how many are taken; where there is a cap, the pool underneath knows."""
         face = self.pool
-        if face is not None:
+        if face is not None and not self.capped:
             face.taken = min(max(0, face.taken + change), face.maxsize)
 
     def _is_surplus(self) -> bool:

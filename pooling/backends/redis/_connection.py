@@ -287,8 +287,8 @@ def is_alive(connection: Any, *, chatty: bool = False) -> bool:
 
 def is_quiet(connection: Any) -> bool:
     """Whether it is certain that an open connection has nothing to be read. The driver's can_read() tells as well, but
-    reads into a buffer for that, under a timeout that it sets and sets back: six times the price, three system calls
-    that each let go of the interpreter. False where only that one knows."""
+    reads into a buffer for that, under a timeout that it sets and sets back: three system calls, each of which lets go
+    of the interpreter. False where only that one knows."""
     inner = getattr(connection, "_conn", connection)
     buffer = getattr(getattr(inner, "_parser", None), "_buffer", None)
     if not isinstance(buffer, SocketBuffer):

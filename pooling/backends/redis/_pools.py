@@ -372,8 +372,8 @@ class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
 
 
 def _is_metered() -> bool:
-    """Whether anybody wants redis-py's metrics. Each of its record_...() asks that anew: for the five of a use, and the
-    name that each is to be given, that is a tenth of the use."""
+    """Whether anybody wants redis-py's metrics. Asked first: each of its record_...() asks anew, and wants to be given
+    a name that has to be made."""
     return get_observability_instance().get_provider_manager() is not None
 
 
