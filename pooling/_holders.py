@@ -5,6 +5,7 @@ A pool notes an identifier, a code object and an instruction, and no more: the r
 
 from __future__ import annotations
 
+import sys
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Iterable, Mapping
 from types import CodeType, FrameType
@@ -43,19 +44,38 @@ def call_site(code: CodeType | None, instruction: int) -> str:
 
 
 class Between(dict[Any, bool]):
-    """The packages that stand between a pool and its user. Every acquire through a driver's classes asks this of each
-    frame, so what was found out of a module is kept: one look-up for each."""
+    """The packages that stand between a pool and its user, ``pooling`` among them. Every acquire through a driver's
+    classes asks for the user's frame, so what was found out of a module is kept: one look-up for each."""
 
     def __init__(self, *packages: str) -> None:
         self._packages = frozenset(packages)
+        # How far from here the user called last, and which function: a program comes the same way again and again. Each
+        # frame that is looked at has to be made an object, and for nine of them, as below SQLAlchemy's engine, that
+        # takes longer than the acquire.
+        self._usual: tuple[int, CodeType | None] = 0, None
 
     def __missing__(self, module: object) -> bool:
         between = str(module).partition(".")[0] in self._packages
         self[module] = between
         return between
 
-    def outside(self, frame: FrameType) -> FrameType:
-        """The innermost frame, from this one outwards, that is in none of the packages; the outermost where all are."""
-        while self[frame.f_globals.get("__name__")] and frame.f_back is not None:
-            frame = frame.f_back
+    def outside(self) -> FrameType:
+        """The innermost frame, from the caller's outwards, that is in none of the packages; the outermost where all
+        are."""
+        distance, called = self._usual
+        try:
+            frame = sys._getframe(distance)
+        except ValueError:  # the stack is not as deep
+            pass
+        else:
+            user = frame.f_back
+            if frame.f_code is called and user is not None and not self._has(user):
+                return user
+        distance, frame, called = 0, sys._getframe(), None
+        while self._has(frame) and (user := frame.f_back) is not None:
+            distance, called, frame = distance + 1, frame.f_code, user
+        self._usual = distance - 1, called
         return frame
+
+    def _has(self, frame: FrameType) -> bool:
+        return self[frame.f_globals.get("__name__")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -115,7 +114,7 @@ class Leases:
             known = list(self._pools)
             raise LookupError(f"no pool is called {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         self._held.pop(name, None)  # one that has ended by hand
-        lease = self._pools[name]._acquire_for(_BETWEEN.outside(sys._getframe(2)), self._timeout)
+        lease = self._pools[name]._acquire_for(_BETWEEN.outside(), self._timeout)
         begin = name in self._begin
         if begin:
             Transaction._begin(lease)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import _thread
+import functools
+import queue
 from typing import Any
 
 import pytest
@@ -40,6 +42,25 @@ def test_a_waiter_who_has_left_is_not_told(clock: ManualClock, make: Make) -> No
         assert pool.waiters() == ()
 
 
+@functools.cache  # a program's functions are the same each time
+def _function(module: str | None) -> Any:
+    namespace: dict[str, Any] = {"__name__": module}
+    exec("def function(call, *calls):\n    call(*calls)", namespace)
+    return namespace["function"]
+
+
+def _shown(between: Between, *modules: str | None) -> Any:
+    """Whose frame is shown where these modules have called each other, the first of them as a thread's function."""
+    shown: queue.Queue[Any] = queue.Queue()
+
+    def tell() -> None:
+        shown.put(between.outside().f_globals["__name__"])
+
+    # By _thread: what threading calls it from would be the outermost.
+    _thread.start_new_thread(_function(modules[0]), (*map(_function, modules[1:]), tell))
+    return shown.get(timeout=10)
+
+
 @pytest.mark.parametrize(
     ("modules", "whose"),
     [
@@ -50,11 +71,21 @@ def test_a_waiter_who_has_left_is_not_told(clock: ManualClock, make: Make) -> No
         (["app"], "app"),
     ],
 )
-def test_a_holder_is_shown_at_the_line_past_the_library_in_between(modules: list[Any], whose: str | None) -> None:
-    frame: Any = None
-    for name in modules:
-        frame = SimpleNamespace(f_globals={"__name__": name}, f_back=frame)
-    assert Between("redis").outside(frame).f_globals["__name__"] == whose
+def test_a_holder_is_shown_at_the_line_past_the_library_in_between(
+    modules: list[str | None], whose: str | None
+) -> None:
+    between = Between("redis", "pooling", "tests")
+    assert [_shown(between, *modules) for _ in range(2)] == [whose, whose]  # looked for, then found where it was
+
+
+def test_a_holder_is_shown_at_its_own_line_whichever_way_the_one_before_has_come() -> None:
+    between = Between("redis", "pooling", "tests")
+    ways = (["app", "redis"], ["app", "redis", "redis"], ["redis", "redis"], ["app", "a", "redis"], ["b"], ["redis"])
+    for before in ways:
+        for way in ways:
+            expected = next((name for name in reversed(way) if name != "redis"), "redis")
+            _shown(between, *before)
+            assert _shown(between, *way) == expected, (before, way)
 
 
 def test_a_waiter_reads_as_one_line() -> None:

@@ -14,6 +14,7 @@ from urllib3.connectionpool import HTTPConnectionPool as TheirPool
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import Lock, new_lock
 from pooling._sources import numbered
+from pooling.backends.http._keys import KnownKeys
 from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool, patience
 from pooling.config import Config
 from pooling.lease import Lease
@@ -109,6 +110,8 @@ class _Managing(urllib3.PoolManager):
         self._options = options
         self._total = None if max_total is None else Total(max_total, options.get("pool_timeout", 30.0))
         self.pool_classes_by_scheme = {**self.pool_classes_by_scheme, **self._classes}
+        keys: Any = {scheme: KnownKeys(make) for scheme, make in self.key_fn_by_scheme.items()}
+        self.key_fn_by_scheme = keys  # Any: urllib3 says that they are partial, where any function will do
 
     def _new_pool(self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None) -> TheirPool:
         context = (self.connection_pool_kw if request_context is None else request_context).copy()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import threading  # never "from threading import": gevent replaces what the module holds
 import time
 import weakref
@@ -147,7 +146,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if not self.is_open:
             raise ClosedPoolError(self, "Pool is closed.")
         until = None if timeout is None else time.monotonic() + timeout
-        frame = _BETWEEN.outside(sys._getframe(1))
+        frame = _BETWEEN.outside()
         use = self._mine.use = self._take(timeout, frame)
         self._count(+1)
         connection = use.connection

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import warnings
@@ -39,7 +38,7 @@ from pooling.pool import Pool
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-_BETWEEN = Between("redis")
+_BETWEEN = Between("redis", "pooling")
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
 
@@ -105,7 +104,7 @@ class ConnectionPool(redis.ConnectionPool):
         if command_name is not None or keys or options:
             warnings.warn("Use get_connection() without args instead", DeprecationWarning, stacklevel=2)
         self._checkpid()
-        started, frame = time.monotonic(), _BETWEEN.outside(sys._getframe(1))
+        started, frame = time.monotonic(), _BETWEEN.outside()
         tried = False
         lease: Lease[Any] | None = None
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import weakref
 from collections import deque
@@ -246,7 +245,7 @@ class FairPool(QueuePool):
 
     def _acquire(self) -> Lease[Place]:
         try:
-            return self.pooling.take(self._timeout, FIRST_COME, _BETWEEN.outside(sys._getframe(1)))
+            return self.pooling.take(self._timeout, FIRST_COME, _BETWEEN.outside())
         except PoolTimeout as error:
             limits = f"FairPool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out"
             raise NoConnectionError.like(error, limits) from error
