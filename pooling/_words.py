@@ -5,7 +5,8 @@ from __future__ import annotations
 
 def in_words(seconds: float) -> str:
     """A duration for readers: ``0.25 s``, ``12.3 s``, ``7200 s``."""
-    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+    # To a tenth of a millisecond: shorter ones would be told as 6.5e-05 s.
+    return f"{round(seconds, 4):.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
 
 
 def printable(text: str) -> str:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
 from pooling._ledger.entry import Entry, Stage
+from pooling._words import in_words
 from pooling.config import Backoff, count, offset, seconds
 from pooling.errors import ConnectError, PoolError
 from pooling.lease import Lease, Transaction
@@ -269,7 +270,7 @@ class Course(Generic[T]):
 
     def _give_up(self, error: Exception) -> bool:
         took = self._pool._now() - self._deadline.started
-        _note(error, f"Given up after {self.tries} {'try' if self.tries == 1 else 'tries'} in {took:.3g} s.")
+        _note(error, f"Given up after {self.tries} {'try' if self.tries == 1 else 'tries'} in {in_words(took)}.")
         return False
 
     def _await_rollback(self) -> None:

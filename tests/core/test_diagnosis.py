@@ -189,6 +189,19 @@ def test_an_error_that_cannot_be_read_harms_nobody(clock: ManualClock, factory: 
     pool.acquire(1).release()
 
 
+def test_short_times_are_written_out(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """0.0001 s, not 6.5e-05 s: an acquire(timeout=0) fails within that, and somebody else may just have begun."""
+    pool = make(max_size=1, timeout=None, fail_after=0, backoff=lambda failures: 0.000065)
+    with pool.acquire():
+        clock.advance(0.000065)
+        assert str(pool.holders()[0]).startswith("MainThread for 0.0001 s, acquired at ")
+        assert "held by MainThread for 0.0001 s, " in str(timeout_of(pool, 0))
+        assert str(timeout_of(pool, 0.00002)).startswith(f"no connection from pool {pool.name!r} within 0 s ")
+    pool.clear()
+    factory.gates["connect"].error(OSError("down"))
+    assert "the next try is in 0.0001 s)" in str(outcome(pool.acquire, 1))
+
+
 def test_long_times_are_written_out(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     """7200 s, not 7.2e+03 s: leaks and outages last."""
     pool = make(max_size=2, timeout=None, fail_after=7200, backoff=lambda failures: 60.0)

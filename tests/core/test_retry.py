@@ -140,6 +140,15 @@ def test_a_connect_error_counts_as_a_try(make: Make, factory: Factory) -> None:
         assert "after 3 tries" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize(("took", "told"), [(0.000065, "0.0001 s"), (0.25, "0.25 s"), (7200.0, "7200 s")])
+def test_how_long_was_tried_is_told_like_every_time(make: Make, clock: ManualClock, took: float, told: str) -> None:
+    pool = make(timeout=None)
+    with pytest.raises(RolledBack) as caught:
+        pool.run(Work(*conflicts(1), clock=clock, takes=took), retries=0)
+    if sys.version_info >= (3, 11):
+        assert caught.value.__notes__ == [f"pooling: Given up after 1 try in {told}."]
+
+
 def test_a_connect_that_can_never_succeed_is_not_tried_again(make: Make, factory: Factory, clock: ManualClock) -> None:
     factory.gates["connect"].error(FakePermanent("wrong password"))
     pool = make()
