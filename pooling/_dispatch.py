@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pooling._hooks import Hooks
+from pooling._ledger.entry import Stage
 from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.ledger import Ledger
 from pooling._ledger.notice import Notice
@@ -21,6 +22,8 @@ from pooling._runtime.threads import Runtime
 from pooling.events import LogLines, Outlet
 
 T = TypeVar("T")
+
+TURN_INLINE = 0.05  # seconds after which a thread that does the I/O itself begins nothing more with a server in trouble
 
 
 def _nothing() -> None:
@@ -49,7 +52,7 @@ class Dispatch(Generic[T]):
         if not self._plain[1] and self._pid != os.getpid():
             self._start_anew()
 
-    def _tell(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
+    def _tell(self, transition: Callable[..., object] | None = None, *args: Any, work: bool = True) -> None:
         """Report something to the ledger, let it decide, and act on it. Never waits for I/O."""
         if not self._plain[1]:
             self._check_process()
@@ -58,7 +61,7 @@ class Dispatch(Generic[T]):
             return
         with self._lock:
             self._ledger.settle(self._now(), transition, *args)
-        self._act()
+        self._act(work=work)
 
     def _pass_on(self) -> None:
         """Report that a connection lies idle for which somebody may wait."""
@@ -82,6 +85,7 @@ class Dispatch(Generic[T]):
         ``work=False`` leaves jobs where they are.
         """
         ledger, left = self._ledger, []
+        began = self._now() if self._inline else 0.0
         while ledger.outbox:
             try:
                 item = ledger.outbox.popleft()
@@ -96,10 +100,10 @@ class Dispatch(Generic[T]):
                 self._lines.flow(self._runtime.submit)
             elif isinstance(item, Stuck):
                 self._interrupt(item)
-            elif work:
-                self._submit(item)
-            else:
+            elif not work or (self._inline and self._is_too_much(item, began)):
                 left.append(item)
+            else:
+                self._submit(item)
         if left:
             ledger.outbox.extend(left)
         self._runtime.alarm(ledger.alarm)
@@ -118,6 +122,13 @@ class Dispatch(Generic[T]):
             # No thread can be started: the interpreter is ending, or a limit is reached.
             self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)
             self._work_inline(job)
+
+    def _is_too_much(self, job: Job, began: float) -> bool:
+        """Inline, whether a job is left to those who wait, and to this thread when it has looked at its own time. A
+        server that says nothing would else have whoever came first do one try after the other, for as long as somebody
+        asks: a try that has taken long is followed by the next one at once."""
+        asks_the_server = job.stage in (Stage.CONNECTING, Stage.CHECKING)
+        return asks_the_server and self._ledger.outage.state != "up" and self._now() - began > TURN_INLINE
 
     def _interrupt(self, stuck: Stuck) -> None:
         """Have a call of the driver fail that was written off: with as many of those as there may be connections,

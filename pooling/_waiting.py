@@ -72,7 +72,7 @@ class WaitingRoom(Dispatch[T]):
                     self._tell(*(() if again is None else (again, waiter)))
         except BaseException:
             # Interrupted, or refused: what was handed over in this very moment goes back.
-            self._tell(ledger.leave, waiter)
+            self._tell(ledger.leave, waiter, work=not self._inline)
             handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it
             if handed[0] is not None:
                 self._tell(ledger.release, handed.pop(), Fate.CLEAN)
@@ -120,7 +120,7 @@ class WaitingRoom(Dispatch[T]):
         """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
         with self._lock:
             then = self._give_up(waiter)
-        self._act()
+        self._act(work=not self._inline)  # inline the rest is for those who have time, or come next
         if then is not None:
             raise _report.timed_out(then, waiter)
 

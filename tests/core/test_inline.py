@@ -188,3 +188,74 @@ def test_who_joins_a_crowd_does_what_is_left_to_do(clock: ManualClock, make: Mak
     clock.advance(5)
     for call in calls[1:]:
         call.result().release()
+
+
+class Silent(FakeFactory):
+    """A server that takes connections in and says nothing, and a driver that gives up after two seconds."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.silent, self._clock = True, clock
+
+    def connect(self, timeout: float) -> FakeConnection:
+        if self.silent:
+            self._waits("connect")
+        return super().connect(timeout)
+
+    def check(self, connection: FakeConnection, timeout: float) -> None:
+        if self.silent:
+            self._waits("check")
+
+    def _waits(self, hook: str) -> None:
+        self.gates[hook].calls += 1
+        self._clock.sleep(2.0)
+        raise FakeBroken("no answer")
+
+
+@pytest.mark.parametrize("min_size", [0, 1])
+def test_a_silent_server_costs_a_caller_one_try_however_long_the_pool_would_go_on(
+    clock: ManualClock, make: Make, min_size: int
+) -> None:
+    """A try that has taken two seconds is followed by the next one at once: by somebody else's hands."""
+    pool = make(factory=(factory := Silent(clock)), workers="inline", min_size=min_size, fail_after=None)
+    for call in (pool.acquire, pool.warm_up, pool.acquire):
+        began, tries = clock.now(), factory.gates["connect"].calls
+        assert isinstance(outcome(call, 1.0), PoolTimeout)
+        assert clock.now() - began == pytest.approx(2.0)
+        assert factory.gates["connect"].calls == tries + 1
+    factory.silent = False
+    pool.acquire(1.0).release()
+    assert (pool.stats().hung, pool.stats().leased) == (0, 0)
+
+
+def test_nor_is_anybody_kept_by_those_who_come_after_him(clock: ManualClock, make: Make) -> None:
+    pool = make(factory=Silent(clock), workers="inline", fail_after=None)
+    took: list[float] = []
+
+    def call() -> None:
+        began = clock.now()
+        outcome(pool.acquire, 1.0)
+        took.append(clock.now() - began)
+
+    calls = []
+    for _ in range(40):
+        calls.append(clock.spawn(call))
+        clock.advance(0.5)
+    clock.advance(5)
+    assert all(one.done for one in calls)
+    assert max(took) <= 1.0 + 2.0 + 0.1  # its time, a try begun at its end
+
+
+def test_nor_by_the_checks_of_all_the_others_connections(clock: ManualClock, make: Make) -> None:
+    factory = Silent(clock)
+    factory.silent = False
+    pool = make(factory=factory, workers="inline", max_size=10, check="ping", check_after=0.0, fail_after=None)
+    for lease in [pool.acquire() for _ in range(10)]:
+        lease.release()
+    clock.advance(1)
+    factory.silent = True
+    began = clock.now()
+    assert isinstance(outcome(pool.acquire, 1.0), PoolTimeout)
+    assert clock.now() - began <= 2.0 + 0.1
+    factory.silent = False
+    pool.acquire(5.0).release()
