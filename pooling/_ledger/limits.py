@@ -29,7 +29,8 @@ class Limits:
     def opened(self, entry: Entry[Any], now: float) -> None:
         """Its lifetime begins. Jitter only shortens it, so that connections opened together do not end together."""
         entry.opened_at = entry.checked_at = now
-        entry.expires_at = now + self._lifetime * (1 - 0.1 * self._jitter())
+        # Later than now, however short a time is: what has expired as it is opened would serve nobody.
+        entry.expires_at = max(now + self._lifetime * (1 - 0.1 * self._jitter()), math.nextafter(now, math.inf))
 
     def fresh(self, entry: Entry[Any], now: float) -> bool:
         """Whether it was used or checked so lately that nobody has to look whether it is alive."""
@@ -53,14 +54,15 @@ class Limits:
 
         The plain path tells nobody when a connection goes out or comes back, so its state is looked at then. A
         time that has passed without effect (min_size keeps the connection, the lease was reported) starts
-        anew from now.
+        anew from now. It is later than now, also where a time is too short for the clock to show: a look that is due
+        at once would be made again and again, under the lock.
         """
         touched = max(entry.since, entry.checked_at)
         when = entry.expires_at if entry.expires_at > now else math.inf
         idle = min(self._idle, entry.keep)
         for start, after in ((entry.since, idle), (touched, self._keepalive), (entry.since, self._leak)):
             when = min(when, start + after if start + after > now else now + after)
-        return when
+        return max(when, math.nextafter(now, math.inf))
 
 
 def _or_inf(limit: float | None) -> float:

@@ -203,3 +203,15 @@ def test_holders_say_who_since_when_and_where(clock: ManualClock, make: Make) ->
     one.release()
     two.release()
     assert pool.holders() == ()
+
+
+@pytest.mark.parametrize("name", ["idle_timeout", "max_lifetime", "keepalive", "leak_after"])
+def test_a_time_too_short_for_the_clock_to_show_hangs_nobody(
+    name: str, clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """Added to the time it changes nothing: what is due after it would be due now, however often one looks."""
+    clock.advance(1e6)
+    pool = make(timeout=5.0, **{name: 1e-12})
+    for _ in range(2):
+        with pool.acquire():
+            pass
