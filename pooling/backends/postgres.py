@@ -362,11 +362,14 @@ def _heed(reference: weakref.ref[_Connection], notice: errors.Diagnostic) -> Non
 
 def _parts(conninfo: str) -> dict[str, Any]:
     """The connection string, taken apart. Its errors never repeat it: it may hold a password."""
+    parts: dict[str, Any] | None
     try:
         parts = conninfo_to_dict(conninfo)
     except (psycopg.ProgrammingError, UnicodeError):
+        parts = None
+    if parts is None:  # told from out here: below an error that came of libpq's, its text would be shown as well
         if error := _unknown(conninfo):
-            raise error from None
+            raise error
         parts = {"host": "@"}
     # A password with a bare @ or / in it ends up in other parts.
     ports = str(parts.get("port") or 0).split(",")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def test_nor_is_it_by_what_is_made_without_create_pool(make: Any, place: str) ->
     with pytest.raises(ValueError, match="percent-encode") as caught:
         make(f"{scheme}://{place}")
     assert "hid" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://anna:my hidden@db/shop?sslmode=require", "postgresql://anna:p?hidden/shop"]
+)
+def test_nor_is_it_by_the_error_before_which_a_traceback_shows_too(url: str) -> None:
+    """libpq's own repeats what it cannot read."""
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        pooling.create_pool(url)
+    assert "hidden" not in "".join(traceback.format_exception(caught.value)).replace(url, "")
 
 
 @pytest.mark.parametrize(
