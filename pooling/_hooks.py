@@ -25,6 +25,8 @@ from pooling.factory import Factory, overrides
 
 T = TypeVar("T")
 
+LONGEST = 7 * 24 * 3600.0  # seconds: what is told to a driver where more is allowed. poll() cannot count 25 days
+
 
 class Hooks(Generic[T]):
     """The factory's worker methods as the ledger's jobs. Whatever a method raises, BaseException included,
@@ -107,7 +109,7 @@ class Hooks(Generic[T]):
         return not knows and not isinstance(error, (Exception, GeneratorExit, SystemExit))
 
     def _connect(self, entry: Entry[T], timeout: float) -> None:
-        entry.connection = self._factory.connect(timeout)
+        entry.connection = self._factory.connect(min(timeout, LONGEST))
         if entry.connection is None:
             raise NothingOpened("the factory returned None in place of a connection")
         entry.view = self._factory.view(entry.connection)
@@ -127,7 +129,7 @@ class Hooks(Generic[T]):
     def _check(self, entry: Entry[Any], timeout: float, thorough: bool) -> None:
         connection: Any = entry.connection
         if thorough:
-            self._factory.check(connection, timeout)
+            self._factory.check(connection, min(timeout, LONGEST))
         elif not self._factory.is_alive(connection):
             raise ConnectionError("the connection was closed by the other side")
 

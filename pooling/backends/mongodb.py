@@ -55,7 +55,7 @@ _DEAD = ("poolsize", "buffermaxentries", "usenewurlparser", "useunifiedtopology"
 # Unauthorized, AuthenticationFailed, CommandNotFound, InvalidOptions, AtlasError
 _PERMANENT = {2, 9, 11, 13, 18, 59, 72, 8000}
 _UNVERIFIED = ("certificate verify failed", "CERTIFICATE_VERIFY_FAILED")
-_FOREVER = 7 * 24 * 3600.0  # seconds: what "for ever" is where PyMongo wants a number
+_FOREVER = 7 * 24 * 3600.0  # seconds: what "for ever" is where PyMongo wants a number, and takes none above 11 days
 _LOOK = 0.002  # seconds between two looks at what a new client's monitors have found
 _GOODBYE = 1.0  # seconds that telling a server of the end of its sessions may take
 
@@ -97,9 +97,9 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
             "maxPoolSize": config.max_size or 0,  # 0: any number
             "minPoolSize": 0,  # PyMongo, filling up beside us, would go beyond maxPoolSize: the permits do it
             "maxConnecting": config.max_connecting,
-            "maxIdleTimeMS": None if config.idle_timeout is None else config.idle_timeout * 1000,
-            "connectTimeoutMS": config.connect_timeout * 1000,
-            "waitQueueTimeoutMS": patience * 1000,
+            "maxIdleTimeMS": None if config.idle_timeout is None else _milliseconds(config.idle_timeout),
+            "connectTimeoutMS": _milliseconds(config.connect_timeout),
+            "waitQueueTimeoutMS": _milliseconds(patience),
         }
         if "serverselectiontimeoutms" not in map(str.lower, given):
             self._sizes["serverSelectionTimeoutMS"] = min(patience, SERVER_SELECTION_TIMEOUT) * 1000
@@ -345,6 +345,10 @@ def _unreadable() -> ValueError:
         "the MongoDB URL cannot be read: it looks like mongodb://user:password@host:port/database?option=value, "
         "with special characters percent-encoded"
     )
+
+
+def _milliseconds(seconds: float) -> float:
+    return min(seconds, _FOREVER) * 1000
 
 
 def _merged(options: Options, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -378,6 +378,12 @@ class TestOptions:
         with create_pool(NOBODY + "&maxPoolSize=0", idle_timeout=None, timeout=None) as pool:
             assert (pool._config.max_size, pool._config.idle_timeout, pool._config.timeout) == (None, None, None)
 
+    def test_times_that_pymongo_refuses_are_a_week_there(self) -> None:
+        with create_pool(NOBODY, idle_timeout=1e7, timeout=1e300, connect_timeout=1e9) as pool:
+            sizes = pool._factory._sizes
+        names = ("maxIdleTimeMS", "waitQueueTimeoutMS", "connectTimeoutMS")
+        assert [sizes[name] / 1000 for name in names] == [7 * 86400.0] * 3
+
     @pytest.mark.parametrize(
         ("url", "options", "error"),
         [

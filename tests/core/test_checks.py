@@ -210,3 +210,19 @@ def test_while_somebody_listens_a_worker_has_the_look_at_the_socket(
     with pool.acquire(timeout=1) as got:
         assert (got is connection) is not dead
     assert factory.gates["check"].calls == 0
+
+
+def test_a_driver_is_told_no_time_that_it_could_not_count(
+    clock: ManualClock, factory: FakeFactory, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """poll() counts milliseconds up to 24 days, others raise OverflowError: a check would find each connection dead."""
+    told: list[float] = []
+    for name in ("connect", "check"):
+        hook = getattr(factory, name)
+        monkeypatch.setattr(factory, name, lambda *args, hook=hook: (told.append(args[-1]), hook(*args))[1])
+    pool = make(check="ping", check_after=0, connect_timeout=1e300)
+    for _ in range(2):
+        with pool.acquire():
+            pass
+        clock.advance(1.0)
+    assert told == [7 * 86400.0] * 2
