@@ -14,6 +14,8 @@ FINE = 0
 FAILED = 1
 BAD_ARGUMENTS = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MOST = 10_000  # threads, and connections: what a machine bears, so that a slip of the finger does not take it down
+YEAR = 366 * 86_400.0  # seconds; what a thread can wait for is not much longer
 
 
 class Mistake(Exception):

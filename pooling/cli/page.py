@@ -27,7 +27,7 @@ from typing import Any
 
 from pooling import Pool, PoolError, create_pool
 from pooling._secrets import found, hide
-from pooling.cli._command import FAILED, FINE, Mistake
+from pooling.cli._command import FAILED, FINE, MOST, YEAR, Mistake
 from pooling.integrations.page import serve
 
 NAME = "page"
@@ -87,10 +87,12 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("threads", "max_size"):
         if (value := getattr(arguments, name)) < 1:
             raise Mistake(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    for name in ("hold", "think", "timeout", "duration"):
+        if value > MOST:
+            raise Mistake(f"--{name.replace('_', '-')} must be at most {MOST:,}, not {value:,}")
+    for name, unit in (("hold", 1000), ("think", 1000), ("timeout", 1), ("duration", 1)):
         value = getattr(arguments, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise Mistake(f"--{name} must be a finite time, 0 or more")
+        if value is not None and not 0 <= value / unit <= YEAR:
+            raise Mistake(f"--{name} must be a finite time, 0 or more and a year at most")
     if not 0 <= arguments.port <= 65535:
         raise Mistake(f"--port must be a number from 0 to 65535, not {arguments.port}")
 

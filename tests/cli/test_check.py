@@ -270,6 +270,7 @@ def test_a_step_that_fails_is_named_and_the_connection_is_closed(
         (["sqlite://host/file.db"], "an SQLite URL has no host"),
         (["sqlite://", "--timeout", "0"], "--timeout must be a finite time, greater than 0"),
         (["sqlite://", "--timeout", "nan"], "--timeout must be a finite time, greater than 0"),
+        (["sqlite://", "--timeout", "1e10"], "--timeout must be a finite time, greater than 0 and a week at most"),
         (["sqlite://", "--times", "0"], "--times must be at least 1, not 0"),
         (["sqlite://", "--times", "x"], "invalid int value: 'x'"),
         (["--tiemout", "3", "sqlite://"], "pooling check: there is no option --tiemout, did you mean --timeout?"),

@@ -128,6 +128,8 @@ def test_an_address_that_is_taken_is_exit_code_1_and_one_line(main: Main) -> Non
         (["--threads", "0"], "--threads must be at least 1, not 0"),
         (["--max-size", "0"], "--max-size must be at least 1, not 0"),
         (["--hold", "nan"], "--hold must be a finite time, 0 or more"),
+        (["--threads", "1000000"], "--threads must be at most 10,000, not 1,000,000"),
+        (["--hold", "1e300"], "--hold must be a finite time, 0 or more and a year at most"),
         (["--duration", "inf"], "--duration must be a finite time, 0 or more"),
         (["--prot", "1"], "pooling page: there is no option --prot, did you mean --port?"),
         (["gopher://me:geheim@localhost"], "unknown URL scheme 'gopher'"),

@@ -288,6 +288,10 @@ def test_user_and_password_do_not_follow_a_redirect_to_another_host(main: Main) 
         (["postgresql://me:geheim@localhost/db"], "the URL has to be that of a page"),
         (["http://localhost", "--interval", "0"], "--interval must be a finite time of 0.1 seconds or more"),
         (["http://localhost", "--interval", "nan"], "--interval must be a finite time of 0.1 seconds or more"),
+        (
+            ["http://localhost", "--interval", "1e30"],
+            "--interval must be a finite time of 0.1 seconds or more, a year at most",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import threading
@@ -28,6 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from pooling import create_pool
+from pooling._hooks import LONGEST
 from pooling._secrets import found, hide
 from pooling._words import printable
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake
@@ -73,8 +73,8 @@ class Failure(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if not 0 < arguments.timeout < math.inf:
-        raise Mistake("--timeout must be a finite time, greater than 0")
+    if not 0 < arguments.timeout <= LONGEST:
+        raise Mistake("--timeout must be a finite time, greater than 0 and a week at most")
     if arguments.times < 1:
         raise Mistake(f"--times must be at least 1, not {arguments.times}")
     factory = _factory(arguments.url)

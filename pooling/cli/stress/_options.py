@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pooling.cli._command import Mistake
-
-MOST = 10_000  # threads, and connections: what a machine bears, so that a slip of the finger does not take it down
-YEAR = 366 * 86_400.0  # seconds; what a thread can wait for is not much longer
+from pooling.cli._command import MOST, YEAR, Mistake
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from pooling.cli._command import FAILED, FINE, Mistake, require_rich
+from pooling.cli._command import FAILED, FINE, YEAR, Mistake, require_rich
 from pooling.cli.top._frame import frame, line
 from pooling.cli.top._remote import Remote, Unanswered
 from pooling.config import nearest
@@ -40,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if not 0.1 <= arguments.interval < math.inf:
-        raise Mistake("--interval must be a finite time of 0.1 seconds or more")
+    if not 0.1 <= arguments.interval <= YEAR:
+        raise Mistake("--interval must be a finite time of 0.1 seconds or more, a year at most")
     remote = Remote(arguments.url)
     if not arguments.json:
         require_rich()
