@@ -7,6 +7,7 @@ which returns the exit code. A Mistake that run() raises is the user's: one line
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.configure(below)
         below.set_defaults(run=command.run)
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # not every terminal and pipe can be told "…", a bar, or any name
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in subcommands.choices:
         known = list(subcommands.choices)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import pooling
+from pooling.integrations import page
+
 
 def told(output: int, *command: str) -> tuple[int, str]:
     done = subprocess.run(
@@ -35,3 +38,18 @@ def test_no_room_is_told_in_one_line_and_the_json_is_there(tmp_path: Path) -> No
         code, text = told(full.fileno(), "stress", url, "--duration", "1", "--json", str(document))
     assert (code, text.splitlines(keepends=True)[-1]) == (1, f"pooling stress: {line}")
     assert document.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("command", [["check", "--help"], ["page", "--help"], ["check", "sqlite://"]])
+def test_what_an_output_has_no_letters_for_is_a_question_mark(
+    encoding: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    assert told(subprocess.DEVNULL, *command) == (0, "")
+
+
+def test_a_frame_of_top_is_drawn_in_question_marks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with pooling.create_pool("sqlite://", name="p…") as pool, page.serve(pool, port=0) as server, pool.acquire():
+        assert told(subprocess.DEVNULL, "top", server.url, "--once") == (0, "")
