@@ -118,6 +118,8 @@ class Dispatch(Generic[T]):
             return
         try:
             self._runtime.submit(partial(self._work, job))
+        except RecursionError:
+            raise  # a RuntimeError as well; but where the stack is full the driver's calls have no place on it either
         except RuntimeError:
             # No thread can be started: the interpreter is ending, or a limit is reached.
             self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)

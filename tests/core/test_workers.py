@@ -190,6 +190,23 @@ def test_where_no_thread_can_be_started_the_caller_does_the_io(monkeypatch: pyte
     assert factory.open == 0
 
 
+def test_a_stack_that_is_full_is_not_taken_for_a_limit_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's calls would overflow it all the more, and what that raised count as an outage of the server."""
+
+    def overflow(self: Any) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    factory = FakeFactory()
+    with Pool(factory, runtime=Threads(), max_size=1) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", overflow)
+            with pytest.raises(RecursionError):
+                pool.acquire(timeout=1)
+        assert factory.opened == 0
+        with pool.acquire(timeout=20):
+            assert factory.opened == 1
+
+
 def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_afterwards() -> None:
     """It is never called on the thread of somebody who acquires or releases."""
 
