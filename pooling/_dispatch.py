@@ -15,7 +15,7 @@ from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.ledger import Ledger
 from pooling._ledger.notice import Notice
 from pooling._ledger.queue import Waiter
-from pooling._log import PoolLog
+from pooling._log import PoolLog, write
 from pooling._runtime.fork import Flag
 from pooling._runtime.lock import Lock
 from pooling._runtime.threads import Runtime
@@ -122,7 +122,7 @@ class Dispatch(Generic[T]):
             raise  # a RuntimeError as well; but where the stack is full the driver's calls have no place on it either
         except RuntimeError:
             # No thread can be started: the interpreter is ending, or a limit is reached.
-            self._log.debug("no worker thread can be started: the caller does the I/O", exc_info=True)
+            write(self._log.debug, "no worker thread can be started: the caller does the I/O", exc_info=True)
             self._work_inline(job)
 
     def _is_too_much(self, job: Job, began: float) -> bool:

@@ -8,6 +8,7 @@ import os
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Callable
 
+from pooling._log import write
 from pooling._runtime.threads import THREADS, Runtime
 from pooling.config import seconds
 
@@ -80,7 +81,7 @@ class Periodic:
         try:
             ended = not self._action()
         except Exception:
-            _log.exception("a periodic report failed")  # the next one may not
+            write(_log.exception, "a periodic report failed")  # the next one may not
             ended = False
         finally:
             self._acting.release()
@@ -119,7 +120,7 @@ def _in_child() -> None:
         try:
             periodic._begin_anew()
         except Exception:
-            _log.exception("a periodic report cannot go on in a forked child")
+            write(_log.exception, "a periodic report cannot go on in a forked child")
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pooling._log import write
 from pooling.stats import PoolStats
 
 T = TypeVar("T")
@@ -137,6 +138,6 @@ def _those_that_work(pools: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
         try:
             each = pools[key]
         except Exception:
-            _log.debug("no pool %r to look at", key, exc_info=True)
+            write(_log.debug, "no pool %r to look at", key, exc_info=True)
         else:
             yield key, each

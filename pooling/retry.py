@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
 from pooling._ledger.entry import Entry, Stage
+from pooling._log import write
 from pooling._words import in_words
 from pooling.config import Backoff, count, offset, seconds
 from pooling.errors import ConnectError, PoolError
@@ -248,7 +249,9 @@ class Course(Generic[T]):
         pause = 0.0 if _hurried else max(0.0, float(policy._backoff(self.tries)))
         if self._deadline.passed(pool._now() + pause):
             return self._give_up(error)
-        pool._log.info("try %d has failed with %s: the next one in %.3g s", self.tries, type(error).__name__, pause)
+        write(
+            pool._log.info, "try %d has failed with %s: the next one in %.3g s", self.tries, type(error).__name__, pause
+        )
         if pause:
             self._wait(pause)
         self.due = True

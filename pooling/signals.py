@@ -12,6 +12,7 @@ from enum import Enum
 from types import FrameType
 from typing import Any, Protocol
 
+from pooling._log import write
 from pooling.config import seconds
 
 _log = logging.getLogger("pooling")
@@ -116,12 +117,12 @@ class _Handlers:
             if self._stop is not None:
                 self._stop()
         except BaseException:
-            _log.exception("what was to be stopped on %s raised", _name(self._number))
+            write(_log.exception, "what was to be stopped on %s raised", _name(self._number))
         try:
             if not self._target.drain(max(0.0, until - time.monotonic())):
-                _log.warning("after %s not all leases came back within %g s", _name(self._number), self._timeout)
+                write(_log.warning, "after %s not all leases came back within %g s", _name(self._number), self._timeout)
         except BaseException:
-            _log.exception("draining on %s failed", _name(self._number))
+            write(_log.exception, "draining on %s failed", _name(self._number))
         if self._stage is _Stage.DRAINING:
             self._stage = _Stage.DRAINED
         while self._stage is _Stage.DRAINED:

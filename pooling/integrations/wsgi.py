@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pooling._clock import DEFAULT, Timeout
+from pooling._log import write
 from pooling.config import seconds
 from pooling.errors import ConnectError, PoolClosed, PoolError, PoolTimeout, QueueFull
 from pooling.integrations._leases import Leases, Pools, as_pools
@@ -169,7 +170,7 @@ class _Refusal:
     def send(self, error: BaseException) -> Iterable[bytes]:
         """Start the answer and return its body; raises ``error`` where a part of another one is on its way already."""
         method, path = self._environ.get("REQUEST_METHOD"), self._environ.get("PATH_INFO")
-        _log.warning("%s %r was answered 503: %s", method, path, str(error).partition("\n")[0])
+        write(_log.warning, "%s %r was answered 503: %s", method, path, str(error).partition("\n")[0])
         text = b"No connection is free. Please try again later.\n"
         headers = [
             ("Content-Type", "text/plain; charset=utf-8"),

@@ -6,6 +6,7 @@ import copy
 import gc
 import logging
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pooling import ConnectError, Pool, PoolClosed, PoolTimeout, QueueFull
-from pooling._runtime.threads import THREADS
+from pooling import ConnectError, Pool, PoolClosed, PoolTimeout, QueueFull, signals
+from pooling._runtime.threads import THREADS, Threads
+from pooling.signals import drain_on_signals
 from pooling.testing import FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
@@ -64,6 +66,54 @@ def test_a_log_handler_that_raises_stops_no_upkeep(handle: Any) -> None:
         gc.collect()
         until(lambda: pool.stats().closed.get("dropped") == 1)  # the reaper lives, and nobody else looks
         pool.acquire().release()
+
+
+def test_a_log_handler_that_raises_keeps_no_signal_from_its_effect(
+    handle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the thread that drains nobody would see it, and the process would not end before it is killed."""
+    handler, ends = handle(away), []
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
+    monkeypatch.setattr(signals, "AGAIN", 0.01)
+    try:
+        pool = Pool(FakeFactory(), max_size=1)
+        lease = pool.acquire()  # which does not come back in time: a second line
+        drain_on_signals(pool, timeout=0.05, signals=[signal.SIGTERM], stop=away)
+        signal.raise_signal(signal.SIGTERM)
+        until(lambda: ends)
+        assert handler.emitted == 2
+        assert pool.stats().state == "closed"
+        lease.release()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_log_handler_that_raises_keeps_no_caller_from_his_connection(
+    handle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    logging.getLogger("pooling.pool.chatty").setLevel(logging.DEBUG)
+    handler = handle(away)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Pool(FakeFactory(), runtime=Threads(), name="chatty", max_size=1) as pool:
+        pool.acquire(timeout=1).release()
+    assert handler.emitted
+
+
+def test_a_log_handler_that_raises_keeps_no_work_from_its_next_try(handle: Any, make: Make) -> None:
+    logging.getLogger("pooling.pool.tireless").setLevel(logging.INFO)
+    handler, tries = handle(away), []
+
+    def work(_: Any) -> int:
+        tries.append(True)
+        if len(tries) < 3:
+            raise ZeroDivisionError
+        return len(tries)
+
+    assert make(name="tireless").run(work, on=ZeroDivisionError, backoff=lambda _: 0.0) == 3
+    assert handler.emitted == 2
 
 
 def test_a_reaper_that_is_struck_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

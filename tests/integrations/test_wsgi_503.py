@@ -39,6 +39,21 @@ def streaming(environ: Any, start_response: Any) -> Iterator[bytes]:
     yield b"x"
 
 
+def test_a_log_handler_that_raises_costs_no_answer(taken: Any) -> None:
+    class Away(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no space left on device")
+
+    handler = Away()
+    logging.getLogger("pooling.wsgi").addHandler(handler)
+    try:
+        exchange = Exchange(Middleware(early, taken, timeout=0.05, retry_after=2.5))
+        exchange.run()
+    finally:
+        logging.getLogger("pooling.wsgi").removeHandler(handler)
+    assert exchange.status == "503 Service Unavailable"
+
+
 @pytest.mark.parametrize("application", [early, started, streaming], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_no_connection_is_503_with_retry_after_where_asked_for(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pooling._clock import DEFAULT
+from pooling._log import write
 from pooling.pool import Pool
 
 _log = logging.getLogger("pooling.page")
@@ -55,7 +56,7 @@ class Desk:
             done = _ACTIONS[action](pools[name], order)
         except (ValueError, TypeError) as error:
             raise Refused("400 Bad Request", str(error)) from error
-        _log.warning("pool %r: %s, by order of the page", name, done)
+        write(_log.warning, "pool %r: %s, by order of the page", name, done)
         return done
 
 

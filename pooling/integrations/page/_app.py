@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
+from pooling._log import write
 from pooling.integrations.page._actions import Desk, Refused
 from pooling.integrations.page._document import document
 from pooling.integrations.page._source import Source, source
@@ -84,7 +85,7 @@ class Page:
         try:
             answer = self._answer(environ)
         except Exception:
-            _log.exception("the page could not answer")
+            write(_log.exception, "the page could not answer")
             answer = _Answer("500 Internal Server Error", _TEXT, b"The page could not answer: see the log.\n")
         headers = [*_HEADERS, ("Content-Type", answer.kind), ("Content-Length", str(len(answer.body))), *answer.more]
         start_response(answer.status, headers)

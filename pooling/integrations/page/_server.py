@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from pooling._log import write
 from pooling.integrations.page._app import Page
 from pooling.integrations.page._source import Source
 
@@ -47,7 +48,7 @@ class PageServer:
         address = _address(host, port)
         local = ipaddress.ip_address(address[1][0]).is_loopback
         if not local:
-            _log.warning("the page can be read by everybody who can reach %s", host)
+            write(_log.warning, "the page can be read by everybody who can reach %s", host)
         self._server = _Server(address, _only_here(page) if local else page)
         bound: Any = self._server.server_address
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
@@ -129,7 +130,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def handle_error(self, *_: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # else a browser has hung up, or takes too long
-            _log.exception("a request failed")
+            write(_log.exception, "a request failed")
 
 
 class _Handler(WSGIRequestHandler):

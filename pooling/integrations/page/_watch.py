@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pooling._log import write
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import new_lock
 from pooling.integrations.page._history import EVERY, History
@@ -80,7 +81,7 @@ class Watch:
             try:
                 stats = pool.stats()
             except Exception:
-                _log.exception("pool %r could not be looked at", pool.name)
+                write(_log.exception, "pool %r could not be looked at", pool.name)
                 continue
             with here.lock:
                 _history(here, pool).add(here.tick, stats)
@@ -119,7 +120,7 @@ def _run(reference: weakref.ref[Watch], ending: queue.SimpleQueue[None]) -> None
             watch.tick()
         except Exception:
             # Whatever is wrong with what the page was given, the next look may go well.
-            _log.exception("the pools could not be looked at")
+            write(_log.exception, "the pools could not be looked at")
         del watch
 
 
