@@ -124,6 +124,10 @@ class DatabaseWrapper(Pooled, base.DatabaseWrapper):
         # The settings have changed, so that the next use builds another pool: this is for the connection in hand.
         return self.connection is not None and self._set_time_zone(self.connection)
 
+    def is_usable(self) -> bool:
+        # Django looks whether there is one from 5.1 on only.
+        return self.connection is not None and super().is_usable()
+
     def silence(self, cursor: Any) -> bool:
         if isinstance(cursor, psycopg.ServerCursor):
             return cursor.closed  # to close one takes a round trip
