@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -102,6 +103,39 @@ def struck_at_each_line(function: Callable[..., Any], prepare: Callable[[], Call
             struck += reached
             yield number
     assert struck > 1, "it was not called"
+
+
+def struck_after_each_call(function: Callable[..., Any], prepare: Callable[[], Callable[[], object]]) -> Iterator[int]:
+    """The same within the lines: an exception as each call of something written in C has just ended, so that what it
+    returned is in nobody's hands. That is where CPython looks for a signal. Yields which call it was."""
+    code = function.__code__
+    with ThreadPoolExecutor(1) as thread:
+        for number in itertools.count(1):
+            call, ended = prepare(), 0
+
+            def strike(frame: FrameType, event: str, arg: Any, number: int = number) -> None:
+                nonlocal ended
+                if event == "c_return" and frame.f_code is code:
+                    ended += 1
+                    if ended == number:
+                        sys.setprofile(None)
+                        raise Struck
+
+            def profiled(call: Callable[[], object] = call, strike: Any = strike) -> None:
+                sys.setprofile(strike)
+                try:
+                    call()
+                except Struck:
+                    pass
+                finally:
+                    sys.setprofile(None)
+
+            thread.submit(profiled).result()
+            del call, profiled
+            if ended < number:
+                break
+            yield number
+    assert number > 1, "it calls nothing"
 
 
 def quietly(call: Callable[[], object], *expected: type[BaseException]) -> None:

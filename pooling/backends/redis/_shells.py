@@ -82,17 +82,19 @@ class Shells:
         lease = getattr(shell, _LEASE, None)
         if reference is None or reference() is not shell or not isinstance(lease, Lease) or lease._pool is not pool:
             return None
-        taken: Lease[Any] | None = None
+        taken: list[Lease[Any]] = []
         try:
-            taken = vars(shell).pop(_LEASE)  # of two that release at once, one gets it
+            # Of two that release at once, one gets it. In one call, which C makes: struck between a pop and what is
+            # done with its result, nobody would have the lease but the reference that waits for the end of the shell.
+            taken.extend(map(vars(shell).pop, (_LEASE,)))
             # In this order for the same reason: each of the two can have the lease.
             self._used.pop(id(shell), None)
             self._kept[id(shell)] = shell
-            return taken
+            return taken[0]
         except (KeyError, TypeError):
             return None
         except BaseException:
-            give_up(taken)
+            give_up(taken[0] if taken else None)
             raise
 
     def forget(self, shell: Any, session: Any) -> None:

@@ -19,7 +19,7 @@ from pooling.backends.redis._shells import Shells
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
 from tests.backends.redis_pools.conftest import Make, identity
-from tests.interrupts.lines import struck_at_each_line
+from tests.interrupts.lines import struck_after_each_call, struck_at_each_line
 from tests.proxy import Proxy
 from tests.waiting import LATE, until
 
@@ -215,6 +215,21 @@ class TestAsAClientSeesIt:
             gc.collect()
             pools[-1].release(pools[-1].get_connection())
             assert pools[-1].pooling.stats().leased == 0, line
+
+    def test_between_two_steps_of_a_line_no_slot_is_lost_either(self, make: Make) -> None:
+        """The lease had left the connection object, and stood nowhere but in what waits for the end of that: a PubSub
+        that could not give it back has it still."""
+        lent: list[tuple[Any, Any]] = []
+
+        def use() -> Callable[[], object]:
+            pool = make(max_connections=1, timeout=5.0)
+            lent.append((pool, pool.get_connection()))
+            return lambda: pool.release(lent[-1][1])
+
+        for call in struck_after_each_call(Shells.take_back, use):
+            pool = lent[-1][0]
+            assert pool.pooling.stats().leased == 0, call
+            pool.release(pool.get_connection())
 
     @pytest.mark.parametrize(
         "function", [ConnectionPool.get_connection, ConnectionPool._ready, ConnectionPool._take_in, Shells.lend]
