@@ -20,6 +20,7 @@ from pooling.backends import http
 from pooling.backends.http._connect import connect_in_time
 from tests.backends.contract import LATE, in_threads, run_python, settled
 from tests.core.helpers import outcome
+from tests.interrupts.lines import struck_after_each_call
 from tests.servers import HTTP
 from tests.servers.base import free_port
 
@@ -295,6 +296,20 @@ def test_a_request_interrupted_as_it_gives_its_place_back_gives_it_back(
     assert mine is None
     assert pool.request("GET", "/").data == b"ok"
     assert pool.pooling.stats().leased == 0
+
+
+def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Any) -> None:
+    """He counted as one who wants a connection object, connected or not: that is what everybody got from then on, and
+    what a warm-up opened."""
+    pools: list[Any] = []
+
+    def use() -> Callable[[], object]:
+        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
+        return lambda: pools[-1].request("GET", "/")
+
+    for call in struck_after_each_call(http.HTTPConnectionPool._take, use):
+        with pools[-1].pooling.acquire() as connection:
+            assert not connection.is_closed, call
 
 
 def test_an_error_before_anything_was_taken_takes_nothing_from_anybody(make: Any) -> None:

@@ -147,7 +147,9 @@ class ShellFactory(HttpFactory):
     ) -> None:
         super().__init__(url)
         self._owner = owner  # a weak reference to urllib3's pool
-        self.requests: list[None] = []  # one for each that waits: append and pop are atomic
+        # One for each that waits: add and discard are atomic. Not a count: an exception can strike on either side of
+        # its going up, and who takes it down again would not know whose it was.
+        self.requests: set[object] = set()
         self._make, self._prepare = make, prepare
 
     def connect(self, timeout: float) -> Any:

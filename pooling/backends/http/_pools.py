@@ -248,8 +248,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     def _take(self, timeout: float | None, frame: FrameType) -> _Use:
         """A connection, for who is told of by that frame: the innermost that is neither ours nor urllib3's."""
-        self._factory.requests.append(None)
+        request, requests = object(), self._factory.requests
         try:
+            requests.add(request)
             lease = self.pooling._acquire_for(frame, patience(self.pooling, timeout))
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
@@ -258,7 +259,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         except ConnectError as error:  # of somebody who took a connection from .pooling
             raise _own(error.__cause__ or error) from error
         finally:
-            self._factory.requests.pop()
+            requests.discard(request)
         return _Use(lease, self._current())
 
     def _enter(self, use: _Use, timeout: float | None, frame: FrameType) -> Any:
