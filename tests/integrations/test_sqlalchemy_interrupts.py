@@ -16,7 +16,8 @@ import pytest
 
 import pooling.integrations.sqlalchemy
 from pooling.integrations.sqlalchemy import FairPool
-from tests.interrupts.lines import entries
+from pooling.integrations.sqlalchemy._place_pool import PlacePool
+from tests.interrupts.lines import entries, struck_at_each_line
 from tests.waiting import until
 
 OURS = Path(pooling.integrations.sqlalchemy.__file__).parent
@@ -162,3 +163,29 @@ def test_an_exception_at_any_line_loses_nothing(part: int) -> None:
         for visit in {1, (visits + 1) // 2, visits}:
             found += wrong(Tracer(place, visit))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("function", [FairPool._do_get, FairPool._take_back, PlacePool._acquire_for])
+def test_an_exception_that_is_kept_keeps_no_place(function: Any) -> None:
+    """As a debugger's is, or a future's, and with it every frame that it has passed: SQLAlchemy's hold the record."""
+    pools: list[Any] = []
+    kept: list[BaseException] = []
+
+    def use() -> Callable[[], object]:
+        pools.append(FairPool(creator, pool_size=1, max_overflow=0, timeout=5.0))
+        pools[-1].connect().close()
+        return keeping
+
+    def keeping() -> None:
+        try:
+            pools[-1].connect().close()
+            pools[-1].pooling.acquire().release()
+        except BaseException as error:
+            kept.append(error)
+            raise
+
+    for line in struck_at_each_line(function, use):
+        pools[-1].connect().close()
+        assert pools[-1].checkedout() == 0, line
+        pools[-1].pooling.close()
+    assert kept

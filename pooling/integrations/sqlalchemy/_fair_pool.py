@@ -112,26 +112,38 @@ class FairPool(QueuePool):
     # -- what SQLAlchemy's base class calls ---------------------------------------------------------------
 
     def _do_get(self) -> Any:
-        lease = self._acquire()
+        lease: Lease[Place] | None = None
         record: Any = None
         try:
+            lease = self._acquire()
             place = _place(lease)
             record = self.records.pop(place, None)
             if record is None:
                 record = self._create_connection()
                 self.pooling.filled(lease, vars(record).pop(_TOOK, 0.0))
             vars(record)[_LEASE] = lease
+            place.lend(record)
+            return record
         except BaseException as error:
-            self._give_up(lease, record, error)
+            # It may be kept, and with it the frames that hold the lease: that would not be lost then.
+            if lease is not None and not lease.ended:
+                self._give_up(lease, record, error)
             raise
-        place.lend(record)
-        return record
 
     def _do_return_conn(self, record: Any) -> None:
         # May be a destructor's call, at any moment of any thread.
-        lease: Lease[Place] | None = vars(record).pop(_LEASE, None)
-        if lease is None:
-            return  # it was brought back before
+        lease: Lease[Place] | None = None
+        try:
+            lease = vars(record).pop(_LEASE, None)
+            if lease is not None:  # else it was brought back before
+                self._take_back(record, lease)
+        except BaseException:
+            lease = lease or vars(record).pop(_LEASE, None)
+            if lease is not None and not lease.ended and self.pooling.owns(lease):  # as in _do_get()
+                self._give_up(lease, record, None)
+            raise
+
+    def _take_back(self, record: Any, lease: Lease[Place]) -> None:
         pooling, place = self.pooling, _place(lease)
         if not pooling.owns(lease):
             keep_inherited(record, lease)

@@ -89,9 +89,15 @@ class PlacePool(Pool[Place]):
         return self._acquire_for(sys._getframe(1), timeout, priority)
 
     def _acquire_for(self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[Place]:
-        lease = self.take(timeout, priority, frame)
-        self._equip(lease)
-        return lease
+        lease: Lease[Place] | None = None
+        try:
+            lease = self.take(timeout, priority, frame)
+            self._equip(lease)
+            return lease
+        except BaseException:
+            if lease is not None and not lease.ended:  # an exception may be kept, and this frame with it
+                lease.discard()
+            raise
 
     def take(self, timeout: Timeout, priority: float, frame: FrameType) -> Lease[Place]:
         """A lease of a place as it is, connected or not, noted for ``frame``."""
