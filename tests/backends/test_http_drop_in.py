@@ -18,9 +18,10 @@ from urllib3.exceptions import EmptyPoolError, MaxRetryError, NewConnectionError
 from pooling import ConnectError, Pool, PoolTimeout
 from pooling.backends import http
 from pooling.backends.http._connect import connect_in_time
+from pooling.backends.http._pools import _Use
 from tests.backends.contract import LATE, in_threads, run_python, settled
 from tests.core.helpers import outcome
-from tests.interrupts.lines import struck_after_each_call
+from tests.interrupts.lines import struck_after_each_call, struck_at_each_line
 from tests.servers import HTTP
 from tests.servers.base import free_port
 
@@ -310,6 +311,29 @@ def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Any) -> 
     for call in struck_after_each_call(http.HTTPConnectionPool._take, use):
         with pools[-1].pooling.acquire() as connection:
             assert not connection.is_closed, call
+
+
+def test_an_exception_that_is_kept_keeps_no_place_that_was_being_handed_out(make: Any) -> None:
+    """As a debugger's is, or a future's: it keeps every frame that it has passed."""
+    pools: list[Any] = []
+    kept: list[BaseException] = []
+
+    def use() -> Callable[[], object]:
+        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
+        number(pools[-1])
+        return keeping
+
+    def keeping() -> None:
+        try:
+            number(pools[-1])
+        except BaseException as error:
+            kept.append(error)
+            raise
+
+    for line in struck_at_each_line(_Use.__init__, use):
+        number(pools[-1])
+        assert pools[-1].pooling.stats().leased == 0, line
+    assert kept
 
 
 def test_an_error_before_anything_was_taken_takes_nothing_from_anybody(make: Any) -> None:

@@ -249,18 +249,23 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _take(self, timeout: float | None, frame: FrameType) -> _Use:
         """A connection, for who is told of by that frame: the innermost that is neither ours nor urllib3's."""
         request, requests = object(), self._factory.requests
+        lease: Lease[Any] | None = None
         try:
             requests.add(request)
             lease = self.pooling._acquire_for(frame, patience(self.pooling, timeout))
+            return _Use(lease, self._current())
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
         except PoolClosed as error:
             raise ClosedPoolError(self, "Pool is closed.") from error
         except ConnectError as error:  # of somebody who took a connection from .pooling
             raise _own(error.__cause__ or error) from error
+        except BaseException:
+            if lease is not None and not lease.ended:  # an exception may be kept, and the frames that hold it as well
+                lease.discard()
+            raise
         finally:
             requests.discard(request)
-        return _Use(lease, self._current())
 
     def _enter(self, use: _Use, timeout: float | None, frame: FrameType) -> Any:
         """Wait for a permit where there is a total over all origins. The connection to use: one that has come back
