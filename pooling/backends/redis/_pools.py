@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Callable
 from dataclasses import fields
 from queue import LifoQueue, Queue
 from types import FrameType
@@ -54,6 +55,7 @@ class ConnectionPool(redis.ConnectionPool):
     shells: Shells
     _timeout: float | None = 0.0
     _pool: SlotPool
+    _itself: Callable[[], Any]  # a weak reference
     _finalizer: weakref.finalize[Any, Any]
 
     def __init__(
@@ -104,6 +106,8 @@ class ConnectionPool(redis.ConnectionPool):
         if command_name is not None or keys or options:
             warnings.warn("Use get_connection() without args instead", DeprecationWarning, stacklevel=2)
         self._checkpid()
+        if self._itself() is None:  # a destructor asks, in a cycle that is being collected: the references that all
+            self.reset()  # underneath has to this pool have been cleared before, and what it does needs them
         started, frame = time.monotonic(), _BETWEEN.outside()
         tried = False
         lease: Lease[Any] | None = None
@@ -242,8 +246,8 @@ class ConnectionPool(redis.ConnectionPool):
         self.pid = os.getpid()  # last: see _checkpid()
 
     def _build(self) -> SlotPool:
-        args, reference = self.connection_kwargs, weakref.ref(self)
-        factory = ShellFactory(reference)
+        args, self._itself = self.connection_kwargs, weakref.ref(self)
+        factory = ShellFactory(self._itself)
         place = args.get("path") or f"{args.get('host', 'localhost')}:{args.get('port', 6379)}"
         retry = args.get("retry")
         options: dict[str, Any] = {

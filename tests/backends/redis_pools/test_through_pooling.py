@@ -175,6 +175,32 @@ class TestThroughPooling:
         assert reference() is None
         backend.wait_for(0)
 
+    @pytest.mark.parametrize("used", [False, True])
+    def test_a_destructor_uses_a_pool_that_is_collected_with_its_object(self, backend: Redis, used: bool) -> None:
+        said: list[Any] = []
+
+        class Temporary:
+            def __init__(self) -> None:
+                pool = BlockingConnectionPool.from_url(backend.url, client_name=backend.name)
+                self.client, self.itself = redis.Redis(connection_pool=pool), self
+
+            def __del__(self) -> None:
+                try:
+                    said.append(self.client.ping())
+                except Exception as error:
+                    said.append(error)
+
+        temporary = Temporary()
+        if used:
+            temporary.client.ping()
+        pool = weakref.ref(temporary.client.connection_pool)
+        del temporary
+        gc.collect()
+        gc.collect()  # what is underneath had a hold on it while it worked: found to be alive, it goes the next time
+        assert said == [True]
+        assert pool() is None
+        backend.wait_for(0)
+
     def test_a_connection_outlives_a_dropped_pool(self, backend: Redis) -> None:
         connection = BlockingConnectionPool.from_url(backend.url, client_name=backend.name).get_connection()
         gc.collect()
