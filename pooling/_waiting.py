@@ -67,6 +67,11 @@ class WaitingRoom(Dispatch[T]):
                     break
                 others = len(ledger.queue.lane) + len(ledger.queue.heap)
                 waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
+                if not self._plain[1]:
+                    self._check_process()
+                if ledger is not self._ledger:
+                    ledger = self._ledger
+                    again = self._wait_anew(waiter, again, first, *args)
                 if waiter.turn is WAITING:
                     # The first report may have been lost to an exception on the thread that took it in.
                     self._tell(*(() if again is None else (again, waiter)))
@@ -84,6 +89,23 @@ class WaitingRoom(Dispatch[T]):
             raise self._starved(waiter)
         assert waiter.error is not None  # its turn is FAILED
         raise waiter.error
+
+    def _wait_anew(
+        self,
+        waiter: Waiter[T],
+        again: Callable[[Waiter[T]], None] | None,
+        first: Callable[..., object] | None,
+        *args: Any,
+    ) -> Callable[[Waiter[T]], None] | None:
+        """In a forked child that has its parent's waiter: a signal handler has forked while it waited, or it is a
+        greenlet, which both have. It waits here like a newcomer; what it was handed is the parent's. Returns what is
+        reported from now on."""
+        waiter.ticket, waiter.token, waiter.turn = -1, None, WAITING
+        if again is None:
+            assert first is not None  # an order, which the books here have not heard of
+            self._tell(getattr(self._ledger, first.__name__), *args)
+            return None
+        return getattr(self._ledger, again.__name__)  # type: ignore[no-any-return]
 
     def _take_in(
         self, waiter: Waiter[T], transition: Callable[..., object], *args: Any

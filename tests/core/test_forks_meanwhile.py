@@ -96,3 +96,48 @@ def test_a_log_handler_that_uses_another_pool_does_not_wait_for_the_one_that_beg
         ),
         options=LENIENT,
     )
+
+
+@pytest.mark.parametrize("waits", ["for a connection", "who was just handed one", "for a drain"])
+def test_who_waits_as_a_signal_handler_forks_waits_in_the_child_for_what_there_is_here(waits: str) -> None:
+    """The child has its parent's waiter, whom nobody there would ever serve."""
+    run_python(
+        script(
+            f"""
+            waits = {waits!r}
+            pool = Pool(lambda: FakeConnection(os.getpid()), max_size=1, timeout=None)
+            parent, children, lease = os.getpid(), [], pool.acquire()
+
+            def fork(*_):
+                if waits == "who was just handed one":
+                    lease.release()
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)
+                else:
+                    children.append(child)
+
+            def elsewhere():
+                until(lambda: pool.stats().waiting or pool.stats().state == "draining")
+                time.sleep(0.1)
+                os.kill(parent, signal.SIGUSR1)
+                until(lambda: children)
+                if not lease.ended:
+                    lease.release()
+
+            signal.signal(signal.SIGUSR1, fork)
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            if waits == "for a drain":
+                assert pool.drain(timeout=None)
+            else:
+                with pool.acquire() as connection:
+                    assert connection.number == os.getpid()
+            if os.getpid() == parent:
+                assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+                thread.join()
+            pool.close()
+            """
+        ),
+        options=LENIENT,
+    )

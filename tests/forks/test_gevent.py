@@ -57,3 +57,41 @@ def test_forks_under_gevent_are_silent_and_both_processes_go_on() -> None:
         """,
         options=("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
     )
+
+
+def test_a_greenlet_that_waits_at_the_fork_waits_in_the_child_for_what_there_is_there() -> None:
+    """Both processes have it."""
+    run_python(
+        """
+        from gevent import monkey
+        monkey.patch_all()
+        import gevent, os, signal
+        from pooling import Pool
+        from pooling.testing import FakeConnection
+
+        signal.alarm(25)
+        pool = Pool(lambda: FakeConnection(os.getpid()), max_size=1, timeout=None)
+        lease = pool.acquire()
+
+        def use():
+            with pool.acquire() as connection:
+                return connection.number
+
+        users = [gevent.spawn(use) for _ in range(5)]
+        while pool.stats().waiting < 5:
+            gevent.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+        else:
+            lease.release()
+        gevent.joinall(users)
+        assert [user.value for user in users] == [os.getpid()] * 5
+        pool.close()
+        if child == 0:
+            gevent.sleep(0.05)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+        options=("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+    )
