@@ -57,6 +57,7 @@ class Ledger(Settling[T]):
         self.queue.join(waiter)
         if not newcomer:
             self._wake_forgotten()
+            self._find_unreported()
 
     def _known_down(self) -> bool:
         """Whether a newcomer can be told at once that the server is away: somebody is finding out anyway, or
@@ -72,6 +73,13 @@ class Ledger(Settling[T]):
         while (head := self.queue.head()) and head.turn is not WAITING:
             head.bell.ring()
             self.queue.remove(head)
+
+    def _find_unreported(self) -> None:
+        """Where no memory is left, a token may die without a report. Whoever has waited in vain looks for those. (One
+        that is reported as well is adopted once.)"""
+        for entry in self.roster.entries:
+            if entry.refs is not None and entry.refs[1]() is None:
+                self.roster.orphans.append(entry.refs[1])
 
     def exchange(self, taken: list[Token[T]], broken: bool, waiter: Waiter[T]) -> None:
         """Somebody took an idle connection that must not go out as it is, and wants whatever comes first.
@@ -92,6 +100,7 @@ class Ledger(Settling[T]):
             self.outage.asked = True
             if expired:
                 self.tally.timeouts += 1
+                self._find_unreported()
                 self._emit("timeout", duration=self.now - waiter.started)
         self.queue.remove(waiter)
         self.claims.pop(waiter, None)

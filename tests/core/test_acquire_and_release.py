@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pooling import PoolError, PoolTimeout
+from pooling._ledger.entry import TokenRef
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, struck_while_waiting
@@ -223,6 +224,30 @@ def test_a_collected_lease_serves_whoever_waits(clock: ManualClock, make: Make) 
     gc.collect()
     clock.advance(0)
     waiting.result().release()
+
+
+@pytest.mark.parametrize("timeout", [0.1, 5.0])
+def test_a_lease_whose_end_could_not_be_reported_for_want_of_memory_is_found(
+    clock: ManualClock, make: Make, timeout: float
+) -> None:
+    """By whoever waits in vain, for a second or to the end of his time."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    entry = lease._entry
+    unheard = TokenRef(lease._token)
+    unheard.entry = entry
+    entry.refs = (None, unheard)
+    del lease
+    gc.collect()
+    waiting = clock.spawn(pool.acquire, timeout)
+    clock.advance(2)
+    if timeout < 1:
+        with pytest.raises(PoolTimeout):
+            waiting.result()
+        waiting = clock.spawn(pool.acquire, timeout)
+        clock.advance(0.05)
+    waiting.result().release()
+    assert pool.stats().closed == {"dropped": 1}
 
 
 def test_discard_frees_capacity_and_wakes_a_waiter(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
