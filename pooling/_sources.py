@@ -141,3 +141,10 @@ def _those_that_work(pools: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
             write(_log.debug, "no pool %r to look at", key, exc_info=True)
         else:
             yield key, each
+
+
+def one_pool(source: object, kind: type) -> None:
+    """Raise TypeError where the one pool that is needed is something else: many pools, a drop-in around one."""
+    if not isinstance(source, kind):
+        each = " (of a manager or a list: each of its pools)" if isinstance(source, Iterable) else ""
+        raise TypeError(f"this needs a Pool, not {type(source).__name__}{each}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pooling._ledger.outage import describe
 from pooling._secrets import hide
+from pooling._sources import one_pool
 from pooling._words import in_words
 from pooling.events import PoolEvent
 from pooling.pool import Pool
@@ -32,6 +33,7 @@ def log_events(
 
     Raises ValueError for a kind of event or a level that does not exist, TypeError for what can be no level.
     """
+    one_pool(pool, Pool)
     chosen = {**LEVELS, **{kind: _number(kind, level) for kind, level in (levels or {}).items()}}
     if unknown := chosen.keys() - LEVELS.keys():
         raise ValueError(f"there are no events of the kind {min(unknown)!r} (kinds: {', '.join(sorted(LEVELS))})")

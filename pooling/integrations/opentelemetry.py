@@ -26,7 +26,7 @@ import pooling
 from pooling._changes import Changes
 from pooling._runtime.lock import new_lock
 from pooling._secrets import hide
-from pooling._sources import CLOSED, Sources
+from pooling._sources import CLOSED, Sources, one_pool
 from pooling.pool import Pool
 from pooling.stats import BUCKETS, Histogram, PoolStats
 
@@ -171,6 +171,7 @@ def trace(
 
     What failed has an error's type, and its text without secrets.
     """
+    one_pool(pool, Pool)
     spans = _Spans(tracing.get_tracer("pooling", pooling.__version__, tracer_provider), pool)
     kinds: Any = type(pool), type(pool._factory)  # called in the place of what their objects are given here
     owner, made = weakref.ref(pool), weakref.ref(pool._factory)  # which is no reason to keep them

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, PoolEvent
+from pooling import Pool, PoolEvent, PoolManager
 from pooling.integrations.logging import LEVELS, log_events
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.helpers import outcome
@@ -120,3 +120,12 @@ def test_an_error_of_the_users_own_is_told_without_secrets(
         raise FakeBroken("Tweety-bird did not help, nor did postgresql://bob:pw@h/d")
     clock.advance(0)
     assert "FakeBroken: *** did not help, nor did postgresql://bob:***@h/d" in caplog.text
+
+
+def test_many_pools_are_refused_where_one_is_needed(pool: Pool[FakeConnection]) -> None:
+    manager = PoolManager()
+    many: Any
+    for many in (manager, [pool]):
+        with pytest.raises(TypeError, match=r"needs a Pool, not (PoolManager|list) \(of a manager or a list: each"):
+            log_events(many)
+    manager.close()

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.metrics import db_metrics
 
-from pooling import ConnectError, Pool, PoolTimeout
+from pooling import ConnectError, Pool, PoolManager, PoolTimeout
 from pooling.integrations import opentelemetry
 from pooling.integrations.opentelemetry import OBSERVED, TIMED, PoolMetrics, trace
 from pooling.testing import FakeFactory, ManualClock
@@ -332,3 +332,11 @@ def test_short_waits_are_left_out_and_closing_is_no_wait(spans: Any, clock: Manu
     pool.acquire().discard()
     pool.drain()
     assert {span.name for span in exporter.get_finished_spans()} == {"pooling.connect"}
+
+
+def test_many_pools_are_refused_where_one_is_needed() -> None:
+    many: Any
+    with Pool(FakeFactory()) as pool, PoolManager() as manager:
+        for many in (manager, [pool]):
+            with pytest.raises(TypeError, match=r"needs a Pool, not (PoolManager|list) \(of a manager or a list: each"):
+                trace(many)
