@@ -67,11 +67,11 @@ class WaitingRoom(Dispatch[T]):
                     break
                 others = len(ledger.queue.lane) + len(ledger.queue.heap)
                 waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
-                if not self._plain[1]:
+                if not ledger.plain[1]:  # wiped by a fork, whoever has seen to that meanwhile
                     self._check_process()
-                if ledger is not self._ledger:
-                    ledger = self._ledger
-                    again = self._wait_anew(waiter, again, first, *args)
+                    if ledger is not self._ledger:
+                        ledger = self._ledger
+                        again = self._wait_anew(waiter, again, first, *args)
                 if waiter.turn is WAITING:
                     # The first report may have been lost to an exception on the thread that took it in.
                     self._tell(*(() if again is None else (again, waiter)))

@@ -74,13 +74,6 @@ class Ledger(Settling[T]):
             head.bell.ring()
             self.queue.remove(head)
 
-    def _find_unreported(self) -> None:
-        """Where no memory is left, a token may die without a report. Whoever has waited in vain looks for those. (One
-        that is reported as well is adopted once.)"""
-        for entry in self.roster.entries:
-            if entry.refs is not None and entry.refs[1]() is None:
-                self.roster.orphans.append(entry.refs[1])
-
     def exchange(self, taken: list[Token[T]], broken: bool, waiter: Waiter[T]) -> None:
         """Somebody took an idle connection that must not go out as it is, and wants whatever comes first.
 
@@ -100,7 +93,6 @@ class Ledger(Settling[T]):
             self.outage.asked = True
             if expired:
                 self.tally.timeouts += 1
-                self._find_unreported()
                 self._emit("timeout", duration=self.now - waiter.started)
         self.queue.remove(waiter)
         self.claims.pop(waiter, None)

@@ -43,6 +43,7 @@ class Upkeep(Moves[T]):
         roster = self.roster
         if len(roster.entries) < self.max_size or roster.leased() < len(roster.entries):
             return
+        self._find_unreported()
         starving = self.nesting.starving(roster.entries, self.queue)
         if starving and self.nesting.mode == "raise":
             # The last to come gives way, as the victim of a database's deadlock does: with its lease others go on.
@@ -54,6 +55,13 @@ class Upkeep(Moves[T]):
             self.outbox.append(victim)
         elif starving and (news := self.nesting.news(roster.entries)):
             self.outbox.append(Notice(STARVING, news, self.now))
+
+    def _find_unreported(self) -> None:
+        """Where no memory is left, a token may die without a report. Who waits, and is not served, has those looked for:
+        soon, and now and then. (One that is reported as well is adopted once.)"""
+        for entry in self.roster.entries:
+            if entry.refs is not None and entry.refs[1]() is None:
+                self.roster.orphans.append(entry.refs[1])
 
     def _review(self, entry: Entry[T]) -> None:
         """One entry's line on the agenda is due."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import socket
 import subprocess
 import sys
@@ -114,6 +115,20 @@ class Contract:
         assert pool.stats().acquired == pool.stats().released == threads * uses
         pool.close()
         backend.wait_for(0)
+
+    # -- times --------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("long", [1e9, 1e300, math.inf])
+    def test_a_time_that_stands_for_ever_may_be_any_number(self, backend: Adapter, long: float) -> None:
+        """Drivers and sockets take no infinite number, nor a very large one."""
+        pool = backend.pool(
+            max_size=1, timeout=long, connect_timeout=long, idle_timeout=long, max_lifetime=long, fail_after=long
+        )
+        with pool.acquire() as connection:
+            assert backend.ask(connection, 1) == 1
+        lease = pool.acquire(timeout=long)
+        assert backend.ask(lease.refresh(timeout=long), 2) == 2
+        lease.release()
 
     # -- what one user leaves for the next ------------------------------------------------------------
 
