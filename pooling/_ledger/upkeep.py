@@ -57,7 +57,7 @@ class Upkeep(Moves[T]):
             self.outbox.append(Notice(STARVING, news, self.now))
 
     def _find_unreported(self) -> None:
-        """Where no memory is left, a token may die without a report. Who waits, and is not served, has those looked for:
+        """Where no memory is left, a token may die without a report. Who waits and is not served has those looked for:
         soon, and now and then. (One that is reported as well is adopted once.)"""
         for entry in self.roster.entries:
             if entry.refs is not None and entry.refs[1]() is None:

@@ -146,7 +146,8 @@ class ConnectionPool(redis.ConnectionPool):
         session: Any = lease._entry.connection
         shell = session.shell()
         problem: Exception | None = None
-        closed = shell is None or not _connection.is_open(shell)
+        # One that was opened for this caller the driver asks all the same, and connects where it was closed again.
+        closed = shell is None or not (fresh or _connection.is_open(shell))
         says_something = False
         try:
             if not closed and not _connection.is_quiet(shell):

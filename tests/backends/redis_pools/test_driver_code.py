@@ -25,6 +25,15 @@ from tests.waiting import until
 
 
 class TestWhatTheDriversOwnCodeCalls:
+    def test_a_connection_that_somebodys_test_keeps_from_connecting_is_handed_out(self, make: Make) -> None:
+        """Many replace these methods to see what is sent; the driver's own tests of a cluster do."""
+        nothing = {"connect": mock.Mock(), "can_read": mock.Mock(return_value=False)}
+        with mock.patch.multiple(Connection, **nothing):
+            pool = make(ConnectionPool, max_connections=1)
+            for _ in range(2):
+                pool.release(pool.get_connection())
+            assert pool.pooling.stats().leased == 0
+
     def test_retries_are_set_on_every_connection(self, make: Make) -> None:
         pool = make()
         used, idle = pool.get_connection(), pool.get_connection()
