@@ -19,6 +19,7 @@ from pooling._log import PoolLog, write
 from pooling._runtime.fork import Flag
 from pooling._runtime.lock import Lock
 from pooling._runtime.threads import Runtime
+from pooling._traces import forget_frames
 from pooling.events import LogLines, Outlet
 
 T = TypeVar("T")
@@ -59,9 +60,13 @@ class Dispatch(Generic[T]):
         if self._lock._is_owned():
             self._ledger.inbox.append((transition or _nothing, args))
             return
-        with self._lock:
-            self._ledger.settle(self._now(), transition, *args)
-        self._act(work=work)
+        try:
+            with self._lock:
+                self._ledger.settle(self._now(), transition, *args)
+            self._act(work=work)
+        except BaseException as struck:
+            forget_frames(struck)  # somebody's token, whom it was about to serve
+            raise
 
     def _pass_on(self) -> None:
         """Report that a connection lies idle for which somebody may wait."""

@@ -1,4 +1,4 @@
-"""The traceback of an error that is kept, with nothing on it but places."""
+"""What an error that is kept leads to: of its traceback nothing but places, of the pool's own frames no variables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from inspect import CO_NESTED
-from traceback import walk_tb
+from traceback import clear_frames, walk_tb
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
@@ -22,6 +22,13 @@ def bare(trace: TracebackType | None) -> TracebackType | None:
     for frame, line in reversed(list(walk_tb(trace))):
         made = TracebackType(made, _like(frame), 0, line)
     return made
+
+
+def forget_frames(error: BaseException) -> None:
+    """Have an error that passes by keep no variables of the frames below the caller's, who has caught it. Where it is
+    kept, a token that stood in one of them would else be nobody's, and yet not die."""
+    if error.__traceback__ is not None:
+        clear_frames(error.__traceback__.tb_next)
 
 
 def _like(frame: FrameType) -> FrameType:

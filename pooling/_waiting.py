@@ -14,6 +14,7 @@ from pooling._ledger.ledger import Fate
 from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
 from pooling._ledger.roster import Roster
 from pooling._report import Moment
+from pooling._traces import forget_frames
 from pooling.config import Config
 from pooling.errors import PoolError, PoolTimeout, QueueFull
 
@@ -75,7 +76,8 @@ class WaitingRoom(Dispatch[T]):
                 if waiter.turn is WAITING:
                     # The first report may have been lost to an exception on the thread that took it in.
                     self._tell(*(() if again is None else (again, waiter)))
-        except BaseException:
+        except BaseException as struck:
+            forget_frames(struck)
             # Interrupted, or refused: what was handed over in this very moment goes back.
             self._tell(ledger.leave, waiter, work=not self._inline)
             handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it

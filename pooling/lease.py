@@ -10,6 +10,7 @@ from pooling._clock import DEFAULT, Timeout
 from pooling._elsewhere import lead
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate
+from pooling._traces import forget_frames
 from pooling.config import seconds
 from pooling.errors import PoolError
 from pooling.stats import FOLD_AT
@@ -93,22 +94,21 @@ class Lease(Generic[T]):
             if entry.owned_by(token):
                 pool._end(entry, token, pool._hooks.judge(entry, error), error)
             return error is None
-        except BaseException:
+        except BaseException as struck:
             token = None  # an exception may be kept, and this frame with it: the slot is not to be kept as well
+            forget_frames(struck)
             raise
 
     def discard(self) -> None:
         """Give the connection up: it is closed, and its slot is freed for another. Raises PoolError if the
         lease has ended before."""
-        token = self._take("discarded")
-        self._pool._end(self._entry, token, Fate.DISCARDED)
+        self._give_up("discarded", Fate.DISCARDED)
 
     def detach(self) -> T:
         """Take the connection out of the pool, which forgets it and may open another: the caller closes it.
         Returns it. Raises PoolError if the lease has ended before."""
-        token = self._take("detached")
         view = self._entry.view
-        self._pool._end(self._entry, token, Fate.DETACHED)
+        self._give_up("detached", Fate.DETACHED)
         return view
 
     def refresh(self, timeout: Timeout = DEFAULT) -> T:
@@ -119,16 +119,32 @@ class Lease(Generic[T]):
         """
         if timeout is not DEFAULT:
             seconds("timeout", timeout)  # before anything is given up
-        new = self._pool._renew([self._take("refreshed")], timeout, self._entry)
-        self._entry = new.entry
-        self._token = new
-        return self._entry.view
+        new: Token[T] | None = None
+        try:
+            new = self._pool._renew([self._take("refreshed")], timeout, self._entry)
+            self._entry = new.entry
+            self._token = new
+            return self._entry.view
+        except BaseException as struck:
+            new = None  # as in _leave()
+            forget_frames(struck)
+            raise
 
     @property
     def _is_parents(self) -> bool:
         """Whether this process was forked since: what it does with the connection would be done to its parent."""
         self._pool._check_process()
         return self._entry.roster is not self._pool._roster
+
+    def _give_up(self, verb: str, fate: Fate) -> None:
+        token: Token[T] | None = None
+        try:
+            token = self._take(verb)
+            self._pool._end(self._entry, token, fate)
+        except BaseException as struck:
+            token = None  # as in _leave()
+            forget_frames(struck)
+            raise
 
     def _take(self, verb: str) -> Token[T]:
         try:

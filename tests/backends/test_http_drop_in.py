@@ -313,7 +313,10 @@ def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Any) -> 
             assert not connection.is_closed, call
 
 
-def test_an_exception_that_is_kept_keeps_no_place_that_was_being_handed_out(make: Any) -> None:
+@pytest.mark.parametrize(
+    "function", [_Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
+)
+def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_back(make: Any, function: Any) -> None:
     """As a debugger's is, or a future's: it keeps every frame that it has passed."""
     pools: list[Any] = []
     kept: list[BaseException] = []
@@ -330,7 +333,7 @@ def test_an_exception_that_is_kept_keeps_no_place_that_was_being_handed_out(make
             kept.append(error)
             raise
 
-    for line in struck_at_each_line(_Use.__init__, use):
+    for line in struck_at_each_line(function, use):
         number(pools[-1])
         assert pools[-1].pooling.stats().leased == 0, line
     assert kept

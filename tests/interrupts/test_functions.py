@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import sys
 import threading
 import traceback
@@ -11,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool
+from pooling import Lease, Pool
 from pooling._dispatch import Dispatch
+from pooling._ledger.ledger import Ledger
 from pooling._ledger.roster import Roster
 from pooling._ledger.settling import Settling
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
 from pooling.events import Outlet
-from pooling.testing import FakeConnection, FakeFactory
+from pooling.testing import FakeBroken, FakeConnection, FakeFactory
 from tests.interrupts.lines import SIZE, make, struck_at_each_line
 from tests.waiting import until
 
@@ -47,8 +50,64 @@ def test_a_slot_that_is_given_up_is_never_lost_half_way() -> None:
         pools[-1].close()
 
 
-@pytest.mark.parametrize("function", [Pool._acquire_for, Pool._acquire_carefully])
-def test_an_exception_that_is_kept_keeps_no_slot(function: Any) -> None:
+def _acquire(pool: Pool[FakeConnection]) -> object:
+    return pool._acquire_for(sys._getframe())
+
+
+def _discard(pool: Pool[FakeConnection]) -> None:
+    _end(pool.acquire(), Lease.discard)
+
+
+def _detach(pool: Pool[FakeConnection]) -> None:
+    _end(pool.acquire(), Lease.detach)
+
+
+def _refresh(pool: Pool[FakeConnection]) -> None:
+    _end(pool.acquire(), Lease.refresh)
+
+
+def _end(lease: Lease[FakeConnection], how: Callable[[Lease[FakeConnection]], object]) -> None:
+    try:
+        how(lease)
+    finally:
+        if not lease.ended:  # it has not come to that, or was refreshed
+            lease.release()
+
+
+def _break(pool: Pool[FakeConnection]) -> None:
+    with contextlib.suppress(FakeBroken), pool.acquire():
+        raise FakeBroken
+
+
+def _serve(pool: Pool[FakeConnection]) -> None:
+    """Others wait, and are served by who tells the pool something."""
+    leases = [pool.acquire() for _ in range(SIZE)]
+    waiter = threading.Thread(target=lambda: pool.acquire().release())
+    waiter.start()
+    until(lambda: pool.stats().waiting == 1, "a waiter")
+    try:
+        for lease in leases:
+            lease.release()
+    finally:
+        for lease in leases:
+            if not lease.ended:
+                lease.release()
+        waiter.join()
+
+
+@pytest.mark.parametrize(
+    ("function", "act"),
+    [
+        (Pool._acquire_for, _acquire),
+        (Pool._acquire_carefully, _acquire),
+        *itertools.product([Lease._give_up], [_discard, _detach]),
+        *itertools.product([Pool._end, Dispatch._tell, Settling.settle, Ledger.release], [_discard, _detach, _break]),
+        *itertools.product([Roster.doom], [_discard, _break]),
+        *itertools.product([Lease.refresh, Pool._renew, Ledger.renew, Roster.doom], [_refresh]),
+        *itertools.product([Dispatch._pass_on, Settling.pass_on, Settling._hand], [_serve]),
+    ],
+)
+def test_an_exception_that_is_kept_keeps_no_slot(function: Any, act: Callable[[Pool[FakeConnection]], object]) -> None:
     """It keeps the frames that it has passed: a lease or a token in one of them was not lost, and nobody had it."""
     pools: list[Pool[FakeConnection]] = []
     kept: list[BaseException] = []
@@ -59,11 +118,11 @@ def test_an_exception_that_is_kept_keeps_no_slot(function: Any) -> None:
 
     def keeping() -> None:
         try:
-            pools[-1]._acquire_for(sys._getframe())
+            act(pools[-1])
         except BaseException as error:
             kept.append(error)
             for frame, _ in traceback.walk_tb(error.__traceback__):
-                assert frame.f_locals  # Python 3.10's tracer has left a copy of the variables there: it is renewed
+                dict(frame.f_locals)  # Python 3.10's tracer has left a copy of the variables there: it is renewed
             raise
 
     for line in struck_at_each_line(function, acquire):

@@ -32,6 +32,7 @@ from pooling._clock import DEFAULT
 from pooling._clock import Timeout as Patience
 from pooling._holders import Between
 from pooling._ledger.phase import Phase
+from pooling._traces import forget_frames
 from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
 from pooling.backends.http._factory import ShellFactory
@@ -163,19 +164,32 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         return connection
 
     def _put_conn(self, connection: Any) -> None:
-        if connection is None:
-            use = self._current()
-            if use is not None:
-                self._mine.use = use.before
-                self._uses.pop(id(use.connection), None)
-                self._retire(use)
-                self._count(-1)
-            return
-        known = self._uses.pop(id(connection), None)
-        returned = known() if isinstance(known, weakref.ref) else known
-        if returned is None:
-            self._put_stranger(connection)
-            return
+        known: Any = None
+        try:
+            if connection is None:
+                known = self._current()
+                if known is not None:
+                    self._mine.use = known.before
+                    self._uses.pop(id(known.connection), None)
+                    self._retire(known)
+                    self._count(-1)
+                return
+            known = self._uses.pop(id(connection), None)
+            if isinstance(known, weakref.ref):
+                known = known()
+            if known is None:
+                self._put_stranger(connection)
+            else:
+                self._take_in(known, connection)
+        except BaseException as struck:
+            # It may be kept, and with it the frames that have the use, or a response that has it.
+            if isinstance(known, _Use) and not known.lease.ended:
+                self._retire(known)
+            known = None
+            forget_frames(struck)
+            raise
+
+    def _take_in(self, returned: _Use, connection: Any) -> None:
         if returned is self._current():
             self._mine.use = returned.before
         if not self.is_open:
