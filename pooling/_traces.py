@@ -27,8 +27,8 @@ def bare(trace: TracebackType | None) -> TracebackType | None:
 def forget_frames(error: BaseException) -> None:
     """Have an error that passes by keep no variables of the frames below the caller's, who has caught it. Where it is
     kept, a token that stood in one of them would else be nobody's, and yet not die."""
-    if error.__traceback__ is not None:
-        clear_frames(error.__traceback__.tb_next)
+    here = error.__traceback__
+    clear_frames(here and here.tb_next)
 
 
 def _like(frame: FrameType) -> FrameType:

@@ -326,6 +326,21 @@ def test_an_exception_that_is_kept_keeps_no_connection(clock: ManualClock, make:
     assert pool.stats().leased == 0
 
 
+def test_an_interrupt_that_is_kept_keeps_no_connection_that_an_order_was_about_to_hand_out(make: Make) -> None:
+    pool = make(max_size=1)
+    pool.acquire().release()
+
+    def struck() -> None:
+        token = pool._roster.take()
+        assert token.entry.connection is not None
+        raise KeyboardInterrupt
+
+    kept = outcome(pool._tell, struck)
+    assert isinstance(kept, KeyboardInterrupt)
+    with pool.acquire(timeout=1):
+        pass
+
+
 def test_an_interrupt_that_is_kept_keeps_no_connection(clock: ManualClock, make: Make) -> None:
     """The same for a KeyboardInterrupt that struck as the connection was handed over."""
     pool = make(max_size=1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import functools
 import queue
+import threading
 from typing import Any
 
 import pytest
@@ -56,9 +56,10 @@ def _shown(between: Between, *modules: str | None) -> Any:
     def tell() -> None:
         shown.put(between.outside().f_globals["__name__"])
 
-    # By _thread: what threading calls it from would be the outermost.
-    _thread.start_new_thread(_function(modules[0]), (*map(_function, modules[1:]), tell))
-    return shown.get(timeout=10)
+    thread = threading.Thread(target=_function(modules[0]), args=(*map(_function, modules[1:]), tell))
+    thread.start()
+    thread.join()
+    return shown.get_nowait()
 
 
 @pytest.mark.parametrize(
@@ -67,23 +68,32 @@ def _shown(between: Between, *modules: str | None) -> Any:
         (["app", "shop.views", "redis.client", "redis"], "shop.views"),
         (["app", "redisearch.query", "redis.client"], "redisearch.query"),
         (["app", None, "redis.client"], None),  # what exec() was given
-        (["redis", "redis.client"], "redis"),  # a thread of the library's own
+        (["redis", "redis.client"], "threading"),  # a thread of the library's own
         (["app"], "app"),
     ],
 )
 def test_a_holder_is_shown_at_the_line_past_the_library_in_between(
     modules: list[str | None], whose: str | None
 ) -> None:
-    between = Between("redis", "pooling", "tests")
+    between = Between("redis", "pooling", "tests", "threading")
     assert [_shown(between, *modules) for _ in range(2)] == [whose, whose]  # looked for, then found where it was
 
 
 def test_a_holder_is_shown_at_its_own_line_whichever_way_the_one_before_has_come() -> None:
-    between = Between("redis", "pooling", "tests")
-    ways = (["app", "redis"], ["app", "redis", "redis"], ["redis", "redis"], ["app", "a", "redis"], ["b"], ["redis"])
+    between = Between("redis", "pooling", "tests", "threading")
+    deep = ["app", *["redis"] * 9]
+    ways = (
+        deep,
+        ["app", "redis"],
+        ["app", "redis", "redis"],
+        ["redis", "redis"],
+        ["app", "a", "redis"],
+        ["b"],
+        ["redis"],
+    )
     for before in ways:
         for way in ways:
-            expected = next((name for name in reversed(way) if name != "redis"), "redis")
+            expected = next((name for name in reversed(way) if name != "redis"), "threading")
             _shown(between, *before)
             assert _shown(between, *way) == expected, (before, way)
 
