@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool
+from pooling import Pool, PoolStats
 from pooling.integrations.page import _document
 from pooling.integrations.page._history import MARKS, WINDOW
 from pooling.integrations.page._verdict import Condition
@@ -323,6 +323,28 @@ def test_what_happens_to_a_pool_is_an_event(
     happens(pool)
     looking.passes(1)
     assert text in [event["text"] for event in looking.sees()["events"]]
+
+
+def test_a_look_that_another_one_has_overtaken_tells_nothing(
+    clock: ManualClock, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for the document looks as well where the page's own thread is late, and so do both then."""
+    pool = make(max_size=1)
+    looking = Looking(clock, pool)
+    stats = pool.stats
+
+    def slowly() -> PoolStats:
+        mine = stats()
+        monkeypatch.setattr(pool, "stats", stats)
+        with pool.acquire():
+            clock.advance(1)
+        looking.watch.tick()
+        return mine
+
+    monkeypatch.setattr(pool, "stats", slowly)
+    looking.watch.tick()
+    columns = looking.sees()["history"]["columns"]
+    assert [row[columns.index("acquired")] for row in looking.sees()["history"]["rows"]] == [0, 1]
 
 
 def test_histograms_are_of_all_uses_first_and_of_the_window_later(clock: ManualClock, make: Make) -> None:

@@ -97,7 +97,10 @@ class History:
         return stats.at - since
 
     def add(self, tick: int, stats: PoolStats) -> None:
-        """Remember a moment, and what has happened since the one before."""
+        """Remember a moment, and what has happened since the one before. One that another thread has overtaken on its
+        way here tells nothing new."""
+        if self._last is not None and (stats.at, stats.acquired) < (self._last.at, self._last.acquired):
+            return
         lasted = self.look(stats)
         other = stats.connecting + stats.busy + stats.closing
         self.samples.append(
