@@ -14,6 +14,8 @@ class Default:
 
 
 DEFAULT: Final = Default()
+LONGEST: Final = 7 * 24 * 3600.0
+"""Seconds that a driver is told where more is allowed: poll() cannot count 25 days, and PyMongo takes none above 11."""
 Timeout = float | Default | None
 """Seconds; None: for ever; DEFAULT: what the pool was given."""
 

@@ -44,11 +44,11 @@ def call_site(code: CodeType | None, instruction: int) -> str:
 
 
 class Between(dict[Any, bool]):
-    """The packages that stand between a pool and its user, ``pooling`` among them. Every acquire through a driver's
+    """The packages that stand between a pool and its user, beside ``pooling``. Every acquire through a driver's
     classes asks for the user's frame, so what was found out of a module is kept: one look-up for each."""
 
     def __init__(self, *packages: str) -> None:
-        self._packages = frozenset(packages)
+        self._packages = {"pooling", *packages}
         # How far from here the user called last, and which function: a program comes the same way again and again. Each
         # frame that is looked at has to be made an object, and for nine of them, as below SQLAlchemy's engine, that
         # takes longer than the acquire.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
+from pooling._clock import LONGEST
 from pooling._ledger.entry import Entry, Stage
 from pooling._ledger.jobs import Job
 from pooling._ledger.ledger import Fate, Ledger
@@ -24,8 +25,6 @@ from pooling.errors import PoolError
 from pooling.factory import Factory, overrides
 
 T = TypeVar("T")
-
-LONGEST = 7 * 24 * 3600.0  # seconds: what is told to a driver where more is allowed. poll() cannot count 25 days
 
 
 class Hooks(Generic[T]):
@@ -43,10 +42,10 @@ class Hooks(Generic[T]):
         ``felt`` is for a caller who does the job of an acquire: into it goes an interrupt (KeyboardInterrupt, a killed
         greenlet), which is meant for its thread and no failure of the hook it struck.
         """
-        token = job.token
+        token, timeout = job.token, min(job.timeout, LONGEST)
         entry: Entry[T] = token.entry
         if job.stage is Stage.CONNECTING:
-            error = _told(self._call(self._connect, entry, job.timeout), felt)
+            error = _told(self._call(self._connect, entry, timeout), felt)
             if error is None:
                 return ledger.connected, token
             if entry.connection is not None:  # it was opened, and what came after failed
@@ -55,7 +54,7 @@ class Hooks(Generic[T]):
             pause = self._pause(ledger.outage.failures + 1)
             return ledger.not_connected, token, self._concealed(error), permanent, pause
         if job.stage is Stage.CHECKING:
-            error = _told(self._call(self._check, entry, job.timeout, job.thorough), felt)
+            error = _told(self._call(self._check, entry, timeout, job.thorough), felt)
             if error is None:
                 return ledger.checked, token, job.epoch
             return ledger.found_dead, token, self._concealed(error)
@@ -109,7 +108,7 @@ class Hooks(Generic[T]):
         return not knows and not isinstance(error, (Exception, GeneratorExit, SystemExit))
 
     def _connect(self, entry: Entry[T], timeout: float) -> None:
-        entry.connection = self._factory.connect(min(timeout, LONGEST))
+        entry.connection = self._factory.connect(timeout)
         if entry.connection is None:
             raise NothingOpened("the factory returned None in place of a connection")
         entry.view = self._factory.view(entry.connection)
@@ -129,7 +128,7 @@ class Hooks(Generic[T]):
     def _check(self, entry: Entry[Any], timeout: float, thorough: bool) -> None:
         connection: Any = entry.connection
         if thorough:
-            self._factory.check(connection, min(timeout, LONGEST))
+            self._factory.check(connection, timeout)
         elif not self._factory.is_alive(connection):
             raise ConnectionError("the connection was closed by the other side")
 

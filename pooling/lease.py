@@ -102,13 +102,13 @@ class Lease(Generic[T]):
     def discard(self) -> None:
         """Give the connection up: it is closed, and its slot is freed for another. Raises PoolError if the
         lease has ended before."""
-        self._give_up("discarded", Fate.DISCARDED)
+        self._part("discarded", Fate.DISCARDED)
 
     def detach(self) -> T:
         """Take the connection out of the pool, which forgets it and may open another: the caller closes it.
         Returns it. Raises PoolError if the lease has ended before."""
         view = self._entry.view
-        self._give_up("detached", Fate.DETACHED)
+        self._part("detached", Fate.DETACHED)
         return view
 
     def refresh(self, timeout: Timeout = DEFAULT) -> T:
@@ -136,7 +136,7 @@ class Lease(Generic[T]):
         self._pool._check_process()
         return self._entry.roster is not self._pool._roster
 
-    def _give_up(self, verb: str, fate: Fate) -> None:
+    def _part(self, verb: str, fate: Fate) -> None:
         token: Token[T] | None = None
         try:
             token = self._take(verb)
@@ -191,6 +191,13 @@ def leased(pool: Pool[T], token: Token[T]) -> Lease[T]:
     except BaseException:
         token = lease = None  # type: ignore[assignment]  # as in _leave()
         raise
+
+
+def give_up(lease: Lease[Any] | None) -> None:
+    """End a lease where an exception has struck. That may be kept, and with it the frames that hold the lease: it would
+    not be lost then."""
+    if lease is not None and not lease.ended:
+        lease.discard()
 
 
 class Transaction(Generic[T]):

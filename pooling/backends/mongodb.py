@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
-from pooling._clock import DEFAULT, Timeout
+from pooling._clock import DEFAULT, LONGEST, Timeout
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import new_lock
 from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_user
@@ -55,7 +55,6 @@ _DEAD = ("poolsize", "buffermaxentries", "usenewurlparser", "useunifiedtopology"
 # Unauthorized, AuthenticationFailed, CommandNotFound, InvalidOptions, AtlasError
 _PERMANENT = {2, 9, 11, 13, 18, 59, 72, 8000}
 _UNVERIFIED = ("certificate verify failed", "CERTIFICATE_VERIFY_FAILED")
-_FOREVER = 7 * 24 * 3600.0  # seconds: what "for ever" is where PyMongo wants a number, and takes none above 11 days
 _LOOK = 0.002  # seconds between two looks at what a new client's monitors have found
 _GOODBYE = 1.0  # seconds that telling a server of the end of its sessions may take
 
@@ -92,7 +91,7 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
         self.options: Any = _merged(options, given)
         config = Config.of(self.options)
         # Who has a permit finds a socket free, unless threads share a lease; less than a second would be rash.
-        patience = max(_FOREVER if config.timeout is None else config.timeout, 1.0)
+        patience = max(LONGEST if config.timeout is None else config.timeout, 1.0)
         self._sizes = {
             "maxPoolSize": config.max_size or 0,  # 0: any number
             "minPoolSize": 0,  # PyMongo, filling up beside us, would go beyond maxPoolSize: the permits do it
@@ -348,7 +347,7 @@ def _unreadable() -> ValueError:
 
 
 def _milliseconds(seconds: float) -> float:
-    return min(seconds, _FOREVER) * 1000
+    return min(seconds, LONGEST) * 1000
 
 
 def _merged(options: Options, given: Mapping[str, Any]) -> dict[str, Any]:

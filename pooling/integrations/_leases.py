@@ -17,7 +17,7 @@ SOLE = "default"
 """The name a pool goes by that was given alone, and of the one that is meant where several are there and none is
 named."""
 
-_BETWEEN = Between("pooling", "contextlib")  # the latter where a transaction is entered
+_BETWEEN = Between("contextlib")  # the latter where a transaction is entered
 
 Pools = Mapping[str, Pool[Any]]
 

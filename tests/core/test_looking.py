@@ -75,12 +75,12 @@ def _shown(between: Between, *modules: str | None) -> Any:
 def test_a_holder_is_shown_at_the_line_past_the_library_in_between(
     modules: list[str | None], whose: str | None
 ) -> None:
-    between = Between("redis", "pooling", "tests", "threading")
+    between = Between("redis", "tests", "threading")
     assert [_shown(between, *modules) for _ in range(2)] == [whose, whose]  # looked for, then found where it was
 
 
 def test_a_holder_is_shown_at_its_own_line_whichever_way_the_one_before_has_come() -> None:
-    between = Between("redis", "pooling", "tests", "threading")
+    between = Between("redis", "tests", "threading")
     deep = ["app", *["redis"] * 9]
     ways = (
         deep,

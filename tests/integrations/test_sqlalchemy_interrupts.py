@@ -17,7 +17,7 @@ import pytest
 import pooling.integrations.sqlalchemy
 from pooling.integrations.sqlalchemy import FairPool
 from pooling.integrations.sqlalchemy._place_pool import PlacePool
-from tests.interrupts.lines import entries, struck_at_each_line
+from tests.interrupts.lines import entries, keeping, struck_at_each_line
 from tests.waiting import until
 
 OURS = Path(pooling.integrations.sqlalchemy.__file__).parent
@@ -174,15 +174,7 @@ def test_an_exception_that_is_kept_keeps_no_place(function: Any) -> None:
     def use() -> Callable[[], object]:
         pools.append(FairPool(creator, pool_size=1, max_overflow=0, timeout=5.0))
         pools[-1].connect().close()
-        return keeping
-
-    def keeping() -> None:
-        try:
-            pools[-1].connect().close()
-            pools[-1].pooling.acquire().release()
-        except BaseException as error:
-            kept.append(error)
-            raise
+        return keeping(kept, lambda: (pools[-1].connect().close(), pools[-1].pooling.acquire().release()))
 
     for line in struck_at_each_line(function, use):
         pools[-1].connect().close()

@@ -7,6 +7,7 @@ import functools
 import itertools
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,17 +90,8 @@ def struck_at_each_line(function: Callable[..., Any], prepare: Callable[[], Call
                     raise Struck
                 return functools.partial(strike, number=number)
 
-            def traced(call: Callable[[], object] = call, strike: Any = strike) -> None:
-                sys.settrace(strike)
-                try:
-                    call()
-                except Struck:
-                    pass
-                finally:
-                    sys.settrace(None)
-
-            thread.submit(traced).result()
-            del call, traced
+            _struck(thread, call, sys.settrace, strike)
+            del call
             struck += reached
             yield number
     assert struck > 1, "it was not called"
@@ -121,21 +113,44 @@ def struck_after_each_call(function: Callable[..., Any], prepare: Callable[[], C
                         sys.setprofile(None)
                         raise Struck
 
-            def profiled(call: Callable[[], object] = call, strike: Any = strike) -> None:
-                sys.setprofile(strike)
-                try:
-                    call()
-                except Struck:
-                    pass
-                finally:
-                    sys.setprofile(None)
-
-            thread.submit(profiled).result()
-            del call, profiled
+            _struck(thread, call, sys.setprofile, strike)
+            del call
             if ended < number:
                 break
             yield number
     assert number > 1, "it calls nothing"
+
+
+def _struck(
+    thread: ThreadPoolExecutor, call: Callable[[], object], install: Callable[[Any], None], strike: Callable[..., Any]
+) -> None:
+    """Make the call in that thread, under a tracer or profiler that may strike."""
+
+    def under() -> None:
+        install(strike)
+        try:
+            call()
+        except Struck:
+            pass
+        finally:
+            install(None)
+
+    thread.submit(under).result()
+
+
+def keeping(kept: list[BaseException], act: Callable[[], object]) -> Callable[[], None]:
+    """The same act; what it raises is kept, as a debugger's or a future's is, with every frame that it has passed."""
+
+    def call() -> None:
+        try:
+            act()
+        except BaseException as error:
+            kept.append(error)
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                dict(frame.f_locals)  # Python 3.10's tracer has left a copy of the variables there: it is renewed
+            raise
+
+    return call
 
 
 def quietly(call: Callable[[], object], *expected: type[BaseException]) -> None:

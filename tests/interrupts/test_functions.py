@@ -7,7 +7,6 @@ import gc
 import itertools
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
 from pooling.events import Outlet
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory
-from tests.interrupts.lines import SIZE, make, struck_at_each_line
+from tests.interrupts.lines import SIZE, keeping, make, struck_at_each_line
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("untraced")
@@ -100,7 +99,7 @@ def _serve(pool: Pool[FakeConnection]) -> None:
     [
         (Pool._acquire_for, _acquire),
         (Pool._acquire_carefully, _acquire),
-        *itertools.product([Lease._give_up], [_discard, _detach]),
+        *itertools.product([Lease._part], [_discard, _detach]),
         *itertools.product([Pool._end, Dispatch._tell, Settling.settle, Ledger.release], [_discard, _detach, _break]),
         *itertools.product([Roster.doom], [_discard, _break]),
         *itertools.product([Lease.refresh, Pool._renew, Ledger.renew, Roster.doom], [_refresh]),
@@ -114,16 +113,7 @@ def test_an_exception_that_is_kept_keeps_no_slot(function: Any, act: Callable[[P
 
     def acquire() -> Callable[[], object]:
         pools.append(make(10.0)[0])
-        return keeping
-
-    def keeping() -> None:
-        try:
-            act(pools[-1])
-        except BaseException as error:
-            kept.append(error)
-            for frame, _ in traceback.walk_tb(error.__traceback__):
-                dict(frame.f_locals)  # Python 3.10's tracer has left a copy of the variables there: it is renewed
-            raise
+        return keeping(kept, lambda: act(pools[-1]))
 
     for line in struck_at_each_line(function, acquire):
         assert all_can_be_leased(pools[-1]), line

@@ -39,7 +39,7 @@ from pooling.backends.http._factory import ShellFactory
 from pooling.backends.http._queue import QueueFace
 from pooling.config import Options
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
-from pooling.lease import Lease
+from pooling.lease import Lease, give_up
 from pooling.pool import Pool
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ CLOSING = 1.0  # seconds that close() waits for what is being closed
 # Seconds in which a worker makes a shell or a permit. A request waits for that whatever its pool_timeout is, 0 as well:
 # what it does not want to wait for is a place.
 MAKING = 0.5
-_BETWEEN = Between("urllib3", "requests", "pooling")
+_BETWEEN = Between("urllib3", "requests")
 _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
 
 
@@ -275,8 +275,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         except ConnectError as error:  # of somebody who took a connection from .pooling
             raise _own(error.__cause__ or error) from error
         except BaseException:
-            if lease is not None and not lease.ended:  # an exception may be kept, and the frames that hold it as well
-                lease.discard()
+            give_up(lease)
             raise
         finally:
             requests.discard(request)

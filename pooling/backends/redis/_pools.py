@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
 from dataclasses import fields
 from queue import LifoQueue, Queue
 from types import FrameType
@@ -28,18 +27,18 @@ from redis.observability.recorder import (
 from pooling._holders import Between
 from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
-from pooling.backends.redis._shells import ShellFactory, Shells, give_up
+from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.backends.redis._slots import SlotPool, read
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
 from pooling.config import Config
 from pooling.errors import ConnectError, PoolTimeout, QueueFull
-from pooling.lease import Lease
+from pooling.lease import Lease, give_up
 from pooling.pool import Pool
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-_BETWEEN = Between("redis", "pooling")
+_BETWEEN = Between("redis")
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
 
@@ -55,7 +54,6 @@ class ConnectionPool(redis.ConnectionPool):
     shells: Shells
     _timeout: float | None = 0.0
     _pool: SlotPool
-    _itself: Callable[[], Any]  # a weak reference
     _finalizer: weakref.finalize[Any, Any]
 
     def __init__(
@@ -106,8 +104,8 @@ class ConnectionPool(redis.ConnectionPool):
         if command_name is not None or keys or options:
             warnings.warn("Use get_connection() without args instead", DeprecationWarning, stacklevel=2)
         self._checkpid()
-        if self._itself() is None:  # a destructor asks, in a cycle that is being collected: the references that all
-            self.reset()  # underneath has to this pool have been cleared before, and what it does needs them
+        if not self._pool._factory.belongs_to(self):  # a destructor asks, in a cycle that is being collected: the
+            self.reset()  # weak references that all underneath has to this pool were cleared before, and it needs them
         started, frame = time.monotonic(), _BETWEEN.outside()
         tried = False
         lease: Lease[Any] | None = None
@@ -247,8 +245,8 @@ class ConnectionPool(redis.ConnectionPool):
         self.pid = os.getpid()  # last: see _checkpid()
 
     def _build(self) -> SlotPool:
-        args, self._itself = self.connection_kwargs, weakref.ref(self)
-        factory = ShellFactory(self._itself)
+        args = self.connection_kwargs
+        factory = ShellFactory(weakref.ref(self))
         place = args.get("path") or f"{args.get('host', 'localhost')}:{args.get('port', 6379)}"
         retry = args.get("retry")
         options: dict[str, Any] = {

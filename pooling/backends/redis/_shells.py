@@ -25,7 +25,7 @@ from pooling._secrets import attributes, found
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._factory import Bound, renew
 from pooling.factory import Factory, ResetMode
-from pooling.lease import Lease
+from pooling.lease import Lease, give_up
 
 GRACE = 0.5  # seconds
 _LEASE = "_pooling_lease"
@@ -258,13 +258,6 @@ class ShellFactory(Factory[Session]):
 
     def __repr__(self) -> str:
         return "ShellFactory()"
-
-
-def give_up(lease: Lease[Any] | None) -> None:
-    """End a lease where an exception has struck. That may be kept, and with it the frames that hold the lease: it would
-    not be lost then."""
-    if lease is not None and not lease.ended:
-        lease.discard()
 
 
 def _reference(shell: Any, lost: Callable[[Any], object] | None = None) -> Callable[[], Any]:

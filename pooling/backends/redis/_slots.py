@@ -17,6 +17,8 @@ class SlotPool(Pool[Session]):
     """A pool that can say no at once: told to :meth:`refuse`, it does not queue a caller for whom no slot is left. One
     that is being opened, checked, reset or closed is a slot like any other."""
 
+    _factory: ShellFactory
+
     def __init__(self, factory: ShellFactory, *, refuses: bool, **options: Any) -> None:
         self.lost: deque[tuple[float, Lease[Any]]] = deque()  # dropped leases, with the time when they are given up
         super().__init__(factory, **options)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from pooling import create_pool
-from pooling._hooks import LONGEST
+from pooling._clock import LONGEST
 from pooling._secrets import found, hide
 from pooling._words import printable
 from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake

@@ -26,7 +26,7 @@ from pooling.lease import Lease
 from pooling.pool import FIRST_COME
 from pooling.stats import CloseReason
 
-_BETWEEN = Between("sqlalchemy", "pooling", "contextlib")
+_BETWEEN = Between("sqlalchemy", "contextlib")
 _LEASE, _TOOK = "_pooling_lease", "_pooling_took"  # what a record carries of ours
 
 

@@ -15,7 +15,7 @@ from pooling._ledger.ledger import Ledger
 from pooling._ledger.phase import Phase
 from pooling.config import offset, seconds
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
-from pooling.lease import Lease
+from pooling.lease import Lease, give_up
 from pooling.pool import FIRST_COME, Pool
 from pooling.stats import CloseReason
 
@@ -95,8 +95,7 @@ class PlacePool(Pool[Place]):
             self._equip(lease)
             return lease
         except BaseException:
-            if lease is not None and not lease.ended:  # an exception may be kept, and this frame with it
-                lease.discard()
+            give_up(lease)
             raise
 
     def take(self, timeout: Timeout, priority: float, frame: FrameType) -> Lease[Place]:

@@ -19,7 +19,7 @@ from pooling.backends.redis._shells import Shells
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
 from tests.backends.redis_pools.conftest import Make, identity
-from tests.interrupts.lines import struck_after_each_call, struck_at_each_line
+from tests.interrupts.lines import keeping, struck_after_each_call, struck_at_each_line
 from tests.proxy import Proxy
 from tests.waiting import LATE, until
 
@@ -242,14 +242,7 @@ class TestAsAClientSeesIt:
         def use() -> Callable[[], object]:
             pools.append(make(max_connections=1, timeout=5.0))
             pools[-1].release(pools[-1].get_connection())
-            return keeping
-
-        def keeping() -> None:
-            try:
-                pools[-1].release(pools[-1].get_connection())
-            except BaseException as error:
-                kept.append(error)
-                raise
+            return keeping(kept, lambda: pools[-1].release(pools[-1].get_connection()))
 
         for line in struck_at_each_line(function, use):
             pools[-1].release(pools[-1].get_connection())

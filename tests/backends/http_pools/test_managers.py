@@ -14,34 +14,15 @@ from urllib3.exceptions import EmptyPoolError, SSLError
 
 from pooling.backends import http
 from tests.backends.contract import LATE, in_threads, run_python
+from tests.backends.http_pools.conftest import number
 from tests.forwarder import Forwarder
 from tests.servers import HTTP
-
-
-@pytest.fixture
-def manage(http_server: HTTP) -> Iterator[Callable[..., Any]]:
-    """manage(**options): a drop-in manager; no connection is left at the end."""
-    managers = []
-
-    def build(**options: Any) -> http.PoolManager:
-        managers.append(http.PoolManager(**options))
-        return managers[-1]
-
-    yield build
-    for manager in managers:
-        manager.clear()
-    managers.clear()
-    http_server.wait_for_sessions(0)
 
 
 @pytest.fixture(scope="module")
 def forwarder() -> Iterator[Forwarder]:
     with Forwarder() as forwarder:
         yield forwarder
-
-
-def number(manager: Any, url: str, **options: Any) -> int:
-    return int(manager.request("GET", url, **options).data)
 
 
 # -- managers ----------------------------------------------------------------------------------------------
@@ -79,7 +60,7 @@ def test_a_total_that_is_reached_is_waited_for_in_time(manage: Any, http_server:
     manager = manage(max_total=1, pool_timeout=0.2)
     held = manager.request("GET", http_server.url + "/", preload_content=False)
     start = time.monotonic()
-    with pytest.raises(EmptyPoolError, match=r"held by .*test_http_managers\.py:\d+ test_a_total_that"):
+    with pytest.raises(EmptyPoolError, match=r"held by .*test_managers\.py:\d+ test_a_total_that"):
         manager.request("GET", f"http://{other.host}:{other.port}/")
     assert 0.2 <= time.monotonic() - start < 0.2 + LATE
     held.read()

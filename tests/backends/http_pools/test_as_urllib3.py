@@ -37,21 +37,6 @@ class Asking(http.HTTPConnectionPool):
                 connection.close()
 
 
-@pytest.fixture
-def make(http_server: HTTP) -> Iterator[Callable[..., Any]]:
-    """make(kind, **options): a drop-in pool to the server; no connection is left at the end."""
-    pools = []
-
-    def build(kind: type[http.HTTPConnectionPool] = http.HTTPConnectionPool, **options: Any) -> Any:
-        pools.append(kind(http_server.host, http_server.port, **options))
-        return pools[-1]
-
-    yield build
-    for pool in pools:
-        pool.close()
-    http_server.wait_for_sessions(0)
-
-
 # -- the queue --------------------------------------------------------------------------------------------
 
 

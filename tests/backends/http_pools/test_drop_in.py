@@ -8,7 +8,6 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,52 +17,11 @@ from urllib3.exceptions import EmptyPoolError, MaxRetryError, NewConnectionError
 from pooling import ConnectError, Pool, PoolTimeout
 from pooling.backends import http
 from pooling.backends.http._connect import connect_in_time
-from pooling.backends.http._pools import _Use
 from tests.backends.contract import LATE, in_threads, run_python, settled
+from tests.backends.http_pools.conftest import number
 from tests.core.helpers import outcome
-from tests.interrupts.lines import struck_after_each_call, struck_at_each_line
 from tests.servers import HTTP
 from tests.servers.base import free_port
-
-
-@pytest.fixture
-def nothing_left(http_server: HTTP) -> Iterator[None]:
-    yield
-    http_server.wait_for_sessions(0)
-
-
-@pytest.fixture
-def make(http_server: HTTP, nothing_left: None) -> Iterator[Callable[..., Any]]:
-    """make(**options): a drop-in pool to the server; no connection is left at the end."""
-    pools = []
-
-    def build(**options: Any) -> http.HTTPConnectionPool:
-        pools.append(http.HTTPConnectionPool(http_server.host, http_server.port, **options))
-        return pools[-1]
-
-    yield build
-    for pool in pools:
-        pool.close()
-
-
-@pytest.fixture
-def manage(nothing_left: None) -> Iterator[Callable[..., Any]]:
-    """manage(**options): a drop-in manager; no connection is left at the end."""
-    managers = []
-
-    def build(**options: Any) -> http.PoolManager:
-        managers.append(http.PoolManager(**options))
-        return managers[-1]
-
-    yield build
-    for manager in managers:
-        manager.clear()
-    managers.clear()
-
-
-def number(pool: Any, path: str = "/connection", **options: Any) -> int:
-    return int(pool.request("GET", path, **options).data)
-
 
 # -- urllib3's contract ----------------------------------------------------------------------------------
 
@@ -112,7 +70,7 @@ def test_waiting_ends_in_time_by_the_pools_own_timeout_and_by_the_requests(make:
     held = pool.request("GET", "/", preload_content=False)
     for given, expected in ((None, 0.3), (0.1, 0.1), (0.0, 0.0)):
         start = time.monotonic()
-        with pytest.raises(EmptyPoolError, match=r"test_http_drop_in\.py") as caught:
+        with pytest.raises(EmptyPoolError, match=r"test_drop_in\.py") as caught:
             pool.request("GET", "/", pool_timeout=given, retries=3)
         assert expected <= time.monotonic() - start < expected + LATE
         assert isinstance(caught.value.__cause__, PoolTimeout)
@@ -149,7 +107,7 @@ def test_holders_are_told_by_the_users_own_line(make: Any) -> None:
     pool = make(maxsize=1, block=True)
     held = pool.request("GET", "/", preload_content=False)  # this one
     (holder,) = pool.pooling.holders()
-    assert "test_http_drop_in.py" in holder.where
+    assert "test_drop_in.py" in holder.where
     assert "test_holders_are_told" in holder.where
     held.read()
     assert pool.pooling.holders() == ()
@@ -195,7 +153,7 @@ def test_a_response_that_was_dropped_gives_its_place_back(
     assert pool.request("GET", "/").data == b"ok"
     stats = pool.pooling.stats()
     assert (stats.closed, stats.leaks) == ({"dropped": 3}, 3)
-    assert "test_http_drop_in.py" in caplog.text
+    assert "test_drop_in.py" in caplog.text
     assert not pool._uses, "nothing is noted for a response that is gone"
 
 
@@ -267,76 +225,6 @@ def test_failed_requests_give_their_places_back(make: Any, path: str) -> None:
             pool.request("GET", path, retries=retries, preload_content=False).read()
     assert pool.pool.qsize() == 1
     assert pool.request("GET", "/").data == b"ok"
-
-
-def test_an_interrupted_request_gives_its_place_back(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = make(maxsize=1, block=True, pool_timeout=5.0)
-    for name in ("_make_request", "_take", "_validate_conn", "_is_fit"):
-        number(pool)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(pool, name, lambda *args, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
-            pool.request("GET", "/")
-    assert pool.request("GET", "/").data == b"ok"
-    assert pool.pooling.stats().leased == 0
-
-
-def test_a_request_interrupted_as_it_gives_its_place_back_gives_it_back(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = make(maxsize=1, block=True, pool_timeout=5.0)
-    put_back = pool._put_conn
-
-    def struck(connection: Any) -> None:
-        monkeypatch.setattr(pool, "_put_conn", put_back)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pool, "_put_conn", struck)
-    mine = None
-    with pytest.raises(KeyboardInterrupt):
-        mine = pool.urlopen("GET", "/", preload_content=False, release_conn=True)
-    assert mine is None
-    assert pool.request("GET", "/").data == b"ok"
-    assert pool.pooling.stats().leased == 0
-
-
-def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Any) -> None:
-    """He counted as one who wants a connection object, connected or not: that is what everybody got from then on, and
-    what a warm-up opened."""
-    pools: list[Any] = []
-
-    def use() -> Callable[[], object]:
-        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
-        return lambda: pools[-1].request("GET", "/")
-
-    for call in struck_after_each_call(http.HTTPConnectionPool._take, use):
-        with pools[-1].pooling.acquire() as connection:
-            assert not connection.is_closed, call
-
-
-@pytest.mark.parametrize(
-    "function", [_Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
-)
-def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_back(make: Any, function: Any) -> None:
-    """As a debugger's is, or a future's: it keeps every frame that it has passed."""
-    pools: list[Any] = []
-    kept: list[BaseException] = []
-
-    def use() -> Callable[[], object]:
-        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
-        number(pools[-1])
-        return keeping
-
-    def keeping() -> None:
-        try:
-            number(pools[-1])
-        except BaseException as error:
-            kept.append(error)
-            raise
-
-    for line in struck_at_each_line(function, use):
-        number(pools[-1])
-        assert pools[-1].pooling.stats().leased == 0, line
-    assert kept
 
 
 def test_an_error_before_anything_was_taken_takes_nothing_from_anybody(make: Any) -> None:

@@ -1,0 +1,76 @@
+"""Interrupts that strike a request, at its lines and between them: its place comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pooling.backends import http
+from pooling.backends.http._pools import _Use
+from tests.backends.http_pools.conftest import Make, number
+from tests.interrupts.lines import keeping, struck_after_each_call, struck_at_each_line
+
+
+def test_an_interrupted_request_gives_its_place_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make(maxsize=1, block=True, pool_timeout=5.0)
+    for name in ("_make_request", "_take", "_validate_conn", "_is_fit"):
+        number(pool)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(pool, name, lambda *args, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
+            pool.request("GET", "/")
+    assert pool.request("GET", "/").data == b"ok"
+    assert pool.pooling.stats().leased == 0
+
+
+def test_a_request_interrupted_as_it_gives_its_place_back_gives_it_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make(maxsize=1, block=True, pool_timeout=5.0)
+    put_back = pool._put_conn
+
+    def struck(connection: Any) -> None:
+        monkeypatch.setattr(pool, "_put_conn", put_back)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "_put_conn", struck)
+    mine = None
+    with pytest.raises(KeyboardInterrupt):
+        mine = pool.urlopen("GET", "/", preload_content=False, release_conn=True)
+    assert mine is None
+    assert pool.request("GET", "/").data == b"ok"
+    assert pool.pooling.stats().leased == 0
+
+
+def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Make) -> None:
+    """He counted as one who wants a connection object, connected or not: that is what everybody got from then on, and
+    what a warm-up opened."""
+    pools: list[Any] = []
+
+    def use() -> Callable[[], object]:
+        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
+        return lambda: pools[-1].request("GET", "/")
+
+    for call in struck_after_each_call(http.HTTPConnectionPool._take, use):
+        with pools[-1].pooling.acquire() as connection:
+            assert not connection.is_closed, call
+
+
+@pytest.mark.parametrize(
+    "function", [_Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
+)
+def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_back(make: Make, function: Any) -> None:
+    """As a debugger's is, or a future's: it keeps every frame that it has passed."""
+    pools: list[Any] = []
+    kept: list[BaseException] = []
+
+    def use() -> Callable[[], object]:
+        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
+        number(pools[-1])
+        return keeping(kept, lambda: number(pools[-1]))
+
+    for line in struck_at_each_line(function, use):
+        number(pools[-1])
+        assert pools[-1].pooling.stats().leased == 0, line
+    assert kept
