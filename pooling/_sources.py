@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pooling._log import write
-from pooling.pool import Pool
 from pooling.stats import PoolStats
 
 T = TypeVar("T")
@@ -144,8 +143,8 @@ def _those_that_work(pools: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
             yield key, each
 
 
-def one_pool(source: object) -> None:
+def one_pool(source: object, kind: type) -> None:
     """Raise TypeError where the one pool that is needed is something else: many pools, a drop-in around one."""
-    if not isinstance(source, Pool):
+    if not isinstance(source, kind):
         each = " (of a manager or a list: each of its pools)" if isinstance(source, Iterable) else ""
         raise TypeError(f"this needs a Pool, not {type(source).__name__}{each}")

@@ -33,7 +33,7 @@ def log_events(
 
     Raises ValueError for a kind of event or a level that does not exist, TypeError for what can be no level.
     """
-    one_pool(pool)
+    one_pool(pool, Pool)
     chosen = {**LEVELS, **{kind: _number(kind, level) for kind, level in (levels or {}).items()}}
     if unknown := chosen.keys() - LEVELS.keys():
         raise ValueError(f"there are no events of the kind {min(unknown)!r} (kinds: {', '.join(sorted(LEVELS))})")

@@ -171,7 +171,7 @@ def trace(
 
     What failed has an error's type, and its text without secrets.
     """
-    one_pool(pool)
+    one_pool(pool, Pool)
     spans = _Spans(tracing.get_tracer("pooling", pooling.__version__, tracer_provider), pool)
     kinds: Any = type(pool), type(pool._factory)  # called in the place of what their objects are given here
     owner, made = weakref.ref(pool), weakref.ref(pool._factory)  # which is no reason to keep them

@@ -10,6 +10,7 @@ import pytest
 
 from pooling import PoolError, PoolTimeout
 from pooling._ledger.entry import TokenRef
+from pooling.lease import give_up
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, struck_while_waiting
@@ -370,3 +371,11 @@ def test_nor_does_one_that_struck_as_the_lease_was_made(
         kept = outcome(pool.acquire, 5)
     assert isinstance(kept, KeyboardInterrupt)
     assert pool.acquire(5).connection is not None
+
+
+def test_a_lease_is_given_up_once_by_whoever_was_struck_with_it_in_hand(make: Make) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    for in_hand in (None, lease, lease):  # struck before there was one, with one, and after it had ended
+        give_up(in_hand)
+    assert (lease.ended, pool.stats().closed) == (True, {"discarded": 1})
