@@ -373,9 +373,7 @@ def test_nor_does_one_that_struck_as_the_lease_was_made(
     assert pool.acquire(5).connection is not None
 
 
-def test_a_lease_is_given_up_once_by_whoever_was_struck_with_it_in_hand(
-    clock: ManualClock, make: Make
-) -> None:
+def test_a_lease_is_given_up_once_by_whoever_was_struck_with_it_in_hand(clock: ManualClock, make: Make) -> None:
     pool = make(max_size=1)
     lease = pool.acquire()
     for in_hand in (None, lease, lease):  # struck before there was one, with one, and after it had ended
