@@ -245,6 +245,11 @@ def tracker(connection: Any) -> Tracked | None:
     return inner if isinstance(inner, Tracked) else None
 
 
+def awaits_login(connection: Any) -> bool:
+    """Whether a new token has come that it has not logged in with."""
+    return getattr(getattr(connection, "_conn", connection), "_re_auth_token", None) is not None
+
+
 def socket_of(connection: Any) -> Any:
     """None where there is none, or none that is seen: a class of the user's need not have the driver's attribute."""
     return getattr(getattr(connection, "_conn", connection), "_sock", None)
@@ -286,19 +291,16 @@ def is_alive(connection: Any, *, chatty: bool = False) -> bool:
 
 
 def is_quiet(connection: Any) -> bool:
-    """Whether it is certain that an open connection has nothing to be read. The driver's can_read() tells as well, but
-    reads into a buffer for that, under a timeout that it sets and sets back: three system calls, each of which lets go
-    of the interpreter. False where only that one knows."""
+    """Whether it is certain that a connection is open and has nothing to be read. The driver's can_read() tells as
+    well, but reads into a buffer for that, under a timeout that it sets and sets back: three system calls, each of
+    which lets go of the interpreter. False where only that one knows."""
     inner = getattr(connection, "_conn", connection)
-    buffer = getattr(getattr(inner, "_parser", None), "_buffer", None)
-    if not isinstance(buffer, SocketBuffer):
-        return False
-    if getattr(type(inner), "can_read", None) is not AbstractConnection.can_read:
-        return False
     try:
-        sock = inner._sock
+        sock, buffer = inner._sock, inner._parser._buffer
+        if type(inner).can_read is not AbstractConnection.can_read or not isinstance(buffer, SocketBuffer):
+            return False
         return not (_sockets.readable(sock.fileno()) or getattr(sock, "pending", int)() or buffer.unread_bytes())
-    except (OSError, ValueError, AttributeError):  # another thread closes it meanwhile
+    except (OSError, ValueError, AttributeError):  # closed, perhaps by another thread now; or none of redis-py's
         return False
 
 

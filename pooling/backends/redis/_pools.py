@@ -119,8 +119,9 @@ class ConnectionPool(redis.ConnectionPool):
                     break
                 tried = tried or fresh
             self.shells.lend(shell, lease)
-            self._count(idle=-1, used=1)
-            self._record(started, fresh=fresh)
+            if _is_metered():
+                self._count(idle=-1, used=1)
+                self._record(started, fresh=fresh)
             return shell
         except BaseException:
             give_up(lease)
@@ -143,12 +144,14 @@ class ConnectionPool(redis.ConnectionPool):
         wrong with the last one that is tried."""
         session: Any = lease._entry.connection
         shell = session.shell()
+        if _connection.is_quiet(shell):
+            return shell
         problem: Exception | None = None
         # One that was opened for this caller the driver asks all the same, and connects where it was closed again.
         closed = shell is None or not (fresh or _connection.is_open(shell))
         says_something = False
         try:
-            if not closed and not _connection.is_quiet(shell):
+            if not closed:
                 if not fresh and _connection.tracker(shell) is None:
                     shell.connect()  # which does nothing where it is connected
                 says_something = shell.can_read() and not self.expects_news()
@@ -194,8 +197,8 @@ class ConnectionPool(redis.ConnectionPool):
                 self.shells.forget(connection, lease._entry.connection)
             if not owned or connection.should_reconnect():
                 connection.disconnect()
-            if owned and self._event_dispatcher is not None:
-                self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
+            if owned:
+                self._tell_of(connection)
         except BaseException:
             connection.disconnect()  # such as a new token that was refused: the next session asks for another
             raise
@@ -208,6 +211,11 @@ class ConnectionPool(redis.ConnectionPool):
             else:
                 lease.release()
             self._count(idle=1, used=-1)
+
+    def _tell_of(self, connection: Any) -> None:
+        """Tell redis-py's listeners that it comes back: one of them logs in where there is a new token."""
+        if self._event_dispatcher is not None:
+            self._event_dispatcher.dispatch(AfterConnectionReleasedEvent(connection))
 
     # -- opening and closing --------------------------------------------------------------------------
 
@@ -367,10 +375,13 @@ class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
     def _connections(self) -> list[Any]:  # type: ignore[override]  # an attribute in redis-py
         return AllConnections(self.shells)
 
+    def _tell_of(self, connection: Any) -> None:
+        if _connection.awaits_login(connection):  # redis-py's pool of this name tells of nothing else
+            super()._tell_of(connection)
+
     def _record(self, started: float, *, fresh: bool) -> None:
         super()._record(started, fresh=fresh)
-        if _is_metered():
-            record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=time.monotonic() - started)
+        record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=time.monotonic() - started)
 
 
 def _is_metered() -> bool:

@@ -186,7 +186,7 @@ class ShellFactory(Factory[Session]):
 
     def check(self, session: Session, timeout: float) -> None:
         shell = session.shell()
-        if getattr(_connection.tracker(shell), "_re_auth_token", None) is not None:
+        if _connection.awaits_login(shell):
             shell.re_auth()
         else:
             _connection.ping(shell, timeout)

@@ -60,6 +60,19 @@ class TestWhatTheDriversOwnCodeCalls:
         assert users() == ["guarded", "guarded"]
         assert pool.pooling.stats().opened == 2
 
+    @pytest.mark.parametrize("name", ["ConnectionPool", "BlockingConnectionPool"])
+    def test_listeners_hear_of_returns_as_at_redis_pys_pool_of_the_same_name(self, backend: Redis, name: str) -> None:
+        def heard(kind: Any) -> int:
+            listener = mock.Mock()
+            dispatcher = EventDispatcher({AfterConnectionReleasedEvent: [listener]})
+            pool = kind.from_url(backend.url, event_dispatcher=dispatcher)
+            redis.Redis(connection_pool=pool).ping()
+            pool.disconnect()
+            return len(listener.listen.mock_calls)
+
+        ours = ConnectionPool if name == "ConnectionPool" else BlockingConnectionPool
+        assert heard(ours) == heard(getattr(redis, name))
+
     def test_a_token_is_not_used_on_a_session_that_is_younger(self, make: Make) -> None:
         """Kept by a connection without a session, it was sent after the first use of the next one."""
         pool = make(max_connections=1, credential_provider=UsernamePasswordCredentialProvider("guarded", "secret"))
