@@ -82,9 +82,11 @@ class TestALeaseIsAClient:
 
     def test_a_blocking_command_may_take_longer_than_any_timeout_of_the_pool(self, backend: Redis) -> None:
         pool = backend.pool(connect_timeout=0.2)
-        threading.Timer(0.5, backend.admin.rpush, (backend.name, "late")).start()
+        timer = threading.Timer(0.5, backend.admin.rpush, (backend.name, "late"))
+        timer.start()
         with pool.acquire() as client:
             assert client.blpop(backend.name, timeout=5)[1] == b"late"
+        timer.join()  # its own reply may come later
 
     def test_arguments_of_the_url_and_of_connect_args_count(self, backend: Redis) -> None:
         pool = backend.pool(f"{backend.url}?socket_timeout=0.1", {"decode_responses": True})
