@@ -207,6 +207,35 @@ def test_a_stack_that_is_full_is_not_taken_for_a_limit_of_threads(monkeypatch: p
             assert factory.opened == 1
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_job_is_done_once_whatever_strikes_the_thread_that_has_just_given_it_out(begun: bool) -> None:
+    """A signal handler's RuntimeError looked like a thread that cannot be started: two did one connect, one connection
+    was lent to two and the other stayed open."""
+
+    class Struck(Threads):
+        def submit(self, job: Any) -> None:
+            super().submit(job)
+            runtime.submit = super().submit  # type: ignore[method-assign]  # once
+            if begun:
+                until(lambda: factory.gates["connect"].inside == 1)
+            raise RuntimeError("out of time")
+
+    factory, runtime = FakeFactory(), Struck()
+    factory.gates["connect"].slow(0.2)
+    with Pool(factory, runtime=runtime, max_size=2) as pool:
+        if begun:
+            with pytest.raises(RuntimeError, match="out of time"):
+                pool.acquire(timeout=20)
+        else:
+            pool.acquire(timeout=20).release()
+        leases = [pool.acquire(timeout=20) for _ in range(2)]
+        assert leases[0].connection is not leases[1].connection
+        assert factory.open == pool.stats().size == 2
+        for lease in leases:
+            lease.release()
+    until(lambda: factory.open == 0)
+
+
 def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_afterwards() -> None:
     """It is never called on the thread of somebody who acquires or releases."""
 
