@@ -26,11 +26,13 @@ def connect_in_time(connection: Any, connect: Callable[[], object], seconds: flo
     """
     attempt = _Attempt(connection, connect)
     try:
-        THREADS.submit(attempt.run)
-    except RuntimeError:  # no thread can be started: the interpreter is ending, or a limit is reached
-        connect()
-        return
-    try:
+        try:
+            THREADS.submit(attempt.run)
+        except RuntimeError:  # no thread can be started: the interpreter is ending, or a limit is reached
+            if not attempt.begins():
+                raise  # a signal handler's own error, say: a worker is at it
+            connect()
+            return
         in_time = attempt.over.wait(seconds + GRACE) or (connection.sock is not None and attempt.over.wait(WORK))
     except BaseException:
         attempt.give_up()
@@ -56,8 +58,18 @@ class _Attempt:
         self._context = copy_context()  # what instruments a request looks there for it
         self._lock = new_lock()
         self._ended = self._forsaken = False
+        self._offered = [True]
+
+    def begins(self) -> bool:
+        """Whether nobody has begun yet: two who connect the same one would each open a socket."""
+        try:
+            return self._offered.pop()
+        except IndexError:
+            return False
 
     def run(self) -> None:
+        if not self.begins():
+            return
         try:
             self._context.run(self._connect)
         except BaseException as error:

@@ -15,6 +15,7 @@ import urllib3
 from urllib3.exceptions import EmptyPoolError, MaxRetryError, NewConnectionError
 
 from pooling import ConnectError, Pool, PoolTimeout
+from pooling._runtime.threads import THREADS
 from pooling.backends import http
 from pooling.backends.http._connect import connect_in_time
 from tests.backends.contract import LATE, in_threads, run_python, settled
@@ -22,6 +23,7 @@ from tests.backends.http_pools.conftest import number
 from tests.core.helpers import outcome
 from tests.servers import HTTP
 from tests.servers.base import free_port
+from tests.waiting import until
 
 # -- urllib3's contract ----------------------------------------------------------------------------------
 
@@ -319,6 +321,38 @@ def test_a_busy_machine_has_some_time_to_load_certificates() -> None:
     connection.sock = socket.socket()
     connect_in_time(connection, lambda: time.sleep(0.3), 0.05)
     connection.close()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_one_connects_whatever_strikes_the_thread_that_has_just_asked_a_worker_to(
+    monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """A signal handler's RuntimeError looked like a thread that cannot be started, and two connected the same one."""
+    plain, connects, closed = THREADS.submit, [], threading.Event()
+    jobs: list[Any] = []
+
+    def connect() -> None:
+        connects.append(threading.current_thread())
+        time.sleep(0.1)
+
+    def struck(job: Any) -> None:
+        jobs.append(job)
+        if begun:
+            plain(job)
+            until(lambda: bool(connects))
+        raise RuntimeError("out of time")
+
+    connection = urllib3.connection.HTTPConnection("localhost")
+    connection.close = closed.set  # type: ignore[method-assign]
+    monkeypatch.setattr(THREADS, "submit", struck)
+    if begun:
+        with pytest.raises(RuntimeError, match="out of time"):
+            connect_in_time(connection, connect, 1.0)
+        assert closed.wait(5.0)  # by the worker: nobody waits for what it brings
+    else:
+        connect_in_time(connection, connect, 1.0)
+        jobs.pop()()
+    assert len(connects) == 1
 
 
 def test_a_refused_connect_is_told_at_once_and_every_try_is_a_real_one(http_server: HTTP) -> None:
