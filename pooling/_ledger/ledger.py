@@ -43,7 +43,7 @@ class Ledger(Settling[T]):
             return
         newcomer = waiter.ticket < 0
         if self.phase is not RUNNING and (self.phase is CLOSED or (self.phase is Phase.DRAINING and newcomer)):
-            waiter.fail(self._closed())
+            self._fail(waiter, self._closed())  # out of the queue as well: a close that was struck has left it there
             return
         self.started = True
         if newcomer and self.outage.failures and self._known_down():
@@ -151,8 +151,12 @@ class Ledger(Settling[T]):
 
     def reclaim(self, waiter: Waiter[T]) -> None:
         """A refresh waits for long. Where an exception has struck between the close of its old connection and the
-        opening of its new one, nobody works for it any more: it waits in the queue then, like everybody else."""
-        if waiter not in self.claims and all(entry.claimant is not waiter for entry in self.roster.entries):
+        opening of its new one, nobody works for it any more: it waits in the queue then, like everybody else. Where one
+        has struck the close, nobody has told it of that."""
+        if self.phase is CLOSED:
+            self.claims.pop(waiter, None)
+            self._fail(waiter, self._closed())
+        elif waiter not in self.claims and all(entry.claimant is not waiter for entry in self.roster.entries):
             self.queue.join(waiter)
 
     def watch(self, done: Callable[[], bool], waiter: Waiter[T]) -> None:

@@ -139,8 +139,10 @@ class Moves(Generic[T]):
         return True
 
     def _fail(self, waiter: Waiter[T], error: BaseException) -> None:
-        waiter.fail(error)
+        # First out of the queue: one that an exception leaves waiting looks again by itself, and joins anew. One who
+        # was told of the end never comes back, and would stand there for ever.
         self.queue.remove(waiter)
+        waiter.fail(error)
         self.outbox.append(waiter)
 
     def _taken(self) -> int:

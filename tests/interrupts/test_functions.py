@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from pooling import Lease, Pool
+from pooling import Lease, Pool, PoolClosed
 from pooling._dispatch import Dispatch
 from pooling._ledger.ledger import Ledger
+from pooling._ledger.moves import Moves
+from pooling._ledger.phase import Phase
 from pooling._ledger.roster import Roster
 from pooling._ledger.settling import Settling
 from pooling._runtime.reaper import Reaper
@@ -147,6 +150,40 @@ def test_those_who_wait_are_served_whoever_was_struck_when_he_handed_on(function
 def wait(pool: Pool[FakeConnection], number: int, served: list[int]) -> None:
     with pool.acquire():
         served.append(number)
+
+
+@pytest.mark.parametrize("function", [Ledger.enter, Moves._fail, Moves._release_claim])
+def test_those_who_wait_are_told_of_the_end_whoever_was_struck_when_he_closed_the_pool(function: Any) -> None:
+    """They were counted as waiting for ever, and a refresh waited for what nobody was going to open."""
+    pools: list[Pool[FakeConnection]] = []
+    told: list[list[int]] = []
+
+    def crowded() -> Callable[[], object]:
+        factory = FakeFactory()
+        pool = Pool(factory, runtime=Threads(), max_size=1, timeout=10.0, nested=None)
+        pool._slice = 0.05  # seconds after which a waiter looks by itself
+        lease = pool.acquire()
+        factory.gates["connect"].never()
+        pools.append(pool)
+        told.append([])
+        for number, wait in enumerate((lease.refresh, pool.acquire, functools.partial(pool.acquire, priority=-1.0))):
+            threading.Thread(target=is_told, args=(wait, number, told[-1])).start()
+        until(lambda: pool.stats().waiting == 2 and factory.gates["connect"].inside == 1, "all three")
+        return functools.partial(pool.close, 0.0)
+
+    for line in struck_at_each_line(function, crowded):
+        if pools[-1]._ledger.phase is not Phase.CLOSED:  # it has not come to that
+            pools[-1].close(0.0)
+        until(lambda: sorted(told[-1]) == [0, 1, 2], f"all three after line {line}", 5.0)
+        assert pools[-1].stats().waiting == 0, line
+        pools[-1]._factory.gates["connect"].ok()  # type: ignore[attr-defined]
+        pools[-1].close()
+
+
+def is_told(wait: Callable[[], object], number: int, told: list[int]) -> None:
+    with contextlib.suppress(PoolClosed):
+        wait()
+    told.append(number)
 
 
 @pytest.mark.parametrize("function", [Reaper._start, Reaper._start_thread])
