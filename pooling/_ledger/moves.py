@@ -88,8 +88,8 @@ class Moves(Generic[T]):
             return
         if used:
             self.roster.idle.append(token)
-        else:  # it was only looked at: it stays among the longest unused
-            self.roster.idle.appendleft(token)
+        else:
+            self.roster.put_back(token)
 
     def bench(self, token: Token[T]) -> None:
         """A token was taken from idle whose connection must not go out as it is."""

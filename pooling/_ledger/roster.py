@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -99,6 +100,14 @@ class Roster(Generic[T]):
             except (ValueError, RuntimeError, IndexError):  # a caller on the plain path took it, or another one
                 continue
         return None
+
+    def put_back(self, token: Token[T]) -> None:
+        """Put a connection among the idle ones that was taken out without being used: where its last use places it."""
+        try:
+            place = bisect(self.idle, token.entry.since, key=lambda other: other.entry.since)
+        except IndexError:  # callers on the plain path took some meanwhile
+            place = 0
+        self.idle.insert(place, token)
 
     def longest_unused(self) -> Token[T] | None:
         """Take the idle connection that was not used for the longest time."""

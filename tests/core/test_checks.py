@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -197,6 +198,36 @@ def test_keepalive_keeps_the_order_of_idle_connections(clock: ManualClock, facto
     assert factory.connections[0].checks == 1
     with pool.acquire() as connection:
         assert connection.number == 2
+
+
+@pytest.mark.parametrize(("order", "first"), [("lifo", 3), ("fifo", 1)])
+def test_a_round_of_keepalive_turns_no_order_round(
+    clock: ManualClock, factory: FakeFactory, make: Make, order: str, first: int
+) -> None:
+    """The one unused for longest is looked at first: were each put in front of those before it, the others would follow
+    in reverse."""
+    pool = make(keepalive=10, check=None, order=order)
+    leases = [pool.acquire() for _ in range(3)]
+    for lease in leases:
+        lease.release()
+        clock.advance(1)
+    clock.advance(10)
+    assert [connection.checks for connection in factory.connections] == [1, 1, 1]
+    with pool.acquire() as connection:
+        assert connection.number == first
+
+
+def test_what_is_put_back_while_callers_take_all_the_others_is_put_anywhere(make: Make) -> None:
+    class Taken(deque[Any]):
+        def __getitem__(self, place: Any) -> Any:
+            raise IndexError
+
+    roster = make()._roster
+    roster.idle = Taken([roster.add(0.0)])
+    token = roster.add(1.0)
+    roster.put_back(token)
+    assert roster.idle.popleft() is token
+    roster.entries.clear()
 
 
 @pytest.mark.parametrize("dead", [False, True])
