@@ -51,6 +51,7 @@ class Moves(Generic[T]):
         self.steady_until = -math.inf  # see Settling.pass_on()
         self.phase = Phase.RUNNING
         self.nesting = Nesting(config.nested)
+        self.unsure = False  # whether there may be suspects that were merely unused for long
         self.started = False  # whether anybody asked for a connection yet; before that none is opened
         self.roster: Roster[T] = Roster(config, wake)
         self.queue: WaitQueue[T] = WaitQueue()
@@ -91,15 +92,17 @@ class Moves(Generic[T]):
         else:
             self.roster.put_back(token)
 
-    def bench(self, token: Token[T]) -> None:
-        """A token was taken from idle whose connection must not go out as it is."""
+    def bench(self, token: Token[T], *, behind: bool = False) -> None:
+        """A token was taken from idle whose connection must not go out as it is. It is the next to be checked, or one
+        ``behind`` those that were taken before."""
         entry = token.entry
         if reason := self._retirement(entry):
             self.roster.doom(token, reason)
         elif entry.epoch != self.roster.epoch and not self._checks:
             self.roster.doom(token, "stale")
         else:
-            self.roster.suspects.append(token)
+            self.unsure = self.unsure or entry.epoch == self.roster.epoch
+            (self.roster.suspects.appendleft if behind else self.roster.suspects.append)(token)
 
     def _retirement(self, entry: Entry[T]) -> CloseReason | None:
         """Why a connection must not be used again, or None."""

@@ -105,7 +105,7 @@ class Settling(Upkeep[T]):
             except IndexError:  # a caller on the plain path took the last one
                 return
             if not self._may_go_out(token.entry):
-                self.bench(token)
+                self.bench(token, behind=True)  # checked in the order in which they would have gone out
                 continue
             if not self._hand(waiter, token):  # an exception came between serving this waiter and removing it
                 self.roster.idle.append(token)
@@ -156,6 +156,8 @@ class Settling(Upkeep[T]):
 
     def _check_some(self) -> None:
         """Have suspects checked: as many as there are waiters; with nobody waiting, one after the other."""
+        if self.unsure and not self.queue:
+            self._pardon()
         if self.phase is Phase.SUSPENDED:
             return
         wanted = min(max(len(self.queue), 1), self.config.max_connecting)
@@ -163,6 +165,20 @@ class Settling(Upkeep[T]):
             token = self.roster.suspects.pop()
             thorough = token.entry.epoch != self.roster.epoch or self.config.check == "ping"
             self._start(token, Stage.CHECKING, thorough=thorough)
+
+    def _pardon(self) -> None:
+        """Nobody waits any more: what was to be looked at merely because it was unused for long lies idle again. A
+        round trip on each would be sent without need."""
+        self.unsure = False
+        suspects = self.roster.suspects
+        for _ in range(len(suspects)):
+            if suspects[-1].entry.epoch != self.roster.epoch:
+                suspects.rotate()
+            elif reason := self._retirement(suspects[-1].entry):
+                self.roster.doom(suspects.pop(), reason)
+            else:
+                self.roster.put_back(suspects.pop())
+        self._trim()
 
     def _close_some(self) -> None:
         while self.roster.doomed and self._live(Stage.CLOSING) < CLOSERS:

@@ -166,6 +166,75 @@ def test_waiters_have_as_many_checked_as_they_need_at_once(
     assert factory.opened == 4
 
 
+@pytest.mark.parametrize(("order", "served"), [("lifo", [5, 5, 5, 5, 5]), ("fifo", [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize("listening", [False, True])
+def test_one_acquire_has_one_connection_checked_the_one_whose_turn_it_is(
+    clock: ManualClock, factory: FakeFactory, make: Make, order: str, served: list[int], listening: bool
+) -> None:
+    pool = make(check="ping", order=order)
+    if listening:
+        pool.subscribe(lambda event: None)
+    leases = [pool.acquire() for _ in range(5)]
+    for lease in leases:
+        lease.release()
+        clock.advance(0.1)
+    numbers = []
+    for tries in range(1, 6):
+        clock.advance(2)
+        with pool.acquire() as connection:
+            numbers.append(connection.number)
+        assert factory.gates["check"].calls == tries
+    assert numbers == served
+
+
+@pytest.mark.parametrize("check", ["peek", "ping"])
+def test_a_pool_that_grew_for_a_peak_shrinks_again_whatever_is_checked(
+    clock: ManualClock, make: Make, check: str
+) -> None:
+    """One that was used now and then would outlive its peak: of those that were unused each would be used in turn."""
+    pool = make(check=check, idle_timeout=60)
+    pool.subscribe(lambda event: None)
+    rested(clock, pool, 5)
+    for _ in range(40):
+        clock.advance(2)
+        pool.acquire().release()
+    assert pool.stats().closed == {"idle": 4}
+
+
+def test_of_what_was_to_be_looked_at_the_surplus_is_closed_when_nobody_waits_any_more(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(check="ping", max_size=3)
+    rested(clock, pool, 3)
+    factory.gates["check"].slow(2)
+    waiting = clock.spawn(outcome, pool.acquire, 1)
+    clock.advance(0.1)
+    pool.resize(max_size=1)
+    clock.advance(2)
+    assert isinstance(waiting.result(), PoolTimeout)
+    assert (pool.stats().closed, pool.stats().idle) == ({"surplus": 2}, 1)
+
+
+def test_suspects_of_a_break_are_checked_whoever_else_was_only_unused(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(check="ping", max_size=4)
+    broken, held = pool.acquire(), pool.acquire()
+    rested(clock, pool, 2)
+    with pytest.raises(FakeBroken), broken:
+        raise FakeBroken
+    clock.advance(2)  # the two others were checked
+    before = factory.gates["check"].calls
+    factory.gates["check"].slow(0.1)
+    waiting = clock.spawn(pool.acquire, 5)  # one is checked for it, and the other waits for its turn
+    clock.advance(0.01)
+    held.release()  # of the old epoch
+    clock.advance(1)
+    waiting.result().release()
+    assert factory.gates["check"].calls == before + 2
+    assert pool.stats().idle == 3
+
+
 def test_keepalive_makes_a_round_trip_on_idle_connections(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(keepalive=10, check=None, idle_timeout=None)
     connections = rested(clock, pool, 3, 35)
