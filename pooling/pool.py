@@ -44,7 +44,7 @@ from pooling._holders import named, thread_names
 from pooling._hooks import Hooks
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate, Ledger
-from pooling._ledger.phase import Phase
+from pooling._ledger.phase import RUNNING, Phase
 from pooling._ledger.queue import WAITING
 from pooling._log import PoolLog
 from pooling._runtime.fork import PerProcess, flag, settled
@@ -213,10 +213,12 @@ class Pool(WaitingRoom[T]):
         try:
             if not self._plain[1]:
                 self._check_process()
-            look = None
+            look, plainly = None, bool(stale)
+            if not plainly and self._idle and self._config.check == "peek":
+                self._take_to_look(stale)
             if stale and stale[0].entry.roster is not self._roster:
                 stale.clear()  # a parent's
-            elif stale and (look := self._look_at(stale[0].entry)) is Look.GOOD:
+            elif stale and (look := self._look_at(stale[0].entry)) is Look.GOOD and plainly:
                 entry = stale[0].entry
                 entry.uses += 1
                 entry.since = self._now()
@@ -228,6 +230,8 @@ class Pool(WaitingRoom[T]):
             waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
             if look is None:
                 self._wait(waiter, self._ledger.join)
+            elif look is Look.GOOD:
+                self._wait(waiter, self._ledger.join, self._ledger.offer, stale, waiter)
             else:
                 self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, look is Look.DEAD, waiter)
             token, waiter.token = waiter.token, None
@@ -237,6 +241,15 @@ class Pool(WaitingRoom[T]):
             stale.clear()  # as in acquire()
             token = waiter = None
             raise
+
+    def _take_to_look(self, taken: list[Token[T]]) -> None:
+        """Off the plain path too, the caller looks by itself at the connection that it is going to get. From a worker
+        it would have to wait for that, and who gives no time would get nothing, with a good connection idle."""
+        if self._ledger.phase is RUNNING and not self._ledger.queue:
+            try:
+                taken.append(self._take())
+            except IndexError:
+                pass  # another caller took the last one
 
     def _look_at(self, entry: Entry[T]) -> Look:
         """Whether an idle connection may go out. Nothing is sent for that."""

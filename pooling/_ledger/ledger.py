@@ -86,6 +86,18 @@ class Ledger(Settling[T]):
             self.bench(taken.pop())
         self.join(waiter)
 
+    def offer(self, taken: list[Token[T]], waiter: Waiter[T]) -> None:
+        """Somebody took an idle connection to look at it, found that it may go out, and wants whatever comes first:
+        this one, where nobody has come to wait meanwhile. The token comes in a list, as in exchange()."""
+        entry = taken[0].entry
+        if not self.limits.fresh(entry, self.now):
+            entry.checked_at = self.now
+        if reason := self._retirement(entry):
+            self.roster.doom(taken.pop(), reason)
+        else:
+            self.roster.give_back(taken.pop())
+        self.join(waiter)
+
     def leave(self, waiter: Waiter[T], *, expired: bool = False) -> None:
         """Somebody does not wait any longer; what was handed over before stays in its hands."""
         if waiter.turn is Turn.WAITING:

@@ -30,6 +30,7 @@ class Roster(Generic[T]):
         self.entries: dict[Entry[T], None] = {}
         self.idle: deque[Token[T]] = deque()
         self.take = self.idle.pop if config.order == "lifo" else self.idle.popleft
+        self.give_back = self.idle.append if config.order == "lifo" else self.idle.appendleft  # undoes take()
         self.suspects: deque[Token[T]] = deque()
         self.doomed: deque[Token[T]] = deque()
         self.at: dict[Stage, dict[Entry[T], None]] = {stage: {} for stage in Stage if stage is not Stage.OPEN}

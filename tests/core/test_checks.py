@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pooling import ConnectError, PoolTimeout
+from pooling import ConnectError, PoolClosed, PoolTimeout
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
@@ -300,16 +300,75 @@ def test_what_is_put_back_while_callers_take_all_the_others_is_put_anywhere(make
 
 
 @pytest.mark.parametrize("dead", [False, True])
-def test_while_somebody_listens_a_worker_has_the_look_at_the_socket(
-    clock: ManualClock, factory: FakeFactory, make: Make, dead: bool
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_while_somebody_listens_the_caller_has_the_look_at_the_socket_all_the_same(
+    clock: ManualClock, factory: FakeFactory, make: Make, dead: bool, order: str
+) -> None:
+    pool = make(max_size=2, order=order)
+    pool.subscribe(lambda event: None)
+    connections = rested(clock, pool, 2)
+    turn = connections[1 if order == "lifo" else 0]
+    turn.dead = dead
+    got = outcome(pool.acquire, 0)  # no time for a worker
+    assert isinstance(got, PoolTimeout) if dead else got.connection is turn
+    if dead:
+        got = pool.acquire(timeout=1)
+        assert got.connection is not turn
+    got.release()
+    assert factory.gates["check"].calls == (1 if dead else 0)  # of the other one, which is suspect then
+
+
+def test_who_gives_no_time_gets_one_that_was_unused_for_long_beside_more_than_are_kept_idle(
+    clock: ManualClock, make: Make
+) -> None:
+    pool = make(max_size=4, max_idle=1, check_after=0)
+    leases = [pool.acquire() for _ in range(3)]
+    leases.pop().release()
+    clock.advance(2)
+    leases.append(pool.acquire(timeout=0))
+    assert len({lease.connection.number for lease in leases}) == 3
+    for lease in leases:
+        lease.release()
+
+
+@pytest.mark.parametrize("meanwhile", ["taken", "closed", "waited for"])
+def test_what_happens_while_a_caller_looks(
+    clock: ManualClock, factory: FakeFactory, make: Make, meanwhile: str
 ) -> None:
     pool = make(max_size=1)
     pool.subscribe(lambda event: None)
-    connection = rested(clock, pool, 1)[0]
-    connection.dead = dead
-    with pool.acquire(timeout=1) as got:
-        assert (got is connection) is not dead
-    assert factory.gates["check"].calls == 0
+    rested(clock, pool, 1)
+    waiting: list[Any] = []
+
+    def is_alive(connection: FakeConnection) -> bool:
+        if meanwhile == "closed":
+            pool.close()
+        elif meanwhile == "waited for":
+            waiting.append(clock.spawn(pool.acquire, 5))
+            clock.sleep(0.1)
+        return True
+
+    factory.is_alive = is_alive  # type: ignore[method-assign]
+    if meanwhile == "taken":
+
+        def nothing() -> Any:
+            raise IndexError
+
+        pool._take = nothing
+        pool.acquire(timeout=1).release()  # a worker has the look
+        assert factory.opened == 1
+    elif meanwhile == "closed":
+        assert isinstance(outcome(pool.acquire), PoolClosed)
+        clock.advance(0)
+        assert pool.stats().closed == {"pool": 1}
+    else:
+        late = clock.spawn(pool.acquire, 5)
+        clock.advance(1)
+        first = waiting[0].result()
+        assert not late.done  # who has come to wait while it looked is before it
+        first.release()
+        clock.advance(0)
+        late.result().release()
 
 
 def test_a_driver_is_told_no_time_that_it_could_not_count(
