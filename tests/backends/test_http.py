@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
 import socket
 import ssl
 import threading
@@ -19,6 +20,7 @@ from urllib3.exceptions import NameResolutionError, NewConnectionError, Protocol
 import pooling
 from pooling import ConnectError, Pool, PoolError, PoolTimeout
 from pooling.backends import http
+from pooling.backends.http._factory import DRAIN_TIME
 from tests.backends.adapters_http import get
 from tests.backends.contract import LATE, settled
 from tests.servers import HTTP
@@ -130,6 +132,61 @@ def test_a_response_that_was_dropped_unread_never_reaches_the_next_user(make: An
             assert get(connection, "/") == "ok"
 
 
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_a_response_that_was_given_up_half_read_never_reaches_the_next_user(interrupt: bool) -> None:
+    """Its rest, which comes later, may look like a response."""
+
+    def strike(*_: object) -> None:
+        raise KeyboardInterrupt("struck")
+
+    arguments = {"timeout": None if interrupt else 0.1}
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with scripted(BEGUN, PLAIN) as (host, port, _), pooling.create_pool(f"http://{host}:{port}", arguments) as pool:
+            with pytest.raises(BaseException, match=r"timed out|struck"), pool.acquire() as connection:
+                connection.request("GET", "/")
+                if interrupt:
+                    signal.setitimer(signal.ITIMER_REAL, 0.1)
+                connection.getresponse()
+            settled(pool, size=0)
+            assert pool.stats().closed == {"reset": 1}
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("preload", [True, False])
+@pytest.mark.parametrize("path", ["/bytes/1000", "/chunks/3", "/"])
+def test_a_response_that_nobody_has_asked_for_is_read(make: Any, path: str, preload: bool) -> None:
+    pool = make(max_size=1)
+    for _ in range(3):
+        with pool.acquire() as connection:
+            connection.request("GET", path, preload_content=preload)
+        with pool.acquire() as connection:
+            assert get(connection, "/") == "ok"
+    assert pool.stats().opened == 1
+
+
+def test_one_whose_server_hangs_up_in_the_middle_of_it_costs_the_connection(make: Any) -> None:
+    pool = make(max_size=1)
+    with pool.acquire() as connection:
+        connection.request("GET", "/short")
+    settled(pool, size=0)
+    assert pool.stats().closed == {"broken": 1}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_one_that_comes_in_drops_does_not_keep_a_worker(make: Any, asked: bool) -> None:
+    pool = make(max_size=1)
+    with pool.acquire() as connection:
+        connection.request("GET", "/drip/60", preload_content=not asked)
+        response = connection.getresponse() if asked else None
+    start = time.monotonic()
+    settled(pool, size=0)
+    assert time.monotonic() - start < DRAIN_TIME + LATE
+    assert pool.stats().closed == {"reset": 1}
+    del response
+
+
 @pytest.mark.parametrize("path", ["/bytes/100000", "/chunks/3", "/bytes/0"])
 def test_a_response_that_was_streamed_to_its_end_leaves_the_connection_clean(make: Any, path: str) -> None:
     pool = make(max_size=1)
@@ -181,6 +238,7 @@ def scripted(*answers: bytes) -> Iterator[tuple[str, int, list[bytes]]]:
         accepting.join(LATE)
 
 
+BEGUN = b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"

@@ -222,19 +222,43 @@ def _drain(connection: Any) -> None:
     if is_idle(connection):
         return
     _refuse_spoilt(connection)
+    until = time.monotonic() + DRAIN_TIME
     connection.timeout = DRAIN_TIME
-    connection.sock.settimeout(DRAIN_TIME)
-    response = connection._HTTPConnection__response
+    response, asked = connection._HTTPConnection__response, None
     if response is None:
-        # Raises where no request was sent to its end.
-        connection.getresponse().release_conn()
+        options = connection._response_options
+        if options is not None:  # which has urllib3 read all of it, however much there is
+            connection._response_options = options._replace(preload_content=False)
+        # Raises where no request was sent to its end. Kept: its destructor would close what is not read yet.
+        asked = connection.getresponse()
         response = connection._HTTPConnection__response
+    elif response.isclosed():
+        # By an error or an interrupt in the middle of it, or after its release_conn(): its rest is still to come.
+        raise PoolError("a response was given up before its end")
     if response is not None:
-        response.read(DRAINED)
-    connection._put_conn(connection)
+        _read_rest(connection, response, until)
+    if asked is not None:
+        asked.release_conn()
+    else:
+        connection._put_conn(connection)
     _refuse_spoilt(connection)
     if not is_idle(connection) or connection.sock is None:
         raise PoolError("a response was not read to its end")
+
+
+def _read_rest(connection: Any, response: Any, until: float) -> None:
+    """Read on to the end, or as far as the limits are. By read1(): read() would wait for all of it, and give each part
+    of it a time of its own."""
+    left = DRAINED
+    while left > 0 and connection.sock is not None and not response.isclosed():
+        connection.sock.settimeout(max(until - time.monotonic(), 0.001))
+        piece = response.read1(left)
+        left -= len(piece)
+        if not piece:
+            if response.length:
+                raise ProtocolError("the server has hung up in the middle of a response")
+            response.read(0)  # where the length is known, this alone notes the end
+            return
 
 
 def _refuse_spoilt(connection: Any) -> None:
