@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -297,6 +297,16 @@ class _Connection(psycopg.Connection[Any]):
         block, self.block = self.block, None
         if block is not None:
             block.__exit__(None if error is None else type(error), error, None)
+
+    def notifies(self, **options: Any) -> Generator[psycopg.Notify]:
+        # What a look or a check has taken in lies with libpq, and psycopg does not ask that before more has come.
+        # (Those that keep no backlog do; and where there is none for a moment, a generator runs that is to read it.)
+        if getattr(self, "_notifies_backlog", None) is not None:
+            with self.lock:
+                while (note := self.pgconn.notifies()) is not None:
+                    if self.pgconn.notify_handler is not None:
+                        self.pgconn.notify_handler(note)
+        return super().notifies(**options)
 
     def add_notice_handler(self, callback: Callable[[errors.Diagnostic], None]) -> None:
         super().add_notice_handler(callback)

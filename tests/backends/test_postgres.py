@@ -110,6 +110,19 @@ class TestIdle:
             assert [note.payload for note in connection.notifies(timeout=0.0)] == ["hello"]
         assert pool.stats().opened == 1
 
+    @pytest.mark.parametrize("check", ["peek", "ping"])
+    def test_those_that_a_look_has_taken_in_reach_who_sends_nothing(self, backend: PostgreSQL, check: Any) -> None:
+        pool = backend.pool(backend.url, {"autocommit": True}, max_size=1, check=check, check_after=0.0)
+        with pool.acquire() as connection:
+            connection.execute("LISTEN news")
+        for payload in ("1", "2"):
+            backend.admin.execute(f"NOTIFY news, '{payload}'")
+            time.sleep(0.02)
+            pool.acquire().release()
+        with pool.acquire() as connection:
+            assert [note.payload for note in connection.notifies(timeout=0.1)] == ["1", "2"]
+        assert pool.stats().opened == 1
+
 
 class TestTLS:
     @pytest.fixture
