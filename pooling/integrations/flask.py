@@ -77,6 +77,7 @@ class Pools:
             weakref.finalize(app, state.pools.close, 1.0)  # they are the application's own
         app.after_request(_answered)
         app.teardown_appcontext(_ended)
+        flask.got_request_exception.connect(_failed, app)
         if state.retry_after is not None:
             for kind in NO_CONNECTION:
                 app.register_error_handler(kind, _unavailable)
@@ -230,6 +231,14 @@ class _Stream(Body):
         except BaseException:
             self.close()
             raise
+
+
+def _failed(*_: Any, **__: Any) -> None:
+    """Flask has an error that nobody has handled: a stream that was to be the answer will not be sent. Where the error
+    goes on to the server or the debugger, no other answer comes by :func:`_answered`."""
+    leases: _ContextLeases | None = _kept().get(_LEASES)
+    if leases is not None:
+        leases.streaming = False
 
 
 def _ended(error: BaseException | None) -> None:

@@ -192,6 +192,19 @@ def test_a_stream_that_an_error_has_taken_the_place_of_keeps_nothing(site: Site)
     assert app.test_client().get("/").status_code == 500
 
 
+def test_a_stream_that_an_error_lets_nobody_send_keeps_nothing(site: Site) -> None:
+    site.app.config.update(PROPAGATE_EXCEPTIONS=True, SECRET_KEY="of no use")
+
+    def view() -> Iterator[str]:
+        site.pools.connection()
+        flask.session["unsaved"] = object()  # what cannot be saved fails after the last of the after_request functions
+        return iter(["never sent"])
+
+    with pytest.raises(TypeError, match="not JSON serializable") as kept:
+        site.get(view)
+    assert site.leased == 0, kept
+
+
 @pytest.mark.parametrize("contextual", [True, False], ids=["stream_with_context", "plain"])
 @pytest.mark.parametrize("ending", ["close", "error"])
 def test_a_stream_that_is_cut_short_gives_back(site: Site, contextual: bool, ending: str) -> None:
