@@ -101,7 +101,8 @@ class PoolMetrics:
     pool that is closed is not exported any more. ``attributes`` are added to every measurement, such as
     ``{"db.system.name": "postgresql"}``; ``buckets`` are the histograms' bounds in seconds, for the SDK to heed, and
     ``histograms=False`` leaves those out.
-    ``meter_provider``: by default the global one.
+    ``meter_provider``: by default the global one. Several of these may export by the same one; what two of them would
+    tell under the same name and attributes, the first one tells.
 
     Nothing is counted here: whenever the SDK collects, it is told what has happened since. The histograms are told each
     duration then, as the pool's own fine buckets have it: within 6 %, with exact counts and sums.
@@ -118,10 +119,14 @@ class PoolMetrics:
         histograms: bool = True,
     ) -> None:
         self._sources = Sources(*pools)
+        self._provider: Callable[[], object] = (
+            metrics.get_meter_provider if meter_provider is None else weakref.ref(meter_provider)
+        )
         self._attributes = dict(attributes or {})
         self._lock = new_lock()
         self._taken_at = float("-inf")
         self._snapshots: list[PoolStats] = []
+        self._known: set[str] = set()  # the names of those and of what is closed
         self._changes = Changes(self._sources, 0.0)
         self._changes.begin(0.0)
         meter = metrics.get_meter("pooling", pooling.__version__, meter_provider)
@@ -132,6 +137,8 @@ class PoolMetrics:
         for name, (kind, unit, text, value) in OBSERVED.items():
             create = getattr(meter, f"create_observable_{kind}")
             create(name, callbacks=[self._observation(value)], unit=unit, description=text)
+        _made[:] = [one for one in _made if one._provider() is not None]
+        _made.append(self)
 
     def add(self, pool: Any) -> None:
         """Export one more."""
@@ -140,13 +147,30 @@ class PoolMetrics:
     def _observation(self, value: Value) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> list[Observation]:
             return [
-                Observation(number, {**self._attributes, POOL: stats.name, **labels})
-                for stats in self._fresh()
+                Observation(number, {**each._attributes, POOL: stats.name, **labels})
+                for each in self._beside()
+                for stats in each._fresh()
+                if each._tells(stats)
                 for labels, number in value(stats)
                 if number is not None
             ]
 
         return observe
+
+    def _beside(self) -> list[PoolMetrics]:
+        """All that export by the same provider. The SDK has one instrument of a name and asks the callbacks of the
+        first that was made alone, without a word about the others."""
+        provider = self._provider()
+        return [one for one in _made if one is self or (provider is not None and one._provider() is provider)]
+
+    def _tells(self, stats: PoolStats) -> bool:
+        """Whether none that was made earlier tells the same, of the same pool perhaps: the SDK would add it up."""
+        for one in self._beside():
+            if one is self:
+                break
+            if one._attributes == self._attributes and stats.name in one._known:
+                return False
+        return True
 
     def _fresh(self) -> list[PoolStats]:
         """Snapshots of now. With new ones, the histograms are told what has happened."""
@@ -156,10 +180,15 @@ class PoolMetrics:
                 changes = self._changes.take(now)
                 self._taken_at = now
                 self._snapshots = [stats for stats, _ in changes if stats.state != CLOSED]
+                self._known = {stats.name for stats, _ in changes}
                 for stats, interval in changes:
-                    for field, instrument in self._histograms:
+                    for field, instrument in self._histograms if self._tells(stats) else ():
                         _record(instrument, getattr(interval, field), {**self._attributes, POOL: stats.name})
             return self._snapshots
+
+
+_made: list[PoolMetrics] = []
+"""Those whose provider is there. It keeps none but the first of them."""
 
 
 def trace(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -200,6 +201,31 @@ def test_the_histograms_can_be_left_out(clock: ManualClock, reading: Reading) ->
     assert not set(TIMED) & set(reading.values())
     assert reading.values()["pooling.connection.created"] == 1
     pool.close()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["explicit", "global"])
+def test_several_export_by_one_provider(
+    clock: ManualClock, reading: Reading, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    first, second = (Pool(FakeFactory(clock), name=name, runtime=clock) for name in "ab")
+    PoolMetrics(first, meter_provider=reading.provider)
+    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", reading.provider)  # as set_meter_provider() does, once
+    given = {} if late else {"meter_provider": reading.provider}
+    PoolMetrics(second, **given)
+    PoolMetrics(first, second, **given)  # once more: what is told twice would be added up
+    for pool in (first, second):
+        with pool.acquire():
+            clock.advance(1.0)
+    for name in "ab":
+        found = reading.values(name)
+        assert found["pooling.connection.created"] == found["db.client.connection.count{idle}"] == 1
+        assert found["db.client.connection.use_time"] == (1, pytest.approx(1.0))
+    with first.acquire():
+        clock.advance(1.0)
+    first.close()
+    assert reading.values("a")["db.client.connection.use_time"] == (2, pytest.approx(2.0))
+    assert "pooling.up" not in reading.values("a")
+    second.close()
 
 
 def test_pools_come_and_go(clock: ManualClock, reading: Reading) -> None:
