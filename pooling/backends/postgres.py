@@ -45,8 +45,9 @@ _CLIENT_SIDE = (PipelineAborted, CancellationTimeout, ConnectionTimeout)
 # A failed connect carries no code, only text. In another language than English none of these is found, and the error
 # counts as passing: the waiters learn of it after fail_after. The last row is PgBouncer's.
 _PERMANENT = (
-    "authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied",
-    "certificate verify failed", "certificate file", "does not support SSL", "is not permitted to log in",
+    "authentication failed", "does not exist", "no pg_hba.conf entry", "pg_hba.conf rejects", "no password supplied",
+    "certificate verify failed", "certificate file", "private key file", "alert certificate", "alert bad certificate",
+    "alert unknown ca", "alert protocol version", "does not support SSL", "is not permitted to log in",
     "permission denied for database", "is not currently accepting connections", "invalid connection option",
     "server certificate", "requires a valid client certificate",
     "connection is bad: invalid", "invalid integer value", "must be an integer",

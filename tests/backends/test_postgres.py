@@ -380,6 +380,23 @@ class TestErrors:
         error = psycopg.OperationalError("connection is bad: keepalives parameter must be an integer")  # until libpq 16
         assert PostgresFactory().is_permanent(error)
 
+    @pytest.mark.parametrize(
+        "said",
+        [
+            'FATAL:  pg_hba.conf rejects connection for host "10.0.0.7", user "anna", database "shop", no encryption',
+            'private key file "/k.pem" has group or world access; file must have permissions u=rw (0600) or less',
+            'could not load private key file "/k.pem": key values mismatch',
+            'certificate present, but not private key file "/k.pem"',
+            "SSL error: ssl/tls alert certificate expired",
+            "SSL error: sslv3 alert bad certificate",
+            "SSL error: tlsv1 alert unknown ca",
+            "SSL error: tlsv1 alert protocol version",
+        ],
+    )
+    def test_a_refusal_of_who_asks_or_of_his_certificate_is_told_at_once(self, said: str) -> None:
+        at = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
+        assert PostgresFactory().is_permanent(psycopg.OperationalError(at + said))
+
     def test_a_setting_that_this_user_may_not_make_is_told_at_once(self, backend: PostgreSQL) -> None:
         _is_told_at_once(backend.pool(f"{backend.server.guarded_url}?options=-c%20log_statement%3Dall"))
 
