@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from pooling._ledger.entry import Stage, Token
-from pooling._ledger.phase import CLOSED, RUNNING, Phase
+from pooling._ledger.phase import CLOSED, RUNNING, SUSPENDED, Phase
 from pooling._ledger.queue import WAITING, Turn, Waiter
 from pooling._ledger.settling import Settling
 from pooling.errors import PoolError
@@ -63,7 +63,7 @@ class Ledger(Settling[T]):
         """Whether a newcomer can be told at once that the server is away: somebody is finding out anyway, or
         has found out just now. Otherwise the newcomer's own try decides."""
         outage = self.outage
-        if self.now < outage.hopeless_at():
+        if self.phase is SUSPENDED or self.now < outage.hopeless_at():
             return False
         return outage.asked or self.now < outage.next_try or bool(self._live(Stage.CONNECTING))
 
@@ -184,7 +184,7 @@ class Ledger(Settling[T]):
     def _warmed(self, waiter: Waiter[T], opened: int) -> bool:
         if self.phase in (Phase.DRAINING, Phase.CLOSED):
             return waiter.fail(self._closed())
-        if self.outage.hopeless_for(waiter.started, self.now):
+        if self._is_hopeless(waiter):
             return waiter.fail(self.outage.explain(self.name, self.now))
         self.outage.asked = True
         opening = len(self.roster.at[Stage.CONNECTING])
@@ -286,6 +286,8 @@ class Ledger(Settling[T]):
         ending = self.phase in (Phase.DRAINING, Phase.CLOSED)
         if phase is self.phase or (ending and phase is not Phase.CLOSED):
             return
+        if self.phase is SUSPENDED:
+            self.outage.resumed(self.now)
         self.phase = phase
         self.roster.calm = self.plain[0] = False  # before idle is emptied: what comes back from now on is settled
         self._emit("state", reason=phase.value)

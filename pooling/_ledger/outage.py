@@ -81,6 +81,12 @@ class Outage:
         patience of those who still wait begins anew."""
         self.since = max(self.since, now)
 
+    def resumed(self, now: float) -> None:
+        """Nothing was tried by the owner's order. Now he has reason to think that the server is back: it is tried at
+        once, and those who have waited for him wait for what comes of that."""
+        self.since, self.next_try, self.permanent = max(self.since, now), min(self.next_try, now), False
+        self._fell_at = -math.inf  # that try is not one of those that failed together
+
     def over(self) -> None:
         self.failures = 0
         self.error = None

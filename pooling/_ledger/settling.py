@@ -125,9 +125,14 @@ class Settling(Upkeep[T]):
         if self.now < at:
             self._alarm(at)
             return
-        while (waiter := self.queue.head()) and self.outage.hopeless_for(waiter.started, self.now):
+        while (waiter := self.queue.head()) and self._is_hopeless(waiter):
             self.outage.asked = True
             self._fail(waiter, self.outage.explain(self.name, self.now))
+
+    def _is_hopeless(self, waiter: Waiter[T]) -> bool:
+        """Whether the server has been away for too long for somebody who waits. By a suspended pool nothing is tried:
+        there he waits for its owner."""
+        return self.phase is not SUSPENDED and self.outage.hopeless_for(waiter.started, self.now)
 
     def _announce(self) -> None:
         """Tell those who wait for a state of the pool, and those who listen."""

@@ -175,6 +175,56 @@ def test_a_suspect_waits_for_the_end_of_a_suspension(clock: ManualClock, factory
     assert factory.gates["check"].calls == 1
 
 
+@pytest.mark.parametrize("error", [OSError("down"), FakePermanent("shutting down")])
+@pytest.mark.parametrize("back", [True, False])
+def test_a_server_that_is_known_to_be_away_fails_nobody_who_waits_for_the_end_of_a_suspension(
+    clock: ManualClock, factory: FakeFactory, make: Make, error: Exception, back: bool
+) -> None:
+    """Whoever suspends for a failover may do so when it has begun."""
+    pool = make(backoff=lambda failures: 3600.0)
+    factory.gates["connect"].error(error)
+    pool.suspend()
+    pool.resume()
+    before = clock.spawn(outcome, pool.acquire, 100)
+    clock.spawn(pool.suspend)
+    clock.advance(20)
+    later, warming = clock.spawn(outcome, pool.acquire, 100), clock.spawn(outcome, pool.warm_up, 100)
+    clock.advance(20)
+    assert not any(actor.done for actor in (before, later, warming))
+    tries = factory.gates["connect"].calls
+    if back:
+        factory.gates["connect"].ok()
+    pool.resume()
+    clock.advance(0)
+    assert factory.gates["connect"].calls > tries  # whatever the pause was to be
+    clock.advance(6)
+    for actor in (before, later):
+        got = actor.result()
+        if back:
+            got.release()
+        else:
+            assert isinstance(got, ConnectError)
+    assert warming.done
+
+
+def test_a_suspension_at_the_moment_of_a_failure_does_not_take_the_pauses_away(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(min_size=1)
+    factory.gates["connect"].error(OSError("down"))
+    waiting = clock.spawn(outcome, pool.acquire, 1)
+    while not factory.gates["connect"].calls:
+        clock.sleep(0)
+    pool.suspend()
+    pool.resume()
+    for _ in range(1000):
+        clock.sleep(0)
+    assert factory.gates["connect"].calls <= 2
+    factory.gates["connect"].ok()
+    clock.advance(1)
+    waiting.result().release()
+
+
 def test_resume_does_nothing_to_a_pool_that_was_not_suspended(clock: ManualClock, make: Make) -> None:
     pool = make()
     pool.resume()
