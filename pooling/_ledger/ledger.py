@@ -103,7 +103,7 @@ class Ledger(Settling[T]):
         if waiter.turn is Turn.WAITING:
             waiter.turn = Turn.LEFT
             self.outage.asked = True
-            if expired:
+            if expired and all(known is not waiter for _, known in self.watchers):  # an order is no acquire
                 self.tally.timeouts += 1
                 self._emit("timeout", duration=self.now - waiter.started)
         self.queue.remove(waiter)

@@ -32,6 +32,28 @@ def add_up(stats: PoolStats) -> PoolStats:
     return stats
 
 
+@pytest.mark.parametrize("order", ["drain", "close", "warm_up"])
+def test_an_order_that_runs_out_of_time_is_no_timeout_of_an_acquire(
+    clock: ManualClock, factory: FakeFactory, make: Make, order: str
+) -> None:
+    pool = make()
+    pool.acquire().release()
+    lease = pool.acquire()
+    heard: list[str] = []
+    pool.subscribe(lambda event: heard.append(event.kind))
+    if order == "close":
+        factory.gates["close"].slow(5)
+        lease.discard()
+    elif order == "warm_up":
+        factory.gates["connect"].slow(5)
+        pool.resize(min_size=2)
+    outcome(getattr(pool, order), 1)
+    assert (pool.stats().timeouts, "timeout" in heard) == (0, False)
+    clock.advance(5)
+    if not lease.ended:
+        lease.release()
+
+
 def test_a_new_pool_has_counted_nothing(make: Make) -> None:
     stats = add_up(make(name="p", min_size=1, max_size=7).stats())
     assert (stats.name, stats.state, stats.min_size, stats.max_size, stats.size) == ("p", "up", 1, 7, 0)
