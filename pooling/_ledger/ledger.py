@@ -165,6 +165,8 @@ class Ledger(Settling[T]):
         """A refresh waits for long. Where an exception has struck between the close of its old connection and the
         opening of its new one, nobody works for it any more: it waits in the queue then, like everybody else. Where one
         has struck the close, nobody has told it of that."""
+        if waiter.turn is not WAITING:
+            return
         if self.phase is CLOSED:
             self.claims.pop(waiter, None)
             self._fail(waiter, self._closed())

@@ -54,6 +54,28 @@ def a_waiter(clock: ManualClock, turn: Turn = Turn.WAITING) -> Waiter[Any]:
 # -- the plain path: callers take and give back without the lock -----------------------------------------------
 
 
+def test_a_refresh_that_is_served_while_it_is_about_to_look_does_not_come_to_wait_again(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """It would stand in the queue until something comes back, with a connection opened for it, and nobody drains a pool
+    in which somebody waits."""
+    pool = make(max_size=2)
+    lease = pool.acquire()
+    factory.gates["connect"].slow(1.2)
+    tell = pool._tell
+
+    def slowly(*args: Any, **options: Any) -> None:
+        if pool._ledger.reclaim in args:
+            clock.sleep(0.5)  # its thread was just not running
+        tell(*args, **options)
+
+    pool._tell = slowly  # type: ignore[method-assign]
+    lease.refresh()
+    clock.advance(5)
+    assert (pool.stats().waiting, factory.opened) == (0, 2)
+    lease.release()
+
+
 def test_of_two_that_come_for_the_last_idle_connection_one_waits(clock: ManualClock, make: Make) -> None:
     pool = make(max_size=1)
     pool.acquire().release()
