@@ -204,6 +204,8 @@ class Settling(Upkeep[T]):
         if not self.started or self.phase in (Phase.SUSPENDED, Phase.CLOSED) or room <= 0:
             return
         waiting, shortage = len(self.queue), self.min_size - self.roster.kept() - len(self.claims)
+        if self.phase is not RUNNING:
+            shortage = 0  # it is draining: none is opened to be closed
         if self.outage:
             goal = self._probe(asked=waiting > 0 or shortage > 0)
         else:

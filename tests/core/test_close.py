@@ -12,6 +12,35 @@ from tests.core.conftest import Make
 from tests.core.helpers import outcome, run_python, timed
 
 
+@pytest.mark.parametrize("error", [None, OSError("down")])
+def test_a_pool_that_drains_opens_for_those_who_wait_and_not_to_keep_min_size(
+    clock: ManualClock, factory: FakeFactory, make: Make, error: Exception | None
+) -> None:
+    pool = make(min_size=2, max_size=3)
+    leases = [pool.acquire() for _ in range(3)]
+    waiting = clock.spawn(outcome, pool.acquire, 5)
+    clock.advance(0)
+    draining = clock.spawn(pool.drain, 60)
+    clock.advance(0)
+    if error is not None:
+        factory.gates["connect"].error(error)
+    calls = factory.gates["connect"].calls
+    leases.pop().discard()
+    clock.advance(1)
+    if error is None:
+        waiting.result().release()
+        assert factory.gates["connect"].calls == calls + 1
+    clock.advance(10)
+    pool.clear()
+    calls = factory.gates["connect"].calls
+    leases.pop().release()
+    clock.advance(10)
+    assert factory.gates["connect"].calls == calls
+    leases.pop().release()
+    clock.advance(1)
+    assert draining.result() is True
+
+
 def test_close_closes_the_idle_ones_and_may_be_called_again(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
