@@ -164,6 +164,8 @@ class Dispatch(Generic[T]):
         An interrupt (Ctrl-C, a killed greenlet) of a connect or check was meant for this thread: it is raised.
         """
         felt: list[BaseException] = []
+        with self._lock:
+            self._ledger.begin(job, self._now())
         report = self._hooks.perform(job, self._ledger, felt)
         with self._lock:
             self._ledger.settle(self._now(), *report)

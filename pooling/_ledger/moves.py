@@ -166,6 +166,11 @@ class Moves(Generic[T]):
         self.outbox.append(Job(token, stage, timeout, self.roster.epoch, thorough))
         self._alarm(self.now + timeout)
 
+    def begin(self, job: Job, now: float) -> None:
+        """A job is begun that may have lain for long: inline, until somebody came by to do it."""
+        job.token.entry.began = now
+        self._alarm(now + job.timeout)
+
     def _back(self, token: Token[T]) -> bool:
         """A job is over. False where it had been written off: what it brings is closed beside the books."""
         entry = token.entry

@@ -5,10 +5,11 @@ Part of the ledger's bookkeeping, pure like it. Looked at by whoever settles whe
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 from pooling._ledger.entry import Entry, Stage
-from pooling._ledger.jobs import Stuck
+from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.limits import Due
 from pooling._ledger.moves import Moves
 from pooling._ledger.notice import Notice
@@ -24,6 +25,8 @@ class Upkeep(Moves[T]):
 
     def look_round(self) -> None:
         """Write hung jobs off, retire and check what is due, and set the next alarm."""
+        if self.config.workers == "inline":
+            self._spare_unbegun()
         for entry in self.roster.overdue(self.now):
             self.roster.write_off(entry)
             self._free(entry, "hung")
@@ -37,6 +40,15 @@ class Upkeep(Moves[T]):
             elif self.queue:  # whoever came since somebody was served may starve
                 self.nesting.suspect(self.now)
         self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting.look_at)
+
+    def _spare_unbegun(self) -> None:
+        """Where whoever calls does the driver's I/O, a job lies until somebody comes by, for hours in a program that
+        has nothing to do: it hangs no sooner than it was begun. (But a connect: nobody is to be told that a server is
+        away because one lies there to find out.)"""
+        for item in self.outbox.copy():
+            if isinstance(item, Job) and item.stage is not Stage.CONNECTING:
+                entry = item.token.entry
+                entry.began = math.inf if self.now >= entry.began + item.timeout else entry.began
 
     def _look_for_nesting(self) -> None:
         """Nobody was served since somebody came to wait: see whether nobody ever can be."""

@@ -106,6 +106,43 @@ def test_what_is_due_is_done_by_the_next_caller_not_by_the_reaper(clock: ManualC
     assert factory.connections[0].closed
 
 
+@pytest.mark.parametrize("option", ["idle_timeout", "max_lifetime", "keepalive"])
+@pytest.mark.parametrize("max_waiting", [None, 0])
+def test_what_nobody_came_by_to_do_does_not_hang(
+    clock: ManualClock, make: Make, option: str, max_waiting: int | None
+) -> None:
+    """A program that had nothing to do for a night: nothing was written off, and who comes first is served."""
+    factory = Bound(clock)
+    options: dict[str, Any] = {"idle_timeout": None, "max_lifetime": None, option: 5}
+    pool = make(factory=factory, workers="inline", max_size=1, max_waiting=max_waiting, **options)
+    pool.acquire().release()
+    clock.advance(8 * 3600)
+    stats = pool.stats()
+    assert (stats.hung, stats.size, stats.closing + stats.busy, stats.closed) == (0, 1, 1, {})
+    with pool.acquire(timeout=1) as connection:
+        assert connection.number == (1 if option == "keepalive" else 2)
+        assert not connection.interrupted
+    reasons = {"idle_timeout": {"idle": 1}, "max_lifetime": {"lifetime": 1}, "keepalive": {}}
+    assert pool.stats().closed == reasons[option]
+
+
+def test_what_hangs_once_it_was_begun_is_written_off_inline_too(clock: ManualClock, make: Make) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", max_size=1, idle_timeout=5)
+    pool.acquire().release()
+    clock.advance(3600)
+    factory.gates["close"].never()
+    stuck = clock.spawn(pool.acquire, 60)
+    clock.advance(15)
+    assert pool.stats().hung == 0
+    clock.advance(10)
+    assert (pool.stats().hung, pool.stats().closed) == (1, {"hung": 1})
+    factory.gates["close"].ok()
+    clock.advance(1)
+    stuck.result().release()
+    assert pool.stats().hung == 0
+
+
 def test_hooks_that_raise_are_contained(clock: ManualClock, make: Make) -> None:
     factory = Bound(clock)
     pool = make(factory=factory, workers="inline", max_size=1)
