@@ -263,7 +263,8 @@ class Ledger(Settling[T]):
     def queued(self) -> float:
         """Callers that wait for others to give a connection back: not those for whom a worker opens, checks or resets
         one, or for whom one may be opened, be it in the place of one that is being closed."""
-        coming = sum(map(self._live, (Stage.CONNECTING, Stage.CHECKING, Stage.RESETTING)))
+        late = self.roster.late(self.now) if self.config.workers == "inline" else 0  # who comes by sees to those first
+        coming = sum(map(self._live, (Stage.CONNECTING, Stage.CHECKING, Stage.RESETTING))) + late
         room = max(0, self.max_size - self._taken() + self._live(Stage.CLOSING))
         return len(self.queue) - coming - (0 if self.outage or self.phase is not RUNNING else room)
 

@@ -43,12 +43,13 @@ class Upkeep(Moves[T]):
 
     def _spare_unbegun(self) -> None:
         """Where whoever calls does the driver's I/O, a job lies until somebody comes by, for hours in a program that
-        has nothing to do: it hangs no sooner than it was begun. (But a connect: nobody is to be told that a server is
-        away because one lies there to find out.)"""
+        has nothing to do: it hangs no sooner than it was begun. A connect is late meanwhile, and no more: nobody is to
+        be told that a server is away because one lies there to find out."""
         for item in self.outbox.copy():
-            if isinstance(item, Job) and item.stage is not Stage.CONNECTING:
-                entry = item.token.entry
-                entry.began = math.inf if self.now >= entry.began + item.timeout else entry.began
+            if isinstance(item, Job):
+                entry, connects = item.token.entry, item.stage is Stage.CONNECTING
+                if self.now >= entry.began + entry.allowance:
+                    entry.began = self.now - entry.allowance if connects else math.inf
 
     def _look_for_nesting(self) -> None:
         """Nobody was served since somebody came to wait: see whether nobody ever can be."""

@@ -126,6 +126,31 @@ def test_what_nobody_came_by_to_do_does_not_hang(
     assert pool.stats().closed == reasons[option]
 
 
+@pytest.mark.parametrize("max_size", [None, 5])
+def test_what_min_size_asked_for_all_night_is_opened_once(clock: ManualClock, make: Make, max_size: int | None) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", min_size=2, max_size=max_size, max_lifetime=3600)
+    pool.warm_up()
+    clock.advance(12 * 3600)
+    assert (pool.stats().hung, pool.stats().closing, pool.stats().connecting) == (0, 2, 2)
+    pool.acquire(timeout=1).release()
+    assert (pool.stats().closed, pool.stats().size, factory.opened) == ({"lifetime": 2}, 3, 5)
+
+
+@pytest.mark.parametrize("max_waiting", [None, 0])
+def test_a_connect_that_lies_undone_does_not_tell_a_newcomer_that_the_server_is_away(
+    clock: ManualClock, make: Make, max_waiting: int | None
+) -> None:
+    factory = Bound(clock)
+    pool = make(factory=factory, workers="inline", fail_after=1, max_waiting=max_waiting)
+    factory.gates["connect"].error(OSError())
+    assert isinstance(outcome(pool.acquire, 10), ConnectError)
+    factory.gates["connect"].ok()
+    clock.advance(3600)  # the last of them has asked for one more try, which nobody has made
+    assert (pool.stats().connecting, pool.stats().hung) == (1, 0)
+    pool.acquire(timeout=1).release()
+
+
 def test_what_hangs_once_it_was_begun_is_written_off_inline_too(clock: ManualClock, make: Make) -> None:
     factory = Bound(clock)
     pool = make(factory=factory, workers="inline", max_size=1, idle_timeout=5)
