@@ -58,8 +58,8 @@ class Entry(Generic[T]):
 
     __slots__ = (
         "allowance", "began", "checked_at", "claimant", "code", "connection", "epoch", "expires_at", "id",
-        "identity", "instruction", "keep", "opened_at", "plain_until", "reason", "refs", "reported", "roster", "since",
-        "stage", "thread", "uses", "view",
+        "identity", "instruction", "keep", "line", "opened_at", "plain_until", "reason", "refs", "reported", "roster",
+        "since", "stage", "thread", "uses", "view",
     )  # fmt: skip  # a table, not a story
 
     def __init__(self, number: int, now: float, epoch: int, roster: Roster[T]) -> None:
@@ -79,6 +79,7 @@ class Entry(Generic[T]):
         self.began, self.allowance = now, 0.0  # the job under way: when it began, how long it may take
         self.uses = 0  # counted where max_uses asks for it; the plain path does not
         self.keep = math.inf  # seconds it may stay unused, where the other side has said so
+        self.line = math.inf  # where its line on the agenda stands: when it is looked at again
         self.reason: CloseReason | None = None  # why it is being closed
         self.reported = -math.inf  # since when it was leased as leak_after reported it
         self.claimant: Waiter[T] | None = None  # whom the connection is for, whoever waits (a lease's refresh)

@@ -273,12 +273,15 @@ class Ledger(Settling[T]):
     def clear(self) -> None:
         """Retire every connection of today: the idle ones now, the others as they come back."""
         self._emit("clear")
+        before = self.roster.cleared
         self.roster.next_epoch()
         self.roster.cleared = self.roster.epoch
         self._doom_suspects("stale")
         for entry in self.roster.entries:
-            # A release that looked just before, and has not yet put its connection back, is found a little later.
-            self._remind_at(entry, self.now + SOON)
+            # A release that looked just before, and has not yet put its connection back, is found a little later. (One
+            # that looked since the clear before this one knows.)
+            if entry.epoch >= before:
+                self._remind_at(entry, self.now + SOON, also=True)
 
     def resize(self, min_size: int, max_size: float) -> None:
         self.min_size, self.max_size = min_size, max_size

@@ -290,8 +290,8 @@ class Moves(Generic[T]):
     def _remind(self, entry: Entry[T]) -> None:
         self._remind_at(entry, self.limits.next_look(entry, self.now))
 
-    def _remind_at(self, entry: Entry[T], when: float) -> None:
-        self.roster.remind(entry, when)
+    def _remind_at(self, entry: Entry[T], when: float, *, also: bool = False) -> None:
+        self.roster.remind(entry, when, also=also)
         self._alarm(when)
 
     def _alarm(self, when: float) -> None:

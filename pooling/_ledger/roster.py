@@ -177,10 +177,14 @@ class Roster(Generic[T]):
 
     # -- the agenda: one line an entry, when to look at it again ----------------------------------------------
 
-    def remind(self, entry: Entry[T], when: float) -> None:
-        if when == math.inf:
+    def remind(self, entry: Entry[T], when: float, *, also: bool = False) -> None:
+        """Have an entry looked at no later than then; who looks has it looked at again. ``also``: at that very time,
+        be it looked at before or not."""
+        if when == math.inf or (when >= entry.line and not also):
             return
         heapq.heappush(self._agenda, (when, entry.id, entry))
+        if not also:
+            entry.line = when  # after the push: what strikes in between leaves one line too many
         if len(self._agenda) > 2 * len(self.entries) + 64:  # lines of entries long gone
             self._agenda = [line for line in self._agenda if line[2] in self.entries]
             heapq.heapify(self._agenda)
@@ -191,6 +195,9 @@ class Roster(Generic[T]):
     def lines_due(self, now: float) -> Iterator[Entry[T]]:
         """Entries to be looked at now; each has to be reminded of anew."""
         while self._agenda and self._agenda[0][0] <= now:
-            entry = heapq.heappop(self._agenda)[2]
+            when, _, entry = self._agenda[0]
+            if when == entry.line:
+                entry.line = math.inf  # before the pop: as in remind()
+            heapq.heappop(self._agenda)
             if entry in self.entries:
                 yield entry

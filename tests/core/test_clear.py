@@ -14,6 +14,22 @@ from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
 
 
+def test_clears_in_a_row_leave_each_connection_one_line_on_the_agenda(clock: ManualClock, make: Make) -> None:
+    """Five hundred leases, and everybody whose query has failed clears the pool: with a line for each of either, the
+    look through them all, under the lock, took longer than any acquire may take."""
+    pool = make(max_size=None, idle_timeout=600, nested=None)
+    leases = [pool.acquire() for _ in range(50)]
+    for _ in range(20):
+        pool.clear()
+    assert len(pool._roster._agenda) == 2 * 50
+    clock.advance(1)
+    assert len(pool._roster._agenda) == 50
+    for lease in leases:
+        lease.release()
+    clock.advance(1)
+    assert pool.stats().closed == {"stale": 50}
+
+
 def test_clear_closes_idle_connections_now(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(max_size=5)
     for lease in [pool.acquire() for _ in range(5)]:
