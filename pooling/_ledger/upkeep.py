@@ -45,11 +45,10 @@ class Upkeep(Moves[T]):
         """Where whoever calls does the driver's I/O, a job lies until somebody comes by, for hours in a program that
         has nothing to do: it hangs no sooner than it was begun. A connect is late meanwhile, and no more: nobody is to
         be told that a server is away because one lies there to find out."""
-        for item in self.outbox.copy():
-            if isinstance(item, Job):
-                entry, connects = item.token.entry, item.stage is Stage.CONNECTING
-                if self.now >= entry.began + entry.allowance:
-                    entry.began = self.now - entry.allowance if connects else math.inf
+        for job in (item for item in self.outbox.copy() if isinstance(item, Job)):
+            entry = job.token.entry
+            if self.now >= entry.began + entry.allowance:
+                entry.began = self.now - entry.allowance if job.stage is Stage.CONNECTING else math.inf
 
     def _look_for_nesting(self) -> None:
         """Nobody was served since somebody came to wait: see whether nobody ever can be."""

@@ -318,6 +318,15 @@ def test_while_somebody_listens_the_caller_has_the_look_at_the_socket_all_the_sa
     assert factory.gates["check"].calls == (1 if dead else 0)  # of the other one, which is suspect then
 
 
+def test_nobody_looks_at_what_a_suspended_pool_does_not_hand_out(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    rested(clock, pool, 1)[0].dead = True
+    pool.suspend()
+    assert isinstance(outcome(pool.acquire, 1), PoolTimeout)
+    assert pool.stats().closed == {}
+    pool.resume()
+
+
 def test_who_gives_no_time_gets_one_that_was_unused_for_long_beside_more_than_are_kept_idle(
     clock: ManualClock, make: Make
 ) -> None:
