@@ -84,6 +84,7 @@ class Connection(_Base):
         # is read next may be the answer to somebody else's question.
         self.pending = False
         self._told = False  # whether the server has told its status since it was last sent something
+        self.home: Any = None  # the database that a reset goes back to
         # Its user has connected it again, as by ping(reconnect=True): another session, that nobody has set up.
         self.reopened = False
         super().__init__(**args)
@@ -125,6 +126,13 @@ class Connection(_Base):
         self.defaults = {name: _copied(getattr(self, name)) for name in _ATTRIBUTES}
         self.defaults["status"] = self.server_status & SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 
+    def settle(self) -> None:
+        """Note the database that a connection without one of its own was given when it was set up."""
+        if self.db:
+            self.home = self.db
+        else:
+            ((self.home,),) = self._run("SELECT DATABASE()")
+
     def learn(self) -> None:
         """Have the server tell its status, if it has not."""
         if not self._told:
@@ -154,8 +162,8 @@ class Connection(_Base):
         for name in _ATTRIBUTES:
             setattr(self, name, _copied(self.defaults[name]))
         # The server keeps the current database, and there is no way to have none again.
-        if self.db is not None:
-            self.select_db(self.db)
+        if self.home is not None:
+            self.select_db(self.home)
         elif self._run("SELECT DATABASE()") != ((None,),):
             raise pymysql.InterfaceError("the user has chosen a database on a connection without one")
         self.set_character_set(self.charset, self.collation)

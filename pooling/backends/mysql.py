@@ -129,6 +129,7 @@ class MysqlFactory(Factory[Connection]):
         # rolled back with it.
         known = _known(connection)
         known.refuse_leftovers()
+        known.settle()
         known.note()
         if not known.at_rest():
             known.commit()

@@ -263,6 +263,21 @@ class TestSession:
                 assert one(connection, "SELECT DATABASE()") is None
             assert pool.stats().opened == 1 + chosen
 
+    @pytest.mark.parametrize("database", [{}, {"database": ""}])
+    @pytest.mark.parametrize("by", ["init_command", "on_connect"])
+    def test_a_database_that_the_set_up_chooses_comes_again_after_a_reset(
+        self, backend: MySQL, by: str, database: dict[str, str]
+    ) -> None:
+        url, choose = backend.url.rpartition("/")[0], f"USE {backend.name}"
+        set_up = {"on_connect": lambda connection: connection.query(choose)} if by == "on_connect" else {}
+        args = {**database, **({} if set_up else {"init_command": choose})}
+        with create_pool(url, args, max_size=1, reset="session", **set_up) as pool:
+            for _ in range(3):
+                with pool.acquire() as connection:
+                    assert one(connection, "SELECT DATABASE()") == backend.name
+                    connection.select_db("information_schema")
+            assert pool.stats().opened == 1
+
     @pytest.mark.parametrize("default", [False, True])
     @pytest.mark.parametrize("reset_by", ["taken on", "put off"])
     def test_a_role_is_again_what_it_was(self, backend: MySQL, default: bool, reset_by: str) -> None:
