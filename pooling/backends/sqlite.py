@@ -95,7 +95,8 @@ class SqliteFactory(Factory[sqlite3.Connection]):
                         "the factory in connect_args has made a plain sqlite3.Connection, on which no pool can note "
                         "anything: let it make one of a subclass"
                     )
-                _known(connection).readers, _known(connection).registered = set(), False
+                _known(connection).readers = set()
+                _known(connection).registered = _known(connection).elsewhere = False
             with _undisturbed(connection):
                 _ask(connection, self._first)
             self.remember(connection)
@@ -108,6 +109,8 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         _ask(connection, "SELECT 1")
 
     def reset(self, connection: sqlite3.Connection, mode: ResetMode) -> None:
+        if _known(connection).elsewhere:
+            raise sqlite3.InterfaceError("a user has put another database in the place of the pool's: deserialize()")
         _end_reading(_known(connection))
         self.rollback(connection)
         _restore(connection, _ATTRIBUTES if mode == "session" else _ATTRIBUTES[:2])
@@ -133,6 +136,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
                 _end_reading(known)  # cheaper than to have a worker do it, for whoever has a cursor in a variable
             return (
                 not connection.in_transaction
+                and not known.elsewhere
                 and connection.isolation_level == defaults["isolation_level"]
                 and getattr(connection, "autocommit", None) == defaults["autocommit"]
             )
@@ -157,7 +161,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         new: Any = connection  # mypy sees Python 3.10's, which has neither limits nor switches
         known.limits = {limit: new.getlimit(limit) for limit in _LIMITS}
         known.switches = {switch: new.getconfig(switch) for switch in _SWITCHES}
-        known.registered = False
+        known.registered = known.elsewhere = False
 
     def interrupt(self, connection: sqlite3.Connection) -> None:
         try:
@@ -246,10 +250,11 @@ class _Connection(sqlite3.Connection):
     switches: dict[int, bool]
     readers: set[weakref.ref[Any]]
     registered: bool
+    elsewhere: bool  # it leads to another database than the one it was opened for
 
     def __new__(cls, *_: Any, **__: Any) -> Self:  # not __init__: a subclass may execute something before it calls that
         connection = super().__new__(cls)
-        connection.readers, connection.registered = set(), False
+        connection.readers, connection.registered, connection.elsewhere = set(), False, False
         return connection
 
     def cursor(self, *args: Any, **options: Any) -> Any:
@@ -270,6 +275,10 @@ class _Connection(sqlite3.Connection):
 
         def blobopen(self, *args: Any, **options: Any) -> sqlite3.Blob:
             return self._noted(super().blobopen(*args, **options))
+
+        def deserialize(self, *args: Any, **options: Any) -> None:
+            self.elsewhere = True
+            super().deserialize(*args, **options)
 
     def _noted(self, reader: R) -> R:
         self.readers.add(weakref.ref(reader, self.readers.discard))

@@ -404,6 +404,38 @@ def test_a_path_that_is_not_utf_8_does_not_disturb_the_reset(tmp_path: Path) -> 
         assert pool.stats().opened == 1
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no deserialize()")
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_another_database_in_its_place_is_not_handed_on(url: str, mode: Any, where: str) -> None:
+    with create_pool("sqlite://" if where == "memory" else url, max_size=1, reset=mode) as pool:
+        with pool.transaction() as connection:
+            connection.execute("CREATE TABLE mine (x)")
+        with pool.acquire() as connection:
+            connection.deserialize(_other_database())
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM mine") == 0
+        assert pool.stats().closed == {"reset": 1}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no deserialize()")
+def test_one_that_on_connect_has_put_there_is_the_pools(url: str) -> None:
+    def set_up(connection: Any) -> None:
+        connection.deserialize(_other_database())
+
+    with create_pool(url, max_size=1, reset="session", on_connect=set_up) as pool:
+        for _ in range(2):
+            with pool.acquire() as connection:
+                assert one(connection, "SELECT count(*) FROM other") == 0
+        assert pool.stats().opened == 1
+
+
+def _other_database() -> Any:
+    with contextlib.closing(sqlite3.connect(":memory:")) as made:
+        made.execute("CREATE TABLE other (x)")
+        return made.serialize()
+
+
 _LEFT: dict[str, tuple[str, Callable[[Any], object], Callable[[Any], object]]] = {
     **{
         name: ("?wal=0", _execute(f"PRAGMA {name} = {value}"), _execute(f"PRAGMA {name}"))
