@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
@@ -78,7 +79,10 @@ class PostgresFactory(Factory[Connection]):
     def __init__(self, conninfo: str = "", connect_args: ConnectArgs = None) -> None:
         check_user(conninfo)
         parts = _parts(conninfo)
-        self.where = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
+        place = parts.get("host") or parts.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
+        self.where = f"{place}:{parts.get('port') or os.environ.get('PGPORT') or 5432}/{parts.get('dbname') or ''}"
+        if "service" in parts and "host" not in parts:  # where that is, stands in libpq's file
+            self.where = f"service={parts['service']}"
         self._conninfo = conninfo  # has the password in it
         self._patience = parts.get("connect_timeout")
         self._places = {name: parts[name] for name in _WHERE if name in parts}

@@ -323,6 +323,21 @@ class TestErrors:
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
     @pytest.mark.parametrize(
+        ("conninfo", "where"),
+        [
+            ("service=shop", "service=shop"), ("postgresql:///?service=shop", "service=shop"),
+            ("hostaddr=10.0.0.1 dbname=shop", "10.0.0.1:5432/shop"), ("dbname=shop", "away:6543/shop"),
+            ("postgresql://db/shop?service=others", "db:6543/shop"),
+        ],
+    )  # fmt: skip  # a table
+    def test_a_pool_is_called_by_where_it_leads(
+        self, conninfo: str, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PGHOST", "away")
+        monkeypatch.setenv("PGPORT", "5432" if "hostaddr" in conninfo else "6543")
+        assert PostgresFactory(conninfo).where == where
+
+    @pytest.mark.parametrize(
         ("query", "told"),
         [
             ("sslmod=require", "unknown option 'sslmod' in the PostgreSQL URL, did you mean 'sslmode'?"),
