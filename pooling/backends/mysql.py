@@ -72,6 +72,8 @@ class MysqlFactory(Factory[Connection]):
         self._args = _arguments(url)  # has the password in it
         self._connect_args = connect_args
         place = self._args.get("unix_socket") or f"{_host(self._args)}:{self._args.get('port') or 3306}"
+        if "read_default_file" in self._args and not self._args.keys() & {"host", "unix_socket"}:
+            place = self._args["read_default_file"]  # where that is, stands in there
         self.where = f"{place}/{self._args.get('database') or ''}"
 
     def connect(self, timeout: float) -> Connection:
@@ -79,7 +81,7 @@ class MysqlFactory(Factory[Connection]):
         delay = args.pop("tcp_keepalive", None)
         args["connect_timeout"] = min(timeout, args.get("connect_timeout") or timeout, _MOST)
         args["password"] = _encoded(args.get("password"))
-        connection = _Connection(**{**args, "defer_connect": True})
+        connection = _made({**args, "defer_connect": True})
         try:
             with Patience(connection, args["connect_timeout"]):
                 connection.connect()
@@ -255,6 +257,15 @@ def _refuses_writes(error: BaseException) -> bool:
     if _code(error) == _OPTION_PREVENTS:
         return re.search("read.only", str(error)) is not None  # else it is --secure-file-priv or the like
     return _code(error) in _READ_ONLY
+
+
+def _made(args: dict[str, Any]) -> _Connection:
+    """PyMySQL's connection, not connected yet."""
+    try:
+        return _Connection(**args)
+    except UnicodeEncodeError as error:  # the password comes from an option file: see below
+        password = str(error.object)
+    return _Connection(**{**args, "password": password.encode()})
 
 
 def _encoded(password: Any) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pymysql
 import pytest
@@ -57,6 +58,24 @@ class TestConnect:
         with pytest.raises(pymysql.OperationalError, match="Access denied"):
             factory.connect(5.0)
         factory.close(factory.connect(5.0))
+
+    def test_a_password_in_an_option_file_is_any_like_another(self, backend: MySQL, tmp_path: Path) -> None:
+        user, file, password = f"{backend.name}_u", tmp_path / "my.cnf", "пароль€"
+        backend.server.order(f"CREATE USER {user} IDENTIFIED BY %s", password)
+        place = urlsplit(backend.url)
+        file.write_text(
+            f"[client]\nhost={place.hostname}\nport={place.port}\nuser={user}\npassword={password}", encoding="utf-8"
+        )
+        try:
+            factory = MysqlFactory(f"mysql:///?read_default_file={file}")
+            assert factory.where == f"{file}/"
+            factory.close(factory.connect(5.0))
+            backend.server.order(f"SET PASSWORD FOR {user} = PASSWORD('another')")
+            with create_pool(f"mysql:///?read_default_file={file}") as pool, pytest.raises(ConnectError) as caught:
+                pool.acquire(5.0)
+            assert password not in repr(caught.value) + repr(caught.value.__cause__)
+        finally:
+            backend.server.order(f"DROP USER {user}")
 
     @pytest.mark.parametrize("query", ["collation=klingon", "charset=latin1&collation=utf8mb4_bin", "charset=klingon"])
     def test_a_collation_that_cannot_be_fails_for_good(self, backend: MySQL, query: str) -> None:
