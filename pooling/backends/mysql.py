@@ -56,6 +56,7 @@ _PERMANENT = {
     2026, 2059, 2061,  # no TLS there, no such plugin
 }  # fmt: skip  # a list with its meanings
 _MOST = 31536000.0  # seconds; PyMySQL's limit
+_ALIASES = {"passwd": "password", "db": "database"}  # PyMySQL's old names, which give way to the new ones of the URL
 
 
 class MysqlFactory(Factory[Connection]):
@@ -77,7 +78,8 @@ class MysqlFactory(Factory[Connection]):
         self.where = f"{place}/{self._args.get('database') or ''}"
 
     def connect(self, timeout: float) -> Connection:
-        args = {**self._args, **asked(self._connect_args, self)}
+        given = asked(self._connect_args, self)
+        args = {**self._args, **{_ALIASES.get(name, name): value for name, value in given.items()}}
         delay = args.pop("tcp_keepalive", None)
         args["connect_timeout"] = min(timeout, args.get("connect_timeout") or timeout, _MOST)
         args["password"] = _encoded(args.get("password"))

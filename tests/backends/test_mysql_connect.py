@@ -59,6 +59,13 @@ class TestConnect:
             factory.connect(5.0)
         factory.close(factory.connect(5.0))
 
+    def test_arguments_by_their_old_names_count_more_than_the_url(self, backend: MySQL) -> None:
+        url = backend.url.replace(backend.server.params["password"], "yesterdays")
+        factory = MysqlFactory(url, {"passwd": backend.server.params["password"], "db": "information_schema"})
+        connection = factory.connect(5.0)
+        assert one(connection, "SELECT DATABASE()") == "information_schema"
+        factory.close(connection)
+
     def test_a_password_in_an_option_file_is_any_like_another(self, backend: MySQL, tmp_path: Path) -> None:
         user, file, password = f"{backend.name}_u", tmp_path / "my.cnf", "пароль€"
         backend.server.order(f"CREATE USER {user} IDENTIFIED BY %s", password)
