@@ -35,19 +35,24 @@ def run(command: list[str], folder: Path, timeout: float, **variables: str) -> s
 
 
 @pytest.mark.parametrize(
-    ("alias", "parallel"), [("postgresql", 1), ("postgresql", 2), ("mysql", 1), ("sqlite", 1), ("sqlite", 2)]
-)
+    ("alias", "parallel", "given"),
+    [
+        ("postgresql", 1, {}), ("postgresql", 2, {}), ("mysql", 1, {}), ("sqlite", 1, {}), ("sqlite", 2, {}),
+        ("postgresql", 1, {"SITE_MIRROR": "1"}), ("postgresql", 2, {"SITE_MIRROR": "1"}),
+    ],
+)  # fmt: skip  # a table
 def test_the_test_runner_makes_its_databases_and_removes_them(
-    alias: str, parallel: int, urls: dict[str, str], tmp_path: Path, redis_server: Redis
+    alias: str, parallel: int, given: dict[str, str], urls: dict[str, str], tmp_path: Path, redis_server: Redis
 ) -> None:
     url = urls["sqlite3" if alias == "sqlite" else alias]
     command = [sys.executable, "-W", "error", "-m", "django", "test", "tests.integrations.django_project.checks"]
     said = run(
         [*command, "--noinput", f"--parallel={parallel}", "--settings=tests.integrations.django_project.settings"],
-        ROOT, 120, SITE_DEFAULT=alias, SITE_REDIS=redis_server.url, **{f"SITE_{alias.upper()}": url},
+        ROOT, 120, SITE_DEFAULT=alias, SITE_REDIS=redis_server.url, **{f"SITE_{alias.upper()}": url}, **given,
     )  # fmt: skip  # one argument list
-    assert re.search(r"Ran 5 tests in .*\n\nOK", said), said
+    assert re.search(r"Ran 6 tests in .*\n\nOK", said), said
     assert "Got an error" not in said
+    assert "being accessed" not in said
     assert not list(tmp_path.glob("*.test*"))  # of SQLite
 
 

@@ -34,6 +34,15 @@ class InTransactions(TestCase):
         assert Item.objects.count() == 1
 
 
+@unittest.skipUnless("mirror" in connections, "there is none")
+class Mirrored(TransactionTestCase):
+    databases = {"default", "mirror"} & set(connections)
+
+    def test_a_mirror_has_what_is_written_to_its_database(self) -> None:
+        Item.objects.create(name="tea")
+        assert Item.objects.using("mirror").count() == 1
+
+
 class WithThreads(TransactionTestCase):
     def test_a_thread_has_a_connection_of_its_own(self) -> None:
         def add() -> None:

@@ -1,5 +1,5 @@
 """The settings, by environment variables: SITE_POSTGRESQL, SITE_MYSQL and SITE_SQLITE name the databases, each an alias
-of that name; SITE_DEFAULT says which of them is "default" instead."""
+of that name; SITE_DEFAULT says which of them is "default" instead. With SITE_MIRROR that one has a second alias."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from tests.integrations.django_project.databases import databases
 
 DATABASES = databases()
+if "SITE_MIRROR" in os.environ:
+    DATABASES["mirror"] = {**DATABASES["default"], "TEST": {"MIRROR": "default"}}
 INSTALLED_APPS = ["tests.integrations.django_project"]
 ROOT_URLCONF = "tests.integrations.django_project.urls"
 SECRET_KEY = "of no use"
