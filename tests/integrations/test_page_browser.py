@@ -139,6 +139,19 @@ def test_names_are_shown_and_never_become_markup(page: Browser) -> None:
     assert page.ask("document.getElementById('nasty')") is None
 
 
+def test_every_name_in_the_overview_leads_to_its_pool(browser: Browser) -> None:
+    names = ["заказы", "склад", "a b", "a-b", "100 %", NASTY]
+    pools = [Pool(FakeFactory(), name=name) for name in names]
+    with serve(pools, port=0) as server:
+        browser.open(server.url)
+        browser.until(DRAWN)
+        for number, name in enumerate(names):
+            browser.ask(f"document.querySelectorAll('#overview a')[{number}].click()")
+            browser.until("(document.querySelector(':target') ?? {dataset: {}}).dataset.pool", lambda led: led == name)  # noqa: B023  # called at once
+    for pool in pools:
+        pool.close()
+
+
 def test_the_browser_finds_nothing_to_object_to(page: Browser) -> None:
     """No violation of the page's own policy, no script error, nothing that was not found."""
     first = page.ask("document.body.dataset.tick")

@@ -204,7 +204,7 @@ function summary({ count, p50, p99, max }, what, window) {
 }
 
 const percent = (share) => `${share > 0.995 && share < 1 ? (share * 100).toFixed(1) : Math.round(share * 100)} %`;
-const anchor = (name) => `pool-${name.replace(/[^\w-]+/g, "-")}`;
+const anchor = (name) => `pool-${encodeURIComponent(name)}`; // in whatever letters, and no two alike
 const ORDER = ["bad", "warn", "busy", "good", "off"];
 
 function show(answer) {
@@ -230,7 +230,7 @@ function show(answer) {
   }
   const several = answer.pools.length > 1;
   fill(document.getElementById("overview"), (several ? answer.pools : []).map((pool) =>
-    el("a", { class: pool.verdict.level, href: `#${anchor(pool.name)}` }, pool.name, el("span", {}, pool.verdict.condition))));
+    el("a", { class: pool.verdict.level, href: `#${encodeURIComponent(anchor(pool.name))}` }, pool.name, el("span", {}, pool.verdict.condition))));
   const worst = [...answer.pools].sort((one, other) => ORDER.indexOf(one.verdict.level) - ORDER.indexOf(other.verdict.level))[0];
   document.title = worst ? `${worst.verdict.condition} · ${worst.name} · pooling` : "no pools · pooling";
   document.body.dataset.tick = answer.tick;
