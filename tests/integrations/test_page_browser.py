@@ -152,6 +152,21 @@ def test_every_name_in_the_overview_leads_to_its_pool(browser: Browser) -> None:
         pool.close()
 
 
+def test_a_moment_that_is_told_twice_is_drawn_once(page: Browser) -> None:
+    page.until("document.querySelector('svg polygon.use').getAttribute('points').split(' ').length > 8")
+    tick = page.ask("document.body.dataset.tick")
+    # As when a page that was hidden is seen again: it looks at once, and may have been about to.
+    wait = "const end = Date.now() + 3000; while (Date.now() < end);"
+    look = "for (let i = 0; i < 4; i++) document.dispatchEvent(new Event('visibilitychange'))"
+    page.ask(f"(() => {{ {wait} {look} }})()")
+    page.until("document.body.dataset.tick", lambda shown: shown != tick)
+    time.sleep(0.5)
+    drawn = page.ask("document.querySelector('svg polygon.use').getAttribute('points')").split()
+    places = [float(point.split(",")[0]) for point in drawn]
+    turn = places.index(max(places))
+    assert places[: turn + 1] == sorted(places[: turn + 1])
+
+
 def test_the_browser_finds_nothing_to_object_to(page: Browser) -> None:
     """No violation of the page's own policy, no script error, nothing that was not found."""
     first = page.ask("document.body.dataset.tick")

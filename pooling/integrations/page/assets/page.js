@@ -129,10 +129,12 @@ class View {
     tiles.timeouts.parentNode.classList.toggle("alarm", timeouts > 0);
   }
 
+  // Two looks that are under way at once, as when the page is seen again, are told the same.
   remember({ columns, rows }, answer) {
+    const known = this.rows.at(-1)?.tick ?? 0;
     for (const row of rows) {
       const sample = Object.fromEntries(columns.map((column, i) => [column, row[i]]));
-      this.rows.push({ ...sample, at: answer.time - sample.age });
+      if (sample.tick > known) this.rows.push({ ...sample, at: answer.time - sample.age });
     }
     while (this.rows.length && answer.time - this.rows[0].at > 900) this.rows.shift();
   }
