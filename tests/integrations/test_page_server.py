@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pooling import Pool
-from pooling.integrations.page import serve
+from pooling.integrations.page import _server, serve
 from pooling.testing import FakeFactory
 from tests.core.helpers import run_python
 
@@ -116,12 +116,27 @@ def test_a_client_that_says_nothing_holds_nobody_up(pool: Pool[Any]) -> None:
         assert get(server.url)[0] == 200
 
 
+def test_an_order_that_does_not_come_is_the_clients_fault(
+    pool: Pool[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_server._Handler, "timeout", 0.2)
+    head = "POST /actions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    with (
+        serve(pool, port=0, token="a token") as server,
+        socket.create_connection(("127.0.0.1", port(server.url)), timeout=20) as client,
+        client.makefile("rb") as answer,
+    ):
+        client.sendall(head.encode())
+        assert answer.readline() == b"HTTP/1.0 408 Request Timeout\r\n"
+    assert not caplog.records
+
+
 def test_a_forked_child_does_not_keep_the_port() -> None:
     run_python(
         """
         import os, socket, warnings
         from pooling import Pool
-        from pooling.integrations.page import serve
+        from pooling.integrations.page import _server, serve
         from pooling.testing import FakeFactory
 
         pool = Pool(FakeFactory())

@@ -146,6 +146,8 @@ def _order(environ: WSGIEnvironment) -> object:
         return json.loads(environ["wsgi.input"].read(length))
     except (ValueError, RecursionError):
         raise Refused("400 Bad Request", "the order is no JSON") from None
+    except OSError:  # the server's, where the client takes too long or has hung up
+        raise Refused("408 Request Timeout", "the order did not come as a whole") from None
 
 
 def _not_allowed(methods: str) -> _Answer:
