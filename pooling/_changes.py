@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 from pooling._runtime.lock import new_lock
-from pooling._sources import Sources
+from pooling._sources import Sources, weakly
 from pooling.stats import Interval, PoolStats
+
+Look = tuple[Callable[[], Any], PoolStats]  # which pool it was, and how it was
 
 
 class Changes:
@@ -19,30 +23,32 @@ class Changes:
     def __init__(self, sources: Sources, at: float) -> None:
         self._sources = sources
         self._lock = new_lock()
-        self._begin({}, at)
+        self._begin([], at)
 
     def begin(self, at: float) -> None:
         """What has been done so far is of no interest."""
         with self._lock:
-            self._begin({stats.name: stats for stats in self._sources.all()}, at)
+            self._begin(self._sources.all(), at)
 
     def take(self, at: float, began: float = -math.inf) -> list[tuple[PoolStats, Interval]]:
         """Each pool as it is and what it has done. ``at`` is the time, ``began`` when this process began to watch, by
         the pools' clock."""
         if self._pid != os.getpid():
             self._lock = new_lock()  # a thread of the parent's may have had it
-            self._begin({}, max(self._at, began))
+            self._begin([], max(self._at, began))
         with self._lock:
             snapshots = self._sources.all()
-            changes = [(stats, self._since(stats)) for stats in snapshots]
-            self._begin({stats.name: stats for stats in snapshots}, at)
+            changes = [(stats, self._since(pool, stats)) for pool, stats in snapshots]
+            self._begin(snapshots, at)
         return changes
 
-    def _begin(self, before: dict[str, PoolStats], at: float) -> None:
-        self._before, self._at, self._pid = before, at, os.getpid()
+    def _begin(self, before: list[tuple[Any, PoolStats]], at: float) -> None:
+        self._before: dict[str, Look] = {stats.name: (weakly(pool), stats) for pool, stats in before}
+        self._at, self._pid = at, os.getpid()
 
-    def _since(self, stats: PoolStats) -> Interval:
-        before = self._before.get(stats.name)
-        if before is None or before.acquired > stats.acquired:  # a new pool, perhaps of the same name
+    def _since(self, pool: Any, stats: PoolStats) -> Interval:
+        known, before = self._before.get(stats.name, (None, stats))
+        # A new pool, perhaps of the same name; or the old one, which has begun to count anew.
+        if known is None or known() is not pool or before.acquired > stats.acquired:
             return Interval.of(stats, stats.at - self._at)
         return stats - before

@@ -46,14 +46,14 @@ class Sources:
 
     def stats(self) -> list[PoolStats]:
         """A snapshot of each pool that is there and not closed."""
-        return [stats for stats in self.all() if stats.state != CLOSED]
+        return [stats for _, stats in self.all() if stats.state != CLOSED]
 
-    def all(self) -> list[PoolStats]:
-        """A snapshot of each pool that is there. No two have the same name."""
-        snapshots = [stats for _, pool in self.pools() for stats in _snapshots(pool)]
+    def all(self) -> list[tuple[Any, PoolStats]]:
+        """Each pool that is there, and a snapshot of it. No two of those have the same name."""
+        snapshots = [(pool, stats) for _, pool in self.pools() for stats in _snapshots(pool)]
         return [
-            stats if name == stats.name else replace(stats, name=name)
-            for name, stats in numbered((stats.name, stats) for stats in snapshots).items()
+            (pool, stats if name == stats.name else replace(stats, name=name))
+            for name, (pool, stats) in numbered((stats.name, (pool, stats)) for pool, stats in snapshots).items()
         ]
 
     def gone(self) -> bool:
@@ -66,7 +66,7 @@ class Sources:
         if self._live and isinstance(source, Mapping):
             yield lambda: source
         elif self._is_pool(source) or hasattr(source, "pooling"):
-            yield _weakly(source)
+            yield weakly(source)
         elif callable(source):
             yield source
         elif isinstance(source, Iterable):
@@ -120,7 +120,8 @@ def _refusal(source: Any) -> TypeError:
     )
 
 
-def _weakly(source: Any) -> Callable[[], Any]:
+def weakly(source: Any) -> Callable[[], Any]:
+    """A function that returns the source while it is there."""
     try:
         return weakref.ref(source)
     except TypeError:

@@ -171,6 +171,21 @@ def test_a_monitor_watches_many_pools(
     assert told == {"a": 0, "b": 0, "b#2": 1}
 
 
+def test_what_another_pool_of_the_same_name_has_done_before_is_not_taken_from_a_pool_in_its_place(
+    clock: ManualClock, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pools = [make(name="shop")]
+    watch(lambda: pools[-1], interval=10, style="json")
+    with pools[-1].acquire(), pools[-1].acquire():
+        clock.advance(10)
+    pools.append(make(name="shop"))  # as an engine of SQLAlchemy's has another one after dispose()
+    for _ in range(5):
+        pools[-1].acquire().release()
+    clock.advance(10)
+    told = [(report["acquired"], report["opened"]) for report in map(json.loads, caplog.messages)]
+    assert told == [(2, 2), (5, 1)]
+
+
 def test_a_manager_is_watched_with_the_pools_that_it_gets_later(
     clock: ManualClock, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
