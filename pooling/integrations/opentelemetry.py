@@ -202,22 +202,33 @@ def trace(
     """
     one_pool(pool, Pool)
     spans = _Spans(tracing.get_tracer("pooling", pooling.__version__, tracer_provider), pool)
-    kinds: Any = type(pool), type(pool._factory)  # called in the place of what their objects are given here
     owner, made = weakref.ref(pool), weakref.ref(pool._factory)  # which is no reason to keep them
+    kinds: Any = type(pool), type(pool._factory)  # called where nothing else was put in the place of their functions
+    earlier: Any = vars(pool).get("_wait"), vars(pool._factory).get("connect")  # as another tracing of the pool has
+    over = False
 
     def wait(waiter: Any, again: Any, first: Any = None, *args: Any) -> None:
         # "watch" is for the end of a pool, not for a connection.
-        wanted = getattr(first, "__name__", "") != "watch"
+        wanted = not over and getattr(first, "__name__", "") != "watch"
         with spans.timed("pooling.wait", SpanKind.INTERNAL, least) if wanted else nullcontext():
-            kinds[0]._wait(owner(), waiter, again, first, *args)
+            if earlier[0] is not None:
+                earlier[0](waiter, again, first, *args)
+            else:
+                kinds[0]._wait(owner(), waiter, again, first, *args)
 
     def connect(timeout: float) -> Any:
-        with spans.timed("pooling.connect", SpanKind.CLIENT, 0.0):
-            return kinds[1].connect(made(), timeout)
+        with nullcontext() if over else spans.timed("pooling.connect", SpanKind.CLIENT, 0.0):
+            return earlier[1](timeout) if earlier[1] is not None else kinds[1].connect(made(), timeout)
 
     def stop() -> None:
-        for holder, name in ((owner(), "_wait"), (made(), "connect")):
-            vars(holder or stop).pop(name, None)
+        nonlocal over
+        over = True
+        places: Any = (owner(), "_wait", wait, earlier[0]), (made(), "connect", connect, earlier[1])
+        for holder, name, mine, before in places:
+            here = vars(holder or stop)
+            if here.get(name) is mine:  # else there is another tracing, which began later and goes on
+                here.pop(name)
+                here.update({} if before is None else {name: before})
 
     pool._wait = wait  # type: ignore[method-assign]
     pool._factory.connect = connect  # type: ignore[method-assign]

@@ -350,6 +350,33 @@ def test_tracing_ends_and_keeps_no_pool(spans: Any, clock: ManualClock) -> None:
     stop()
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["in order", "the later one first"])
+def test_a_pool_can_be_traced_by_several_providers(first: int) -> None:
+    exporters = InMemorySpanExporter(), InMemorySpanExporter()
+    stops = []
+
+    def told() -> list[set[str]]:
+        with pool.acquire() as connection:
+            assert connection is not None
+        pool.clear()  # so that the next one has to wait for a connect
+        found = [{span.name for span in exporter.get_finished_spans()} for exporter in exporters]
+        for exporter in exporters:
+            exporter.clear()
+        return found
+
+    with Pool(FakeFactory(), max_size=1) as pool:
+        for exporter in exporters:
+            provider = TracerProvider()
+            provider.add_span_processor(SimpleSpanProcessor(exporter))
+            stops.append(trace(pool, tracer_provider=provider, least=0.0))
+        both = {"pooling.wait", "pooling.connect"}
+        assert told() == [both, both]
+        stops[first]()
+        assert told() == ([set(), both] if first == 0 else [both, set()])
+        stops[1 - first]()
+        assert told() == [set(), set()]
+
+
 def test_short_waits_are_left_out_and_closing_is_no_wait(spans: Any, clock: ManualClock) -> None:
     provider, exporter = spans
     pool = Pool(FakeFactory(clock), runtime=clock)
