@@ -28,6 +28,7 @@ __all__ = ["Pools"]
 
 _EXTENSION = "pooling"  # in app.extensions
 _LEASES = "_pooling"  # in flask.g
+_ANSWERED = "pooling.answered"  # in a request's environ
 
 
 class Pools:
@@ -191,7 +192,9 @@ def _leases() -> _ContextLeases:
     found: _ContextLeases | None = kept.get(_LEASES)
     if found is None:
         state = _state(None)
-        found = _ContextLeases(state.pools, state.timeout, begin=state.transactional)
+        # After the answer, in a stream or a teardown, nobody could be told of a commit that fails: none is made.
+        late = flask.has_request_context() and _ANSWERED in flask.request.environ
+        found = _ContextLeases(state.pools, state.timeout, begin=() if late else state.transactional)
         found.streaming = False
         found = kept.setdefault(_LEASES, found)
     return found
@@ -208,6 +211,7 @@ def _state(app: flask.Flask | None) -> _State:
 
 def _answered(response: flask.Response) -> flask.Response:
     """The view has returned, or an error handler in its place; nothing has been sent yet."""
+    flask.request.environ[_ANSWERED] = True
     leases: _ContextLeases | None = _kept().get(_LEASES)
     if leases is not None:
         leases.streaming = False  # what comes after may have failed, and this be the answer in a stream's place

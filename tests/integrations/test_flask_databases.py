@@ -150,6 +150,38 @@ def test_a_context_without_a_request_commits_unless_it_fails(shop: Any) -> None:
     assert amounts(app, pools) == [1]
 
 
+@pytest.mark.parametrize("used_before", [True, False])
+def test_what_comes_after_the_answer_is_rolled_back_unless_it_commits_by_itself(shop: Any, used_before: bool) -> None:
+    app, pools = shop(POOLING_TRANSACTION=True)
+
+    @app.get("/<wanted>")
+    def view(wanted: str) -> flask.Response:
+        def body() -> Iterator[str]:
+            pools.connection().execute("INSERT INTO entry VALUES (1)")
+            yield "sent"
+            if wanted == "by-itself":
+                pools.release()
+                with pools.transaction() as connection:
+                    connection.execute("INSERT INTO entry VALUES (2)")
+
+        if used_before:
+            pools.connection()
+        return flask.Response(flask.stream_with_context(body()))
+
+    @app.teardown_request
+    def teardown(error: BaseException | None) -> None:
+        if not used_before:
+            pools.connection().execute("INSERT INTO entry VALUES (3)")
+
+    with app.test_client().get("/rolled-back") as response:
+        assert response.text == "sent"
+    assert amounts(app, pools) == []
+    if not used_before:
+        with app.test_client().get("/by-itself") as response:
+            assert response.text == "sent"
+        assert amounts(app, pools) == [2]
+
+
 def test_what_was_released_early_is_rolled_back(shop: Any) -> None:
     app, pools = shop(POOLING_TRANSACTION=True)
     with app.app_context():
