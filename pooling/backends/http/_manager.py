@@ -115,7 +115,11 @@ class _Managing(urllib3.PoolManager):
 
     def _new_pool(self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None) -> TheirPool:
         context = (self.connection_pool_kw if request_context is None else request_context).copy()
-        return super()._new_pool(scheme, host, port, {**context, **self._options, "_total": self._total})
+        kind: Any = self.pool_classes_by_scheme[scheme]
+        # Who has put a class of urllib3's there, or a scheme of his own, gets what it takes: it knows nothing of ours.
+        if not isinstance(kind, type) or issubclass(kind, HTTPConnectionPool):
+            context |= {**self._options, "_total": self._total}
+        return super()._new_pool(scheme, host, port, context)
 
     @property
     def pooling(self) -> dict[str, Pool[Any]]:

@@ -107,6 +107,21 @@ def test_options_that_do_not_exist_or_cannot_be_are_refused_at_once() -> None:
         http.HTTPConnectionPool("localhost", max_lifetime=-1)
 
 
+def test_a_pool_of_another_kind_takes_part_in_a_manager_as_it_does_in_urllib3s(manage: Any, http_server: HTTP) -> None:
+    class Foreign(urllib3.HTTPConnectionPool):
+        scheme = "http+foreign"
+
+    manager = manage(maxsize=2, pool_timeout=1.0, max_total=3)
+    manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "http+foreign": Foreign}
+    manager.key_fn_by_scheme["http+foreign"] = manager.key_fn_by_scheme["http"]
+    for scheme, kind in (("http", http.HTTPConnectionPool), ("http+foreign", Foreign)):
+        pool = manager.connection_from_host(http_server.host, http_server.port, scheme)
+        assert type(pool) is kind
+        assert pool.request("GET", "/").data == b"ok"
+    assert list(manager.pooling) == [http_server.url]
+    pool.close()  # urllib3's own ends when it is collected, not with its manager
+
+
 # -- TLS and proxies ------------------------------------------------------------------------------------------
 
 
