@@ -15,8 +15,6 @@ from pooling.events import Outlet
 
 T = TypeVar("T")
 
-SOON = 0.5  # seconds: longer than a release stays between two of its lines
-
 
 class Fate(Enum):
     """What becomes of a connection when its lease ends."""
@@ -116,10 +114,13 @@ class Ledger(Settling[T]):
             return  # it was reported as lost, and is being closed as that
         self._used(entry)
         self._emit("release", entry, duration=self.now - entry.since, reason=fate.value)
-        if fate is Fate.DEMOTED and entry.epoch >= self.roster.cleared:
-            self.clear()  # the first to say so speaks for all: a check would pass, and prove nothing
-        if fate in (Fate.BROKEN, Fate.DEMOTED):
+        if fate is Fate.DEMOTED:
+            if entry.epoch >= self.roster.cleared:
+                self._heed_demotion()
+            self._lost(token, error)
+        elif fate is Fate.BROKEN:
             self.found_broken(token, error)
+        if fate in (Fate.BROKEN, Fate.DEMOTED):
             entry.thread = 0
             return
         entry.thread = 0
@@ -136,14 +137,25 @@ class Ledger(Settling[T]):
 
     def found_broken(self, token: Token[T], error: BaseException | None) -> None:
         """A connection is broken: it is closed, and all that are as old become suspect."""
-        if error is not None:
-            self._fault(token.entry, error)
         if token.entry.epoch == self.roster.epoch:
             self.outage.doubt = True
             self.roster.next_epoch()
             if not self._checks:
                 self._doom_suspects("stale")
+        self._lost(token, error)
+
+    def _lost(self, token: Token[T], error: BaseException | None) -> None:
+        if error is not None:
+            self._fault(token.entry, error)
         self.roster.doom(token, "broken")
+
+    def _heed_demotion(self) -> None:
+        """A connection leads to a server that is no longer the one to use, as do the others: they are retired with it,
+        or at the end of a pause where that has just been done for the same."""
+        if self.demotion.heard(self.now):
+            self._retire_all()
+        else:
+            self._alarm(self.demotion.due_at)
 
     def renew(self, given: list[Token[T]], waiter: Waiter[T]) -> None:
         """A lease wants a new connection in the place of its own, in the same slot and without a queue. The token comes
@@ -272,16 +284,7 @@ class Ledger(Settling[T]):
 
     def clear(self) -> None:
         """Retire every connection of today: the idle ones now, the others as they come back."""
-        self._emit("clear")
-        before = self.roster.cleared
-        self.roster.next_epoch()
-        self.roster.cleared = self.roster.epoch
-        self._doom_suspects("stale")
-        for entry in self.roster.entries:
-            # A release that looked just before, and has not yet put its connection back, is found a little later. (One
-            # that looked since the clear before this one knows.)
-            if entry.epoch >= before:
-                self._remind_at(entry, self.now + SOON, also=True)
+        self._retire_all()
 
     def resize(self, min_size: int, max_size: float) -> None:
         self.min_size, self.max_size = min_size, max_size

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pooling._ledger.demotion import Demotion
 from pooling._ledger.entry import Entry, Stage, Token, TokenRef
 from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.limits import Limits
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pooling._runtime.fork import Flag
 
 T = TypeVar("T")
+
+SOON = 0.5  # seconds: longer than a release stays between two of its lines
 
 
 class Moves(Generic[T]):
@@ -57,6 +60,7 @@ class Moves(Generic[T]):
         self.queue: WaitQueue[T] = WaitQueue()
         self.claims: dict[Waiter[T], None] = {}  # refreshes whose old connection is closed, the new one not begun
         self.outage = Outage(config)
+        self.demotion = Demotion()
         self.tally = Tally(name)
         self.watchers: list[tuple[Callable[[], bool], Waiter[T]]] = []
         self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -265,6 +269,19 @@ class Moves(Generic[T]):
         self.tally.leaks += 1
         self._emit("leak", entry, duration=self.now - entry.since, reason=reason)
         self.outbox.append(Notice(what, (entry.hold(),), self.now))
+
+    def _retire_all(self) -> None:
+        """Retire every connection of today: the idle ones now, the others as they come back."""
+        self._emit("clear")
+        before = self.roster.cleared
+        self.roster.next_epoch()
+        self.roster.cleared = self.roster.epoch
+        self._doom_suspects("stale")
+        for entry in self.roster.entries:
+            # A release that looked just before, and has not yet put its connection back, is found a little later. (One
+            # that looked since the clear before this one knows.)
+            if entry.epoch >= before:
+                self._remind_at(entry, self.now + SOON, also=True)
 
     def _doom_suspects(self, reason: CloseReason) -> None:
         while self.roster.suspects:

@@ -27,6 +27,8 @@ class Upkeep(Moves[T]):
         """Write hung jobs off, retire and check what is due, and set the next alarm."""
         if self.config.workers == "inline":
             self._spare_unbegun()
+        if self.demotion.take(self.now):
+            self._retire_all()
         for entry in self.roster.overdue(self.now):
             self.roster.write_off(entry)
             self._free(entry, "hung")
@@ -39,7 +41,8 @@ class Upkeep(Moves[T]):
                 self._look_for_nesting()
             elif self.queue:  # whoever came since somebody was served may starve
                 self.nesting.suspect(self.now)
-        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), self.nesting.look_at)
+        look_at = min(self.nesting.look_at, self.demotion.due_at)
+        self.alarm = min(self.roster.next_late(self.now), self.roster.next_line(), look_at)
 
     def _spare_unbegun(self) -> None:
         """Where whoever calls does the driver's I/O, a job lies until somebody comes by, for hours in a program that

@@ -40,6 +40,7 @@ LAYERS = (
     {"_runtime.bell"},
     {"_ledger.queue", "_holders"},
     {"_ledger.entry"},
+    {"_ledger.demotion"},
     {"_ledger.outage", "_ledger.slow_start", "_ledger.phase"},
     {"_ledger"},  # what all of these have in common, in words
     {"events"},

@@ -142,6 +142,59 @@ def test_one_that_says_its_server_was_demoted_has_all_of_that_day_replaced_unche
     assert pool.stats().size == 0
 
 
+def refuse_a_write(pool: Any) -> None:
+    with pytest.raises(Demoted), pool.acquire():
+        raise Demoted
+
+
+def test_a_server_that_goes_on_refusing_writes_costs_a_connection_for_each_and_all_of_them_now_and_then(
+    clock: ManualClock, make: Make
+) -> None:
+    """The address leads to it still. To replace everything each time would be a storm, and harm those who only read."""
+    factory = Replicated(clock)
+    pool = make(factory=factory, max_size=10, check_after=1000)
+    for _ in range(100):  # ten seconds of it
+        idle(pool, 10)
+        refuse_a_write(pool)
+        clock.advance(0.1)
+    cleared = (factory.opened - 100) / 9
+    assert 15 < cleared < 25  # after pauses that grow by a twentieth of a second
+    assert all(connection.checks == 0 for connection in factory.connections)
+    assert pool.stats().closed["broken"] == 100
+
+
+def test_what_was_refused_in_a_pause_is_heeded_at_its_end(clock: ManualClock, make: Make) -> None:
+    """By then the address may lead elsewhere, and nobody may write again: no reader is to stay with the old one."""
+    pool = make(factory=Replicated(clock), max_size=10, check_after=1000)
+    refuse_a_write(pool)
+    old = idle(pool, 8)
+    clock.advance(0.02)
+    refuse_a_write(pool)
+    clock.advance(0.02)
+    assert pool.stats().idle == 7
+    clock.advance(0.02)
+    assert pool.stats().size == 0
+    assert pool.stats().closed == {"broken": 2, "stale": 7}
+    assert [connection.checks for connection in old] == [0] * 8
+    idle(pool, 8)
+    clock.advance(1)
+    assert pool.stats().idle == 8  # once was enough
+
+
+def test_another_failover_is_heeded_at_once_again(clock: ManualClock, make: Make) -> None:
+    pool = make(factory=Replicated(clock), max_size=10, check_after=1000)
+    for _ in range(50):
+        idle(pool, 3)
+        refuse_a_write(pool)
+        clock.advance(0.1)
+    clock.advance(10.0)
+    for _ in range(2):
+        idle(pool, 8)
+        refuse_a_write(pool)
+        clock.advance(0.06)
+        assert pool.stats().size == 0
+
+
 def test_any_other_break_leaves_those_that_pass_a_check(clock: ManualClock, make: Make) -> None:
     pool = make(factory=Replicated(clock), max_size=10, check_after=1000)
     idle(pool, 8)
