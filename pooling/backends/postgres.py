@@ -61,6 +61,7 @@ _PERMANENT = (
 # What users can change on psycopg's object: what the next transaction begins with, and what only a whole session has.
 _OF_TRANSACTIONS = ("autocommit", "isolation_level", "read_only", "deferrable")
 _OF_SESSIONS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
+_ALL_OF_THEM = "\nMultiple connection attempts failed. All failures were:"  # psycopg's words, before a line for each
 _WHERE = ("host", "hostaddr", "port")  # each may list several
 _READS = 16  # reads on one peek: who has sent more than that is alive
 
@@ -240,7 +241,7 @@ class PostgresFactory(Factory[Connection]):
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, (psycopg.ProgrammingError, errors.InvalidParameterValue, TypeError, ValueError)):
             return True  # the connection string, the arguments, or what on_connect executes
-        return isinstance(error, psycopg.Error) and any(text in str(error) for text in _PERMANENT)
+        return isinstance(error, psycopg.Error) and all(map(_told_for_good, _by_host(str(error))))
 
     def is_retryable(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.Error) and error.sqlstate in _NOTHING_DONE
@@ -373,6 +374,23 @@ def _heed(reference: weakref.ref[_Connection], notice: errors.Diagnostic) -> Non
     connection = reference()
     if connection is not None and notice.severity_nonlocalized in _FATAL:
         connection.dismissed = True
+
+
+def _told_for_good(text: str) -> bool:
+    return any(permanent in text for permanent in _PERMANENT)
+
+
+def _by_host(text: str) -> list[str]:
+    """What was said of each host and port that a connect has tried. Where one of several may yet be reached, as while
+    the primary restarts, it is no matter that another one would refuse for good."""
+    _, several, list_of_all = text.partition(_ALL_OF_THEM)
+    if not several:
+        return [text]
+    by_host: dict[str, str] = {}  # one that has several addresses is one host
+    for each in list_of_all.split("\n- host: ")[1:]:
+        place, _, said = each.partition(", hostaddr: ")
+        by_host[place] = by_host.get(place, "") + said
+    return list(by_host.values()) or [text]
 
 
 def _parts(conninfo: str) -> dict[str, Any]:

@@ -418,6 +418,27 @@ class TestErrors:
     def test_a_value_that_on_connect_cannot_set_is_told_at_once(self, backend: PostgreSQL) -> None:
         _is_told_at_once(backend.pool(on_connect=lambda c: c.execute("SET statement_timeout = 'abc'")))
 
+    def test_of_several_hosts_all_have_to_refuse_for_good(self, backend: PostgreSQL) -> None:
+        """One that restarts is waited for, whatever the other one says."""
+        url = urlsplit(backend.url)
+        for hosts, permanent in (("127.0.0.1:1,{}", False), ("{},127.0.0.1:1", False), ("{0},{0}", True)):
+            with pytest.raises(psycopg.OperationalError, match="does not exist") as caught:
+                PostgresFactory(f"postgresql://postgres@{hosts.format(url.netloc.rpartition('@')[2])}/nowhere").connect(
+                    5
+                )
+            assert PostgresFactory().is_permanent(caught.value) is permanent, caught.value
+
+    def test_a_host_of_several_addresses_refuses_for_good_where_one_of_them_does(self) -> None:
+        """As "localhost" mostly is one, with a server on the first alone."""
+        refused = "host: 'localhost', port: '5432', hostaddr: '127.0.0.1': FATAL:  password authentication failed"
+        nobody = "host: 'localhost', port: '5432', hostaddr: '::1': Connection refused"
+        text = f"connection failed\nMultiple connection attempts failed. All failures were:\n- {refused}\n- {nobody}"
+        assert PostgresFactory().is_permanent(psycopg.OperationalError(text))
+        elsewhere = psycopg.OperationalError(
+            text.replace("'localhost', port: '5432', hostaddr: '::1'", "'b', port: '5'")
+        )
+        assert not PostgresFactory().is_permanent(elsewhere)
+
     def test_a_server_that_is_no_standby_may_become_one(self, backend: PostgreSQL) -> None:
         pool = backend.pool(f"{backend.url}?target_session_attrs=standby", fail_after=0.0)
         with pytest.raises(ConnectError, match="not in hot standby mode"):
