@@ -445,6 +445,20 @@ class TestErrors:
             pool.acquire()
         assert not pool._ledger.outage.permanent
 
+    def test_what_the_manual_says_of_prepared_statements_behind_a_bouncer(
+        self, own_server: Callable[..., Postgres]
+    ) -> None:
+        """In transaction mode one connection of the bouncer's serves several of ours, in turn."""
+        args = {"prepare_threshold": None, "autocommit": True}
+        with (
+            PgBouncer(own_server("postgres")) as bouncer,
+            create_pool(bouncer.url, args, max_size=2) as pool,
+            pool.acquire() as first,
+            pool.acquire() as second,
+        ):
+            for connection in [first, second] * 10:
+                assert connection.execute("SELECT %s::int", [1]).fetchone() == (1,)
+
     def test_a_bouncer_that_refuses_an_option_is_believed(self, own_server: Callable[..., Postgres]) -> None:
         with PgBouncer(own_server("postgres")) as bouncer, create_pool(f"{bouncer.url}?replication=bogus") as pool:
             try:
