@@ -52,7 +52,8 @@ class PoolTimeout(PoolError, TimeoutError):
     ) -> None:
         super().__init__(message)
         self.stage: TimeoutStage = stage
-        self.stats = stats
+        # None in one that somebody has made by hand. To ask every user about that, None in the type, helps nobody.
+        self.stats: PoolStats | Any = stats
         self._holders = holders
 
     @property

@@ -109,7 +109,9 @@ try:
     pool.acquire()
 except PoolTimeout as error:
     assert_type(error.stage, TimeoutStage)
-    assert_type(error.stats, PoolStats | None)
+    assert_type(error.stats, PoolStats | Any)
+    assert_type(error.stats.leased, int | Any)
+    print(error.stats.lesed)  # type: ignore[union-attr]
     assert_type(error.holders, tuple[Holder, ...])
     os_error: OSError = error
 except (QueueFull, PoolClosed, ConnectError) as other:
