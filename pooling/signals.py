@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread  # never "from _thread import": gevent replaces what the module holds
 import logging
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ _log = logging.getLogger("pooling")
 
 AGAIN = 0.05  # seconds until a signal is sent again that the main thread has not noticed
 ECHO = 1.0  # seconds after its effect in which the same signal counts as that one
+ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # whose default action ends a process, of those that ask for it
 DRAIN = 20.0  # seconds: what waits for a process to end (a container's runtime, say) usually gives it 30 or less
 
 
@@ -42,7 +44,8 @@ def drain_on_signals(
     stop: Callable[[], object] | None = None,
 ) -> Callable[[], None]:
     """Have a signal drain a pool or all pools of a manager, for ``timeout`` seconds at most, before it has the effect
-    that it would have had: its handler of today is called, on the main thread, or its default action happens.
+    that it would have had: its handler of today is called, on the main thread, or its default action happens. The first
+    process of a container, which has none, ends all the same, by exit code 128 + the signal's number.
 
     The handler itself only starts a thread. On that thread ``stop`` is called first, to take no new work; its
     time counts. A second SIGINT (Ctrl-C) has its effect at once; other signals during the drain change nothing. A
@@ -141,6 +144,10 @@ class _Handlers:
         else:
             self.restore()
             signal.raise_signal(number)
+            if os.getpid() == 1 and _name(number) in ENDING:
+                # The first process of a container has no default actions: the kernel drops the signal, and the process
+                # would go on, with closed pools, until it is killed.
+                os._exit(128 + number)
 
 
 def _send_to_main_thread(number: int) -> None:

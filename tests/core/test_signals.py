@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals as POSIX has them")
 
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
 LENIENT = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 
@@ -278,6 +281,23 @@ def test_the_default_action_is_the_systems(effects: Effects, manager: PoolManage
     until(lambda: signal.getsignal(signal.SIGURG) == signal.SIG_DFL)
 
 
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [143]), (signal.SIGURG, [])])
+def test_the_first_process_of_a_container_has_no_default_action_and_ends_all_the_same(
+    effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch, number: int, codes: list[int]
+) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    drain_on_signals(manager, signals=[number])
+    exits: list[int] = []
+    raised: list[int] = []
+    monkeypatch.setattr(signals, "os", SimpleNamespace(getpid=lambda: 1, _exit=exits.append))
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    monkeypatch.setattr(signals._Handlers, "restore", lambda handlers: None)  # a signal too many would end this process
+    os.kill(os.getpid(), number)
+    until(lambda: raised == [number])
+    assert (states(manager), exits) == ({"closed"}, codes)
+    signal.signal(number, signal.SIG_DFL)
+
+
 def test_a_system_that_cannot_signal_a_thread_has_another_way(
     effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +406,21 @@ threading.Event().wait()
 def test_by_default_the_process_ends_by_the_signal_once_it_is_drained() -> None:
     code, said, _ = killed(WAITS_FOR_EVER.format(timeout=20, held=0.5), signal.SIGTERM)
     assert (code, said) == (-signal.SIGTERM, "released\n")
+
+
+def test_the_first_process_of_a_container_ends_by_default_once_it_is_drained() -> None:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no namespaces for processes here")
+    script = WAITS_FOR_EVER.format(timeout=20, held=0.5).removesuffix("threading.Event().wait()\n")
+    script += "signal.raise_signal(signal.SIGTERM)\nthreading.Event().wait(20)\n"
+    done = subprocess.run(
+        [*CONTAINER, sys.executable, "-c", COMMON + script],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip  # one argument list
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "ready\nreleased\n")
 
 
 def test_by_default_it_ends_by_the_signal_when_the_time_is_over() -> None:
