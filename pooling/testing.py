@@ -260,7 +260,8 @@ class ManualClock:
     at a time, in a fixed order. Pass it as ``Pool(..., runtime=clock)``; use it on one thread.
 
     Whoever blocks (an acquire, a slow gate, :meth:`sleep`) lets the others run; when all are blocked, time jumps to
-    the next thing that is due. Raises RuntimeError where everybody waits for ever.
+    the next thing that is due. Raises RuntimeError where everybody waits for ever and nothing is due; where somebody
+    waits in a pool something always is, so give each acquire a timeout.
     """
 
     def __init__(self) -> None:
