@@ -29,10 +29,16 @@ def wait_readable(fd: int, seconds: float) -> bool:
 def shut_down(fd: int) -> None:
     """End both directions, so that whoever is blocked on the socket fails; the descriptor stays valid."""
     try:
-        with socket.socket(fileno=os.dup(fd)) as copy:
+        twin = os.dup(fd)
+        try:
+            copy = socket.socket(fileno=twin)
+        except OSError:
+            os.close(twin)  # what is no socket leaves it open
+            raise
+        with copy:
             copy.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # it is closed already
+        pass  # it is closed already, or a pipe
 
 
 def let_go(fd: int) -> bool:

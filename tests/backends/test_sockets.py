@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -104,3 +105,27 @@ def test_what_was_decrypted_and_not_read_is_an_end(look: Look, tls: tuple[ssl.SS
     assert ours.recv(9) == b"an answer"
     assert not _sockets.readable(ours.fileno())
     assert not look(ours)
+
+
+def test_to_shut_down_what_is_no_socket_does_nothing_and_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may talk to its server over a pipe."""
+    reading, writing = os.pipe()
+    twins: list[int] = []
+    duplicate, close = os.dup, os.close
+
+    def dup(fd: int) -> int:
+        twins.append(duplicate(fd))
+        return twins[-1]
+
+    def close_twin(fd: int) -> None:
+        close(fd)
+        twins.remove(fd)
+
+    with monkeypatch.context() as watched, open(reading, "rb") as end, open(writing, "wb") as other_end:
+        watched.setattr(os, "dup", dup)
+        watched.setattr(os, "close", close_twin)
+        _sockets.shut_down(reading)
+        assert twins == []
+        other_end.write(b"x")
+        other_end.flush()
+        assert end.read(1) == b"x"
