@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         below.set_defaults(run=command.run)
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")  # not every terminal and pipe can be told "…", a bar, or any name
+        # Not every terminal and pipe can be told "…", a bar, or any name. (In the C locale Python's own way is to let
+        # bytes through that it could not read, and no letter that is none of ASCII's.)
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
+            stream.reconfigure(errors="replace")
     name = next((word for word in argv if not word.startswith("-")), None)
     if name is not None and name not in subcommands.choices:
         known = list(subcommands.choices)

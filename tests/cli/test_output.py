@@ -49,7 +49,14 @@ def test_what_an_output_has_no_letters_for_is_a_question_mark(
     assert told(subprocess.DEVNULL, *command) == (0, "")
 
 
-def test_a_frame_of_top_is_drawn_in_question_marks_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # as it is, without Python's help
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, C_LOCALE], ids=["ascii", "C"])
+def test_a_frame_of_top_is_drawn_in_question_marks_too(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pooling.create_pool("sqlite://", name="p…") as pool, page.serve(pool, port=0) as server, pool.acquire():
         assert told(subprocess.DEVNULL, "top", server.url, "--once") == (0, "")
