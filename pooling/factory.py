@@ -188,8 +188,10 @@ def as_factory(factory: Factory[T] | Callable[[], T]) -> Factory[T]:
         raise TypeError("factory is a coroutine function: a pool is for threads, and for drivers that block")
     if isinstance(factory, type) and issubclass(factory, Factory):
         raise TypeError(f"factory is the class {factory.__name__}: pass an instance, {factory.__name__}(…)")
+    kind = type(factory).__name__
     if callable(factory):
         return CallableFactory(factory)  # type: ignore[arg-type]  # mypy adds type[object] to what is callable
     raise TypeError(
-        f"factory must be a pooling.Factory or a callable that returns a connection, not {type(factory).__name__}"
+        f"factory must be a pooling.Factory or a callable that returns a connection, not {kind}"
+        f"{' (for a URL: pooling.create_pool)' if kind == 'str' else ''}"
     )

@@ -123,6 +123,11 @@ def test_what_is_no_factory(factory: Any, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_a_url_is_no_factory_and_the_error_says_where_it_goes() -> None:
+    with pytest.raises(TypeError, match=r"not str \(for a URL: pooling\.create_pool\)$"):
+        Pool("sqlite://")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("options", [{"check": "ping"}, {"keepalive": 5}])
 def test_a_round_trip_asked_of_a_factory_that_has_none(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^check='ping' and keepalive need a factory with a check\(\), ") as caught:
