@@ -7,6 +7,7 @@ import math
 import os
 import threading  # never "from threading import": gevent replaces what the module holds
 from collections.abc import Callable
+from typing import Any
 
 from pooling._log import write
 from pooling._runtime.threads import THREADS, Runtime
@@ -14,7 +15,7 @@ from pooling.config import seconds
 
 _log = logging.getLogger("pooling")
 _running: set[Periodic] = set()  # what was started lives until it is stopped, whoever else keeps it
-_held: list[threading.Lock] = []  # while the process forks
+_held: list[Any] = []  # while the process forks
 AT_FORK = 0.05  # seconds that a fork waits for a call under way, at most
 AT_END = 1.0  # seconds that whoever stops it, or calls by himself, waits for the same
 
@@ -32,7 +33,7 @@ class Periodic:
         self._interval = interval
         self._runtime: Runtime = runtime or THREADS
         self._due = math.inf
-        self._acting = threading.Lock()
+        self._acting = threading.RLock()  # which knows whose it is
         self.began = self._runtime.now()
         """When it was started, or its process forked."""
 
@@ -51,17 +52,12 @@ class Periodic:
         """End. Where a call is being made by another thread, waits for that for a second at most."""
         _running.discard(self)
         self._due = math.inf
-        if self._acting.acquire(timeout=AT_END):
-            self._acting.release()
+        self._alone(lambda: True, AT_END)
         self._runtime.forget(self)
 
     def now(self) -> None:
         """Make a call on this thread, after one that is being made by another: none where that hangs."""
-        if self._acting.acquire(timeout=AT_END):
-            try:
-                self._action()
-            finally:
-                self._acting.release()
+        self._alone(self._action, AT_END)
 
     # -- what the reaper calls ----------------------------------------------------------------------------
 
@@ -76,19 +72,26 @@ class Periodic:
             self._runtime.submit(self._act)
 
     def _act(self) -> None:
-        if not self._acting.acquire(blocking=False):
-            return
         try:
-            ended = not self._action()
+            goes_on = self._alone(self._action, 0.0)
         except Exception:
             write(_log.exception, "a periodic report failed")  # the next one may not
-            ended = False
-        finally:
-            self._acting.release()
-        if ended:
+            return
+        if goes_on is False:
             _running.discard(self)
             self._due = math.inf
             self._runtime.forget(self)
+
+    def _alone(self, action: Callable[[], bool], patience: float) -> bool | None:
+        """What the action returns; None where it was not called, for another thread is at it for longer than that."""
+        try:
+            return action() if self._acting.acquire(timeout=patience) else None
+        finally:
+            # Asked for nothing before: whatever strikes between the two, or before them, leaves no lock taken.
+            try:
+                self._acting.release()
+            except RuntimeError:
+                pass  # it is not this thread's
 
     def _begin(self) -> None:
         self.began = self._runtime.now()
@@ -98,7 +101,7 @@ class Periodic:
 
     def _begin_anew(self) -> None:
         """In a forked child: the parent's threads do not exist here, and its lock may be held by one."""
-        self._acting = threading.Lock()
+        self._acting = threading.RLock()
         self._runtime.renew()
         self._begin()
 

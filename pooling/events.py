@@ -63,7 +63,8 @@ class Flow(Generic[Item]):
         there."""
         self.lost = 0
         self._queue: deque[Item] = deque()
-        self._draining = threading.Lock()
+        self._draining = threading.RLock()  # which knows whose it is
+        self._drains = False
         self._next_call = -math.inf  # when a worker may be asked for, should the one before have been lost
 
     def put(self, item: Item) -> None:
@@ -75,7 +76,7 @@ class Flow(Generic[Item]):
     def flow(self, submit: Callable[[Callable[[], None]], None]) -> None:
         """Have a worker tell what there is, unless one does already, or is on its way."""
         now = time.monotonic()
-        if self._queue and now >= self._next_call and not self._draining.locked():
+        if self._queue and now >= self._next_call and not self._drains:
             try:
                 self._next_call = now + CALL
                 submit(self._drain)
@@ -89,12 +90,27 @@ class Flow(Generic[Item]):
         # The queue is looked at after the call was answered, and again after the lock was let go: an event put while
         # this worker was on its way, in or out, started nobody.
         self._next_call = -math.inf
-        while self._queue and self._draining.acquire(blocking=False):
+        while self._queue and self._drain_alone():
+            pass
+
+    def _drain_alone(self) -> bool:
+        """Tell what there is; False where another worker does."""
+        try:
+            if not self._draining.acquire(blocking=False):
+                return False
             try:
+                self._drains = True
                 while self._queue:
                     self._tell(self._queue.popleft())
             finally:
+                self._drains = False
+            return True
+        finally:
+            # Asked for nothing before: whatever strikes this thread leaves no lock taken, and the listener his events.
+            try:
                 self._draining.release()
+            except RuntimeError:
+                pass  # it is another worker's
 
     @abstractmethod
     def _tell(self, item: Item) -> None: ...

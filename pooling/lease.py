@@ -220,7 +220,11 @@ class Transaction(Generic[T]):
             lease = self._pool._acquire_for(sys._getframe(1), self._timeout, self._priority)
             self._lease = lease
         self._entered = True
-        self._begin(lease)
+        try:
+            self._begin(lease)
+        except BaseException:
+            give_up(lease)  # struck before it came to that
+            raise
         return lease._entry.view
 
     def __exit__(

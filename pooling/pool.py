@@ -50,6 +50,7 @@ from pooling._log import PoolLog
 from pooling._runtime.fork import PerProcess, flag, settled
 from pooling._runtime.lock import new_lock
 from pooling._runtime.threads import THREADS, Runtime
+from pooling._traces import forget_frames
 from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
 from pooling._words import printable
 from pooling.config import Backoff, Config, Options, count, offset, seconds
@@ -184,8 +185,10 @@ class Pool(WaitingRoom[T]):
                     stale = [token]
                     del token  # that frame must not keep it either: the list is emptied
                 return self._acquire_carefully(stale, timeout, priority, _frame(1))
-            except BaseException:
-                token = lease = None  # type: ignore[assignment]  # an exception may be kept, and this frame with it
+            except BaseException as struck:
+                # An exception may be kept, and this frame with it, and those below.
+                token = lease = stale = None  # type: ignore[assignment]
+                forget_frames(struck)
                 raise
         return self._acquire_carefully([], timeout, priority, _frame(1))
 
@@ -237,9 +240,10 @@ class Pool(WaitingRoom[T]):
             token, waiter.token = waiter.token, None
             assert token is not None  # its turn was SERVED
             return leased(self, token)
-        except BaseException:
+        except BaseException as struck:
             stale.clear()  # as in acquire()
             token = waiter = None
+            forget_frames(struck)
             raise
 
     def _take_to_look(self, taken: list[Token[T]]) -> None:

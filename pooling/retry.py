@@ -30,7 +30,7 @@ from pooling._log import write
 from pooling._words import in_words
 from pooling.config import Backoff, count, offset, seconds
 from pooling.errors import ConnectError, PoolError
-from pooling.lease import Lease, Transaction
+from pooling.lease import Lease, Transaction, give_up
 
 if TYPE_CHECKING:
     from pooling.pool import Pool
@@ -198,7 +198,7 @@ class Attempt(Generic[T]):
                 if not course.goes_on(error, begun=False):
                     raise
             else:
-                return self._lease.connection
+                return self._lease._entry.view  # no call: struck in one, nobody would end what this has in its hands
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -225,7 +225,11 @@ class Course(Generic[T]):
     def use(self, frame: FrameType) -> Lease[T] | Transaction[T]:
         """A connection for the next try, in a transaction where the policy says so."""
         lease = self.lease(frame)
-        return Transaction(self._pool, DEFAULT, 0.0, lease) if self._policy._transaction else lease
+        try:
+            return Transaction(self._pool, DEFAULT, 0.0, lease) if self._policy._transaction else lease
+        except BaseException:
+            give_up(lease)
+            raise
 
     def lease(self, frame: FrameType) -> Lease[T]:
         """A connection for the next try. Whoever asks who holds it is told where the run was called."""

@@ -121,6 +121,22 @@ def struck_after_each_call(function: Callable[..., Any], prepare: Callable[[], C
     assert number > 1, "it calls nothing"
 
 
+def struck_as_it_begins(function: Callable[..., Any], call: Callable[[], object]) -> bool:
+    """Make a call, with an exception raised as the function is entered, before its first line: there, too, CPython
+    looks for a signal. Whether it came to that."""
+    code, struck = function.__code__, False
+
+    def strike(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal struck
+        if frame.f_code is code and not struck:
+            struck = True
+            raise Struck
+
+    with ThreadPoolExecutor(1) as thread:
+        _struck(thread, call, sys.settrace, strike)
+    return struck
+
+
 def _struck(
     thread: ThreadPoolExecutor, call: Callable[[], object], install: Callable[[Any], None], strike: Callable[..., Any]
 ) -> None:

@@ -20,11 +20,23 @@ from pooling._ledger.moves import Moves
 from pooling._ledger.phase import Phase
 from pooling._ledger.roster import Roster
 from pooling._ledger.settling import Settling
+from pooling._log import PoolLog
+from pooling._periodic import Periodic
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
-from pooling.events import Outlet
+from pooling._waiting import WaitingRoom
+from pooling.events import Outlet, PoolEvent
+from pooling.lease import Transaction, leased
+from pooling.retry import Retrying
 from pooling.testing import FakeBroken, FakeConnection, FakeFactory
-from tests.interrupts.lines import SIZE, keeping, make, struck_at_each_line
+from tests.interrupts.lines import (
+    SIZE,
+    keeping,
+    make,
+    struck_after_each_call,
+    struck_as_it_begins,
+    struck_at_each_line,
+)
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("untraced")
@@ -124,6 +136,64 @@ def test_an_exception_that_is_kept_keeps_no_slot(function: Any, act: Callable[[P
     assert kept
 
 
+def _transaction(pool: Pool[FakeConnection]) -> None:
+    with pool.transaction():
+        pass
+
+
+def _plain(pool: Pool[FakeConnection]) -> None:
+    pool.acquire().release()
+
+
+def _run(pool: Pool[FakeConnection]) -> None:
+    pool.run(lambda connection: None, transaction=True)
+
+
+def _loop(pool: Pool[FakeConnection]) -> None:
+    for attempt in Retrying(pool):
+        with attempt:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("function", "act"),
+    [
+        (leased, _acquire),
+        (Pool._acquire_carefully, _plain),
+        (Transaction._begin, _transaction),
+        (Transaction.__init__, _run),
+        (Lease.__enter__, _loop),  # which makes no such call: the lease stood in the attempt, the user's own variable
+    ],
+)
+def test_nor_does_one_that_has_struck_as_a_function_began(
+    function: Any, act: Callable[[Pool[FakeConnection]], object]
+) -> None:
+    """What it is given stands in its frame, and its own care begins a line later."""
+    pool, kept = make(10.0)[0], list[BaseException]()
+    pool.acquire().release()
+    for token in pool._roster.idle:
+        token.entry.since = token.entry.checked_at = 0.0  # as if unused for long: it is looked at before it goes out
+    del token
+    assert struck_as_it_begins(function, keeping(kept, lambda: act(pool))) == (act is not _loop)
+    gc.collect()
+    assert all_can_be_leased(pool)
+    pool.close()
+
+
+def test_nor_does_one_that_has_struck_as_a_wait_was_over() -> None:
+    pools: list[Pool[FakeConnection]] = []
+    kept: list[BaseException] = []
+
+    def acquire() -> Callable[[], object]:
+        pools.append(make(10.0)[0])
+        return keeping(kept, lambda: _acquire(pools[-1]))
+
+    for call in struck_after_each_call(WaitingRoom._wait, acquire):
+        assert all_can_be_leased(pools[-1]), call
+        pools[-1].close()
+    assert kept
+
+
 @pytest.mark.parametrize("function", [Dispatch._pass_on, Settling.pass_on, Settling._hand])
 def test_those_who_wait_are_served_whoever_was_struck_when_he_handed_on(function: Any) -> None:
     """A connection stayed with a waiter who did not know that he had it."""
@@ -205,6 +275,41 @@ def test_a_reaper_whose_start_was_struck_is_started_by_the_next(function: Any) -
         pools[-1].acquire().release()
         assert reaper._thread is not None, line
         pools[-1].close()
+
+
+def test_a_listener_is_told_whatever_has_struck_the_worker_that_told_him() -> None:
+    """Between the two steps of taking the lock: no worker ever told him anything again."""
+    told: list[list[str]] = []
+    outlets: list[Outlet] = []
+
+    def heard() -> Callable[[], object]:
+        kinds: list[str] = []
+        told.append(kinds)
+        outlets.append(Outlet(lambda event: kinds.append(event.kind), PoolLog("p")))
+        outlets[-1].put(PoolEvent("clear", "p", 0.0))
+        return outlets[-1]._drain
+
+    for place in struck_after_each_call(Outlet._drain_alone, heard):
+        outlets[-1].put(PoolEvent("resize", "p", 0.0))
+        outlets[-1].flow(lambda job: job())
+        assert told[-1][-1:] == ["resize"], place
+
+
+def test_a_periodic_report_goes_on_whatever_has_struck_one_who_made_it() -> None:
+    """Nobody ever made one again, and whoever stopped it waited a second."""
+    reports: list[list[int]] = []
+    periodic: list[Periodic] = []
+
+    def reporting() -> Callable[[], object]:
+        made: list[int] = []
+        reports.append(made)
+        periodic.append(Periodic(lambda: not made.append(len(made)), 60.0, Threads()))
+        return periodic[-1].now
+
+    for place in struck_after_each_call(Periodic._alone, reporting):
+        before = len(reports[-1])
+        periodic[-1]._act()
+        assert len(reports[-1]) == before + 1, place
 
 
 def test_a_listener_is_told_whoever_was_struck_when_he_had_it_told(monkeypatch: pytest.MonkeyPatch) -> None:
