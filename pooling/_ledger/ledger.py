@@ -227,6 +227,7 @@ class Ledger(Settling[T]):
         self.tally.connected(took)
         self._emit("connect", entry, duration=took)
         self.outage.over()
+        self._struck = False
         if len(self.queue) > 1:
             self._slow_start.widen()
         self._put(token, used=True)

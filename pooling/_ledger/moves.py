@@ -66,6 +66,7 @@ class Moves(Generic[T]):
         self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.outbox: deque[Job | Waiter[T] | Outlet | Notice | Stuck] = deque()
         self._checks = checks
+        self._struck = False  # whether a connect was lost to an exception, and none has succeeded since
         self._slow_start = SlowStart(config.max_connecting)
 
     def _let_back(self, entry: Entry[T]) -> None:
@@ -253,8 +254,16 @@ class Moves(Generic[T]):
         self.roster.back(entry)
         entry.thread, entry.plain_until = 0, -math.inf  # should a destructor still release what was lost
         if entry.connection is None and entry.stage is Stage.CONNECTING:
-            # With a pause, as after any connect that failed: what has struck its worker may strike the next one.
-            self._refused(entry, PoolError("the worker that was to connect was struck by an exception"))
+            error = PoolError("the worker that was to connect was struck by an exception")
+            # From the second on with a pause, as after any connect that failed: what has struck its worker may strike
+            # the next one. The first one says nothing of the server: it may have struck whoever gave the job out, and
+            # is nothing to others.
+            if self._struck:
+                self._refused(entry, error)
+            else:
+                self._struck = True
+                self._fault(entry, error)
+                self._free(entry, None)
         elif entry.connection is None:
             self._free(entry, entry.reason)  # closed already
         else:

@@ -16,6 +16,7 @@ from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import THREADS, Threads
 from pooling._runtime.workers import Workers, _Worker
 from pooling.testing import FakeFactory
+from tests.core.helpers import outcome
 from tests.waiting import until
 
 SOON = 5.0  # seconds until something that happens at once must have happened, on the noisiest of machines
@@ -234,6 +235,33 @@ def test_a_job_is_done_once_whatever_strikes_the_thread_that_has_just_given_it_o
         for lease in leases:
             lease.release()
     until(lambda: factory.open == 0)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_connect_that_an_exception_has_lost_is_nothing_to_others_unless_it_is_lost_again(times: int) -> None:
+    """Who came next was told that the server could not be reached, because somebody else had been interrupted."""
+
+    class Struck(Threads):
+        left = times
+
+        def submit(self, job: Any) -> None:
+            if self.left:
+                self.left -= 1
+                raise KeyboardInterrupt
+            super().submit(job)
+
+    factory = FakeFactory()
+    with Pool(factory, runtime=Struck(), max_size=1, fail_after=0.0) as pool:
+        for _ in range(times):
+            with pytest.raises(KeyboardInterrupt):
+                pool.acquire(timeout=20)
+        until(lambda: pool.stats().errors == times)
+        if times == 1:
+            pool.acquire(timeout=20).release()
+        else:
+            assert pool.stats().state == "down"
+            until(lambda: outcome(lambda: pool.acquire(timeout=20).release()) is None)
+        assert (factory.opened, pool.stats().state) == (1, "up")
 
 
 def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_afterwards() -> None:
