@@ -188,6 +188,11 @@ class Pooled(BaseDatabaseWrapper):
             self._cursors.add(cursor)
         return cursor
 
+    def close(self) -> None:
+        super().close()
+        if self.connection is None:  # nothing was closed then: an exception may have struck when that was gone already
+            self._end_lease()
+
     def _close(self) -> None:
         if self._lease is None:
             super()._close()

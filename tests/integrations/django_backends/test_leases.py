@@ -60,6 +60,29 @@ def test_a_connection_that_has_gone_is_not_usable_and_says_so_without_an_error(
     assert wrapper.is_usable()
 
 
+def test_the_end_of_a_request_ends_a_lease_that_has_no_connection_any_more_or_not_yet(
+    alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception has struck between the two. Django has nothing to close then, and the thread kept its lease until it
+    used the database again."""
+
+    def strike(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    wrapper = connections[alias]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pooling.Lease, "connection", property(strike))
+        wrapper.ensure_connection()
+    wrapper.close_if_unusable_or_obsolete()
+    assert pool(alias).stats().leased == 0
+    wrapper.ensure_connection()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(wrapper, "_end_lease", strike)
+        wrapper.close()
+    wrapper.close_if_unusable_or_obsolete()
+    assert pool(alias).stats().leased == 0
+
+
 def test_a_signal_handler_may_use_another_database_while_a_pool_is_built() -> None:
     built: list[str] = []
 
