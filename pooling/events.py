@@ -100,8 +100,7 @@ class Flow(Generic[Item]):
                 return False
             try:
                 self._drains = True
-                while self._queue:
-                    self._tell(self._queue.popleft())
+                self._tell_all()
             finally:
                 self._drains = False
             return True
@@ -111,6 +110,11 @@ class Flow(Generic[Item]):
                 self._draining.release()
             except RuntimeError:
                 pass  # it is another worker's
+
+    def _tell_all(self) -> None:
+        # A function of its own, as in workers.py.
+        while self._queue:
+            self._tell(self._queue.popleft())
 
     @abstractmethod
     def _tell(self, item: Item) -> None: ...

@@ -99,13 +99,14 @@ class Reaper:
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None and not self._starts:
+            lost = self._thread is not None and not self._thread.is_alive()  # struck before its first line
+            if (self._thread is None or lost) and not self._starts:
                 self._start_thread()
 
     def _start_thread(self) -> None:
         # A function of its own: CPython takes a "try" within a "with" for a place outside of both.
         try:
-            self._starts = True
+            self._starts, self.wakes_at = True, float("inf")
             thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
             if begin(thread):
                 self._thread = thread  # else the next alarm starts another
@@ -127,13 +128,27 @@ class Reaper:
     def _run(self) -> None:
         with self._starting:  # until _thread is set. (Not a "pass": CPython takes that for a place outside, too.)
             me = threading.current_thread()
-        while self._thread is me:
-            try:
-                self._turn(me)
-            except BaseException:  # sent to this thread from outside: the pools need their reaper all the same
-                time.sleep(BREATH)
+        try:
+            self._live(me)
+        finally:
+            if self._thread is me:  # struck once more, in that breath: the next alarm starts another
+                self._thread = None
         if self._thread is not None:
             self.poke(None)  # what woke this thread may have been meant for its successor
+
+    # Functions of their own: CPython looks for a signal where a loop jumps back, and takes that for a place outside of
+    # any "try" around the loop.
+
+    def _live(self, me: threading.Thread) -> None:
+        while self._thread is me:
+            try:
+                self._turns(me)
+            except BaseException:  # sent to this thread from outside: the pools need their reaper all the same
+                time.sleep(BREATH)
+
+    def _turns(self, me: threading.Thread) -> None:
+        while self._thread is me:
+            self._turn(me)
 
     def _turn(self, me: threading.Thread) -> None:
         """Look at the pools, and sleep until the next look is due."""

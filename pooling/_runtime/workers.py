@@ -118,6 +118,7 @@ class Workers:
         return not (self._parked and self.retire(worker))
 
     def gone(self, worker: _Worker) -> None:
+        self.retire(worker)  # one that was struck while it had nothing to do: nobody is to give it a job
         self._all.discard(worker)
 
 
@@ -129,25 +130,29 @@ class _Worker:
         self.thread = threading.Thread(target=self._run, name=f"pooling-worker-{next(_names)}", daemon=True)
 
     def _run(self) -> None:
-        given = True  # whether the job of whoever took it out of the idle ones may still come
         try:
-            while True:
-                try:
-                    job = self.jobs.get(timeout=IDLE)
-                except queue.Empty:
-                    # Neither idle nor given a job all this time: an exception has struck whoever took it before it was.
-                    if self._owner.retire(self) or not given:
-                        return
-                    given = False
-                    continue
-                given = True
-                if job is None:
-                    return
-                self.busy_since = time.monotonic()
-                job()
-                del job  # while it waits for the next one it must keep nothing alive
-                self.busy_since = float("inf")
-                if not self._owner.rest(self):
-                    return
+            self._work()
         finally:
             self._owner.gone(self)
+
+    def _work(self) -> None:
+        # A function of its own: CPython takes the jump at the end of a loop for a place outside of the "try" around it.
+        given = True  # whether the job of whoever took it out of the idle ones may still come
+        while True:
+            try:
+                job = self.jobs.get(timeout=IDLE)
+            except queue.Empty:
+                # Neither idle nor given a job all this time: an exception has struck whoever took it before it was.
+                if self._owner.retire(self) or not given:
+                    return
+                given = False
+                continue
+            given = True
+            if job is None:
+                return
+            self.busy_since = time.monotonic()
+            job()
+            del job  # while it waits for the next one it must keep nothing alive
+            self.busy_since = float("inf")
+            if not self._owner.rest(self):
+                return

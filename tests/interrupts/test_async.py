@@ -104,3 +104,40 @@ def test_ten_thousand_asynchronous_exceptions_lose_no_slot() -> None:
     assert factory.peak <= SLOTS
     pool.close()
     until(lambda: factory.open == 0)
+
+
+def test_a_pool_whose_reaper_is_struck_again_and_again_has_one() -> None:
+    """A jump back in its loop, which stands outside of the "try" around it, or a second one ended it. Nobody noticed,
+    and none was ever started again."""
+    runtime = Threads()
+    pool = Pool(FakeFactory(), runtime=runtime, max_size=2, nested=None)
+    pool.acquire().release()
+    for _ in range(300):
+        thread = runtime._reaper._thread
+        if thread is None or not strike(thread):
+            pool.clear()  # an alarm
+        for _ in range(3):
+            runtime.poke(None)
+            time.sleep(0.001)
+    until(lambda: pool.stats().busy == pool.stats().closing == 0)
+    pool.acquire().release()  # where it was the last strike that ended one
+    pool.clear()
+    pool.acquire()  # dropped
+    gc.collect()
+    until(lambda: pool.stats().leaks == 1)
+    pool.close()
+
+
+def test_nobody_is_given_to_a_worker_that_was_struck_while_it_had_nothing_to_do() -> None:
+    runtime = Threads()
+    pool = Pool(FakeFactory(), runtime=runtime, max_size=1, fail_after=0.0, nested=None)
+    for _ in range(20):
+        pool.acquire(timeout=5.0).discard()  # a connect, and a close
+        until(lambda: pool.stats().size == 0)
+        for worker in list(runtime._workers._all):
+            until(lambda worker=worker: worker in runtime._workers._idle or not worker.thread.is_alive())  # type: ignore[misc]
+            strike(worker.thread)
+            worker.jobs.put(int)  # it wakes up
+            worker.thread.join(5.0)
+            assert worker not in runtime._workers._idle
+    pool.close()
