@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool
+from pooling import Pool, PoolClosed
+from pooling._log import PoolLog
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import THREADS, Threads
 from pooling._runtime.workers import Workers, _Worker
+from pooling.events import Outlet, PoolEvent
 from pooling.testing import FakeFactory
 from tests.core.helpers import outcome
 from tests.waiting import until
@@ -478,3 +480,52 @@ def test_of_two_threads_that_renew_at_once_one_does_it(monkeypatch: pytest.Monke
     monkeypatch.setattr("pooling._runtime.threads._renewing", Beaten)
     runtime.renew()
     assert runtime._reaper is reaper
+
+
+# -- what an exception has left half done ----------------------------------------------------------------------
+
+
+def test_a_reaper_that_is_struck_while_it_takes_a_breath_makes_way_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Threads()
+    with Pool(FakeFactory(), runtime=runtime) as pool:
+        pool.acquire().release()
+        first = runtime._reaper._thread
+        assert first is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(threading, "excepthook", lambda args: None)
+            patched.setattr("pooling._runtime.reaper.BREATH", -1.0)  # which no sleep takes
+            patched.setattr(runtime._reaper, "_turn", lambda me: 1 / 0)
+            runtime.poke(None)
+            until(lambda: not first.is_alive())
+        assert runtime._reaper._thread is None
+        pool.clear()
+        assert runtime._reaper._thread not in (None, first)
+
+
+def test_a_refresh_that_was_not_told_of_the_end_is_told_when_it_looks_again() -> None:
+    pool = Pool(FakeFactory(), runtime=Threads())
+    waiter = pool._waiter(5.0)
+    pool.close()
+    pool._tell(pool._ledger.reclaim, waiter)
+    assert isinstance(waiter.error, PoolClosed)
+
+
+def test_a_try_whose_transaction_cannot_even_be_made_gives_its_connection_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(FakeFactory(), runtime=Threads()) as pool:
+        with monkeypatch.context() as patched, pytest.raises(TypeError):
+            patched.setattr("pooling.retry.Transaction", None)
+            pool.run(lambda connection: None, transaction=True)
+        assert pool.stats().leased == 0
+
+
+def test_one_worker_at_a_time_tells_a_listener() -> None:
+    heard: list[PoolEvent] = []
+    outlet = Outlet(heard.append, PoolLog("p"))
+    outlet.put(PoolEvent("clear", "p", 0.0))
+    with outlet._draining:
+        other = threading.Thread(target=outlet._drain)
+        other.start()
+        other.join(10.0)
+        assert not heard
+    outlet._drain()
+    assert heard
