@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -155,6 +156,8 @@ class Pooled(BaseDatabaseWrapper):
             return self.open(conn_params)
         self._end_lease()  # of somebody who calls connect() twice
         self._lease, self._process, self._is_set_up = self._acquire(), os.getpid(), True
+        if not self.allow_thread_sharing:  # else it is not this thread's alone
+            _here.end.wrappers.add(self)
         return self._lease.connection
 
     def open(self, conn_params: dict[str, Any]) -> Any:
@@ -215,6 +218,15 @@ class Pooled(BaseDatabaseWrapper):
         else:
             lease.release()
 
+    def drop(self) -> None:
+        """The thread of this wrapper has ended without a close: nobody can use it any more. The lease goes as it would
+        with the wrapper, but at once: that is in a cycle with its parts, and in a program that only waits for a
+        connection the collector never comes."""
+        if self._process != os.getpid() or self.allow_thread_sharing:
+            return  # in a forked child a thread of the parent's seems to end; a shared one others may use
+        self._lease = self._fault = self.connection = None
+        self._cursors.clear()
+
     def silence(self, cursor: Any) -> bool:
         """Keep a cursor from ever using its connection again, without a round trip. False where that cannot be."""
         try:
@@ -268,6 +280,26 @@ class Pooled(BaseDatabaseWrapper):
         self._cursors.clear()
         if self.in_atomic_block:
             self.closed_in_transaction = self.needs_rollback = True
+
+
+class _End:
+    """Dropped with the thread that it belongs to."""
+
+    def __init__(self) -> None:
+        self.wrappers: weakref.WeakSet[Pooled] = weakref.WeakSet()  # with a lease taken in this thread
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            for wrapper in list(self.wrappers):
+                wrapper.drop()
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.end = _End()
+
+
+_here = _Here()
 
 
 def _copied(options: dict[str, Any]) -> dict[str, Any]:
