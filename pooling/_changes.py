@@ -38,9 +38,12 @@ class Changes:
             self._begin([], max(self._at, began))
         with self._lock:
             snapshots = self._sources.all()
-            changes = [(stats, self._since(pool, stats)) for pool, stats in snapshots]
+            changes = self._compared(snapshots)
             self._begin(snapshots, at)
         return changes
+
+    def _compared(self, snapshots: list[tuple[Any, PoolStats]]) -> list[tuple[PoolStats, Interval]]:
+        return [(stats, self._since(pool, stats)) for pool, stats in snapshots]
 
     def _begin(self, before: list[tuple[Any, PoolStats]], at: float) -> None:
         self._before: dict[str, Look] = {stats.name: (weakly(pool), stats) for pool, stats in before}

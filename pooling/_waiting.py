@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pooling import _report
 from pooling._clock import Default, Timeout
 from pooling._dispatch import Dispatch
-from pooling._ledger.ledger import Fate
+from pooling._ledger.ledger import Fate, Ledger
 from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
 from pooling._ledger.roster import Roster
 from pooling._report import Moment
@@ -61,24 +61,11 @@ class WaitingRoom(Dispatch[T]):
                 self._act()
             if refusal is not None:
                 raise refusal()
-            while waiter.turn is WAITING:
-                left = waiter.at - self._now()
-                if left <= 0:
-                    self._expire(waiter)
-                    break
-                others = len(ledger.queue.lane) + len(ledger.queue.heap)
-                waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
-                if not ledger.plain[1]:  # wiped by a fork, whoever has seen to that meanwhile
-                    self._check_process()
-                    if ledger is not self._ledger:
-                        ledger = self._ledger
-                        again = self._wait_anew(waiter, again, first, *args)
-                if waiter.turn is WAITING:
-                    # The first report may have been lost to an exception on the thread that took it in.
-                    self._tell(*(() if again is None else (again, waiter)))
+            self._await_turn(waiter, ledger, again, first, args)
         except BaseException as struck:
             forget_frames(struck)
             # Interrupted, or refused: what was handed over in this very moment goes back.
+            ledger = self._ledger  # another one where it has forked meanwhile
             self._tell(ledger.leave, waiter, work=not self._inline)
             handed, waiter.token = [waiter.token], None  # a list: the exception may be kept, and this frame with it
             if handed[0] is not None:
@@ -91,6 +78,31 @@ class WaitingRoom(Dispatch[T]):
             raise self._starved(waiter)
         assert waiter.error is not None  # its turn is FAILED
         raise waiter.error
+
+    def _await_turn(
+        self,
+        waiter: Waiter[T],
+        ledger: Ledger[T],
+        again: Callable[[Waiter[T]], None] | None,
+        first: Callable[..., object] | None,
+        args: tuple[Any, ...],
+    ) -> None:
+        # A function of its own: CPython takes the jump at the end of a loop for a place outside of the "try" around it.
+        while waiter.turn is WAITING:
+            left = waiter.at - self._now()
+            if left <= 0:
+                self._expire(waiter)
+                break
+            others = len(ledger.queue.lane) + len(ledger.queue.heap)
+            waiter.bell.wait(min(left, self._slice + others / LOOKS), waiter)
+            if not ledger.plain[1]:  # wiped by a fork, whoever has seen to that meanwhile
+                self._check_process()
+                if ledger is not self._ledger:
+                    ledger = self._ledger
+                    again = self._wait_anew(waiter, again, first, *args)
+            if waiter.turn is WAITING:
+                # The first report may have been lost to an exception on the thread that took it in.
+                self._tell(*(() if again is None else (again, waiter)))
 
     def _wait_anew(
         self,

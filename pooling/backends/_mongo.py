@@ -89,7 +89,7 @@ def lose(client: MongoClient[Any], forget: Callable[[], object]) -> bool:
             lost = next((connection for connection in pool.conns if connection.conn_closed()), None)
             if lost is not None:
                 forget()
-                _keep(pool, [connection for connection in pool.conns if connection is not lost])
+                _drop(pool, [lost])
         if lost is not None:
             lost.close_conn(ConnectionClosedReason.ERROR)
             return True
@@ -135,7 +135,7 @@ def trim(client: MongoClient[Any], permits: Sized) -> None:
         with pool.lock:
             excess = max(0, len(pool.conns) + pool.requests - len(permits))
             doomed = sorted(pool.conns, key=lambda connection: int(connection.id))[:excess]
-            _keep(pool, [connection for connection in pool.conns if all(connection is not one for one in doomed)])
+            _drop(pool, doomed)
         for connection in doomed:
             connection.close_conn(ConnectionClosedReason.IDLE)
 
@@ -144,16 +144,19 @@ def snap(client: MongoClient[Any]) -> None:
     """Break the socket that the next operation takes, as a network would: for trials."""
     for pool in _pools(client).values():
         with pool.lock:
-            for connection in list(pool.conns)[:1]:
+            connection = next(iter(pool.conns), None)
+            if connection is not None:
                 # Which PyMongo, from 4.12 on, holds further in.
                 _sockets.shut_down(getattr(connection.conn, "get_conn", connection.conn).fileno())
 
 
-def _keep(pool: Any, connections: list[Any]) -> None:
-    """Forget all idle sockets but these. By hand: PyMongo's sockets compare equal in ways of their own."""
-    if len(connections) < len(pool.conns):
+def _drop(pool: Any, lost: list[Any]) -> None:
+    """Forget these idle sockets. By hand: PyMongo's sockets compare equal in ways of their own."""
+    # Not where the lock is taken: CPython takes the jump at the end of a loop for a place outside of the "with" around.
+    kept = [connection for connection in pool.conns if all(connection is not one for one in lost)]
+    if len(kept) < len(pool.conns):
         pool.conns.clear()
-        pool.conns.extend(connections)
+        pool.conns.extend(kept)
 
 
 def turn(client: MongoClient[Any]) -> None:

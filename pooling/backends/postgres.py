@@ -309,10 +309,14 @@ class _Connection(psycopg.Connection[Any]):
         # (Those that keep no backlog do; and where there is none for a moment, a generator runs that is to read it.)
         if getattr(self, "_notifies_backlog", None) is not None:
             with self.lock:
-                while (note := self.pgconn.notifies()) is not None:
-                    if self.pgconn.notify_handler is not None:
-                        self.pgconn.notify_handler(note)
+                self._hand_on_notifications()
         return super().notifies(**options)
+
+    def _hand_on_notifications(self) -> None:
+        # A function of its own: CPython takes the jump at the end of a loop for a place outside of the "with" around.
+        while (note := self.pgconn.notifies()) is not None:
+            if self.pgconn.notify_handler is not None:
+                self.pgconn.notify_handler(note)
 
     def add_notice_handler(self, callback: Callable[[errors.Diagnostic], None]) -> None:
         super().add_notice_handler(callback)

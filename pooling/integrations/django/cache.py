@@ -25,18 +25,22 @@ class _Key(NamedTuple):
 _shared: list[tuple[_Key, Any]] = []  # a list, as options need not be hashable; there are as many as servers
 
 
+def _made_for(key: _Key) -> Any:
+    # A function of its own: CPython takes the jump at the end of a loop for a place outside of the "with" around.
+    return next((pool for known, pool in _shared if known == key), None)
+
+
 class _Shared(redis.ConnectionPool):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         """The pool for this URL and these options, made at the first call. Any thread may call it; opens nothing."""
         key = _Key(cls, url, options)
         with lock():
-            for known, pool in _shared:
-                if known == key:
-                    return pool  # type: ignore[no-any-return]  # of the same class
-            new = super().from_url(url, **options)
-            _shared.append((key, new))
-        return new
+            pool = _made_for(key)
+            if pool is None:
+                pool = super().from_url(url, **options)
+                _shared.append((key, pool))
+        return pool  # type: ignore[no-any-return]  # of the same class
 
 
 class ConnectionPool(_Shared):
