@@ -264,6 +264,7 @@ class TestReturn:
         with dbapi.create(Likeness.connect, backend.server.url, module=psycopg, max_size=1) as pool:
             lease = pool.acquire()
             connection, outcome = lease.connection, Queue[Any]()
+            connection.execute("SELECT 1")  # with a BEGIN, between which and the query it is not active
 
             def work() -> None:
                 try:

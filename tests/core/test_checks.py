@@ -340,7 +340,23 @@ def test_who_gives_no_time_gets_one_that_was_unused_for_long_beside_more_than_ar
         lease.release()
 
 
-@pytest.mark.parametrize("meanwhile", ["taken", "closed", "waited for"])
+@pytest.mark.parametrize("dead", [False, True])
+def test_where_another_caller_was_quicker_a_worker_has_the_look(
+    clock: ManualClock, factory: FakeFactory, make: Make, dead: bool
+) -> None:
+    pool = make(max_size=1)
+    pool.subscribe(lambda event: None)
+    rested(clock, pool, 1)[0].dead = dead
+
+    def nothing() -> Any:
+        raise IndexError
+
+    pool._take = nothing
+    pool.acquire(timeout=1).release()
+    assert factory.opened == 1 + dead
+
+
+@pytest.mark.parametrize("meanwhile", ["closed", "waited for"])
 def test_what_happens_while_a_caller_looks(
     clock: ManualClock, factory: FakeFactory, make: Make, meanwhile: str
 ) -> None:
@@ -352,21 +368,13 @@ def test_what_happens_while_a_caller_looks(
     def is_alive(connection: FakeConnection) -> bool:
         if meanwhile == "closed":
             pool.close()
-        elif meanwhile == "waited for":
+        else:
             waiting.append(clock.spawn(pool.acquire, 5))
             clock.sleep(0.1)
         return True
 
     factory.is_alive = is_alive  # type: ignore[method-assign]
-    if meanwhile == "taken":
-
-        def nothing() -> Any:
-            raise IndexError
-
-        pool._take = nothing
-        pool.acquire(timeout=1).release()  # a worker has the look
-        assert factory.opened == 1
-    elif meanwhile == "closed":
+    if meanwhile == "closed":
         assert isinstance(outcome(pool.acquire), PoolClosed)
         clock.advance(0)
         assert pool.stats().closed == {"pool": 1}
