@@ -131,9 +131,8 @@ class Reaper:
         try:
             self._live(me)
         finally:
-            if self._thread is me:  # struck once more, in that breath: what is due, or lost, needs another
+            if self._thread is me:  # struck once more, in that breath: the next alarm starts another
                 self._thread = None
-                self.alarm(-float("inf"))
         if self._thread is not None:
             self.poke(None)  # what woke this thread may have been meant for its successor
 
