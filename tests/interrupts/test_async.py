@@ -120,7 +120,9 @@ def test_a_pool_whose_reaper_is_struck_again_and_again_has_one() -> None:
             runtime.poke(None)
             time.sleep(0.001)
     until(lambda: pool.stats().busy == pool.stats().closing == 0)
-    pool.acquire().release()  # where it was the last strike that ended one
+    runtime.poke(None)
+    time.sleep(0.1)  # ten of its breaths: the last strike has come, and where it has ended one the next alarm tells
+    pool.acquire().release()
     pool.clear()
     pool.acquire()  # dropped
     gc.collect()
