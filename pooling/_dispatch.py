@@ -18,6 +18,7 @@ from pooling._ledger.queue import Waiter
 from pooling._log import PoolLog, write
 from pooling._runtime.fork import Flag
 from pooling._runtime.lock import Lock
+from pooling._runtime.offer import offer
 from pooling._runtime.threads import Runtime
 from pooling._traces import forget_frames
 from pooling.events import LogLines, Outlet
@@ -29,14 +30,6 @@ TURN_INLINE = 0.05  # seconds after which a thread that does the I/O itself begi
 
 def _nothing() -> None:
     """A report of nothing, but that there is something to settle."""
-
-
-def _first(offered: list[Job]) -> Job | None:
-    """The job, for whoever comes first: done by two, a connection would be opened twice and lent twice."""
-    try:
-        return offered.pop()
-    except IndexError:
-        return None
 
 
 class Dispatch(Generic[T]):
@@ -128,19 +121,8 @@ class Dispatch(Generic[T]):
     def _submit(self, job: Job) -> None:
         if self._inline:
             self._work_inline(job)
-            return
-        offered = [job]  # to the one who takes it out, whatever strikes this thread when a worker has heard of it
-        try:
-            self._runtime.submit(partial(self._work, offered))
-        except RecursionError:
-            raise  # a RuntimeError as well; but where the stack is full the driver's calls have no place on it either
-        except RuntimeError:
-            # No thread can be started: the interpreter is ending, or a limit is reached.
-            mine = _first(offered)
-            if mine is None:
-                raise  # a signal handler's own error, say: a worker has the job
-            write(self._log.debug, "no worker thread can be started: the caller does the I/O", exc_info=True)
-            self._work_inline(mine)
+        else:
+            offer(self._runtime.submit, partial(self._work, job), partial(self._work_for_want_of_others, job))
 
     def _is_too_much(self, job: Job, began: float) -> bool:
         """Inline, whether a job is left to those who wait, and to this thread when it has looked at its own time. A
@@ -172,10 +154,12 @@ class Dispatch(Generic[T]):
         if felt:
             raise felt.pop()
 
-    def _work(self, offered: list[Job]) -> None:
-        job = _first(offered)
-        if job is not None:
-            self._tell(*self._hooks.perform(job, self._ledger))
+    def _work_for_want_of_others(self, job: Job) -> None:
+        write(self._log.debug, "no worker thread can be started: the caller does the I/O", exc_info=True)
+        self._work_inline(job)
+
+    def _work(self, job: Job) -> None:
+        self._tell(*self._hooks.perform(job, self._ledger))
 
     def _forget_if_over(self) -> None:
         """Let the reaper go, once no lease is out that may be lost: nobody else would see that and have its connection

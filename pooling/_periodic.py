@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pooling._log import write
+from pooling._runtime.lock import alone
 from pooling._runtime.threads import THREADS, Runtime
 from pooling.config import seconds
 
@@ -52,12 +53,12 @@ class Periodic:
         """End. Where a call is being made by another thread, waits for that for a second at most."""
         _running.discard(self)
         self._due = math.inf
-        self._alone(lambda: True, AT_END)
+        alone(self._acting, AT_END, lambda: True)
         self._runtime.forget(self)
 
     def now(self) -> None:
         """Make a call on this thread, after one that is being made by another: none where that hangs."""
-        self._alone(self._action, AT_END)
+        alone(self._acting, AT_END, self._action)
 
     # -- what the reaper calls ----------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class Periodic:
 
     def _act(self) -> None:
         try:
-            goes_on = self._alone(self._action, 0.0)
+            goes_on = alone(self._acting, 0.0, self._action)
         except Exception:
             write(_log.exception, "a periodic report failed")  # the next one may not
             return
@@ -81,17 +82,6 @@ class Periodic:
             _running.discard(self)
             self._due = math.inf
             self._runtime.forget(self)
-
-    def _alone(self, action: Callable[[], bool], patience: float) -> bool | None:
-        """What the action returns; None where it was not called, for another thread is at it for longer than that."""
-        try:
-            return action() if self._acting.acquire(timeout=patience) else None
-        finally:
-            # Asked for nothing before: whatever strikes between the two, or before them, leaves no lock taken.
-            try:
-                self._acting.release()
-            except RuntimeError:
-                pass  # it is not this thread's
 
     def _begin(self) -> None:
         self.began = self._runtime.now()

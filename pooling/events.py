@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from pooling._log import PoolLog, write
+from pooling._runtime.lock import alone
 from pooling.errors import Holder
 
 Item = TypeVar("Item")
@@ -90,26 +91,16 @@ class Flow(Generic[Item]):
         # The queue is looked at after the call was answered, and again after the lock was let go: an event put while
         # this worker was on its way, in or out, started nobody.
         self._next_call = -math.inf
-        while self._queue and self._drain_alone():
-            pass
+        while self._queue and alone(self._draining, 0.0, self._drain_once) is not None:
+            pass  # until nothing is left, or another worker tells it
 
-    def _drain_alone(self) -> bool:
-        """Tell what there is; False where another worker does."""
+    def _drain_once(self) -> bool:
         try:
-            if not self._draining.acquire(blocking=False):
-                return False
-            try:
-                self._drains = True
-                self._tell_all()
-            finally:
-                self._drains = False
-            return True
+            self._drains = True
+            self._tell_all()
         finally:
-            # Asked for nothing before: whatever strikes this thread leaves no lock taken, and the listener his events.
-            try:
-                self._draining.release()
-            except RuntimeError:
-                pass  # it is another worker's
+            self._drains = False
+        return True
 
     def _tell_all(self) -> None:
         # A function of its own, as in workers.py.

@@ -31,7 +31,6 @@ import threading  # never "from threading import": gevent replaces what the modu
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -42,16 +41,17 @@ from pooling._elsewhere import lead
 from pooling._finalizer import dropped
 from pooling._holders import named, thread_names
 from pooling._hooks import Hooks
+from pooling._inspection import Inspection
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate, Ledger
-from pooling._ledger.phase import RUNNING, Phase
+from pooling._ledger.phase import Phase
 from pooling._ledger.queue import WAITING
 from pooling._log import PoolLog
 from pooling._runtime.fork import PerProcess, flag, settled
 from pooling._runtime.lock import new_lock
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._traces import forget_frames
-from pooling._waiting import SLICE, SLICE_INLINE, WaitingRoom
+from pooling._waiting import SLICE, SLICE_INLINE
 from pooling._words import printable
 from pooling.config import Backoff, Config, Options, count, offset, seconds
 from pooling.errors import Holder
@@ -78,15 +78,7 @@ _names = itertools.count(1)
 _forked = PerProcess(new_lock)
 
 
-class Look(Enum):
-    """What a look at an idle connection has shown."""
-
-    GOOD = "good"
-    UNSURE = "unsure"  # a worker is to see to it
-    DEAD = "dead"
-
-
-class Pool(WaitingRoom[T]):
+class Pool(Inspection[T]):
     """A pool of connections.
 
     ``factory`` is a :class:`pooling.Factory`, or any zero-argument callable that returns a connection with a
@@ -184,13 +176,13 @@ class Pool(WaitingRoom[T]):
                         return lease
                     stale = [token]
                     del token  # that frame must not keep it either: the list is emptied
-                return self._acquire_carefully(stale, timeout, priority, _frame(1))
+                return leased(self, self._take_carefully(stale, timeout, priority, _frame(1)))
             except BaseException as struck:
                 # An exception may be kept, and this frame with it, and those below.
                 token = lease = stale = None  # type: ignore[assignment]
                 forget_frames(struck)
                 raise
-        return self._acquire_carefully([], timeout, priority, _frame(1))
+        return leased(self, self._take_carefully([], timeout, priority, _frame(1)))
 
     def _acquire_for(self, frame: FrameType, timeout: Timeout = DEFAULT, priority: float = FIRST_COME) -> Lease[T]:
         """An acquire that is shown, while it waits and while it holds, where ``frame`` is: for what stands between the
@@ -200,75 +192,13 @@ class Pool(WaitingRoom[T]):
             if self._plain[0] and self._idle:
                 lease = Pool.acquire(self, timeout, priority)  # whatever a subclass has its own acquire do beside
             else:
-                lease = self._acquire_carefully([], timeout, priority, frame)
+                lease = leased(self, self._take_carefully([], timeout, priority, frame))
             entry = lease._entry
             entry.code, entry.instruction = frame.f_code, frame.f_lasti
             return lease
         except BaseException:
             lease = None  # as in acquire()
             raise
-
-    def _acquire_carefully(
-        self, stale: list[Token[T]], timeout: Timeout, priority: float, frame: FrameType
-    ) -> Lease[T]:
-        """The way of everybody for whom no connection lies ready; ``stale`` may have one that was not used for long. It
-        is emptied whatever happens."""
-        try:
-            if not self._plain[1]:
-                self._check_process()
-            look, plainly = None, bool(stale)
-            if not plainly and self._idle and self._config.check == "peek":
-                self._take_to_look(stale)
-            if stale and stale[0].entry.roster is not self._roster:
-                stale.clear()  # a parent's
-            elif stale and (look := self._look_at(stale[0].entry)) is Look.GOOD and plainly:
-                entry = stale[0].entry
-                entry.uses += 1
-                entry.since = self._now()
-                entry.thread, entry.code, entry.instruction = threading.get_ident(), frame.f_code, frame.f_lasti
-                if entry.uses >= self._ledger.limits.uses:
-                    entry.plain_until = -math.inf  # lowered only: without the lock, what listen() has set must stay
-                return leased(self, stale.pop())
-            waiter = self._waiter(timeout, priority)
-            waiter.code, waiter.instruction = frame.f_code, frame.f_lasti
-            if look is None:
-                self._wait(waiter, self._ledger.join)
-            elif look is Look.GOOD:
-                self._wait(waiter, self._ledger.join, self._ledger.offer, stale, waiter)
-            else:
-                self._wait(waiter, self._ledger.join, self._ledger.exchange, stale, look is Look.DEAD, waiter)
-            token, waiter.token = waiter.token, None
-            assert token is not None  # its turn was SERVED
-            return leased(self, token)
-        except BaseException as struck:
-            stale.clear()  # as in acquire()
-            token = waiter = None
-            forget_frames(struck)
-            raise
-
-    def _take_to_look(self, taken: list[Token[T]]) -> None:
-        """Off the plain path too, the caller looks by itself at the connection that it is going to get. From a worker
-        it would have to wait for that, and who gives no time would get nothing, with a good connection idle."""
-        if self._ledger.phase is RUNNING and not self._ledger.queue:
-            try:
-                taken.append(self._take())
-            except IndexError:
-                pass  # another caller took the last one
-
-    def _look_at(self, entry: Entry[T]) -> Look:
-        """Whether an idle connection may go out. Nothing is sent for that."""
-        now, limits = self._now(), self._ledger.limits
-        if entry.epoch != self._roster.epoch or now >= entry.expires_at:
-            return Look.UNSURE
-        if limits.fresh(entry, now):
-            return Look.GOOD
-        if self._config.check != "peek":
-            return Look.UNSURE
-        try:
-            alive = self._factory.is_alive(entry.connection)  # type: ignore[arg-type]  # an idle entry has one
-        except Exception:
-            alive = False  # a check that raises means dead
-        return Look.GOOD if alive else Look.DEAD
 
     def transaction(self, timeout: Timeout = DEFAULT, priority: float = 0.0) -> Transaction[T]:
         """A lease and a transaction in one ``with``: commits at its end, rolls back on an exception.

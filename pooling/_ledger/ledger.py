@@ -120,10 +120,7 @@ class Ledger(Settling[T]):
             self._lost(token, error)
         elif fate is Fate.BROKEN:
             self.found_broken(token, error)
-        if fate in (Fate.BROKEN, Fate.DEMOTED):
-            entry.thread = 0
-            return
-        entry.thread = 0
+        entry.thread = 0  # not before: what has been told of the error names who held it
         if fate is Fate.CLEAN:
             self._put(token, used=True)
         elif fate is Fate.DIRTY and (reason := self._retirement(entry)):
@@ -132,7 +129,7 @@ class Ledger(Settling[T]):
             self._start(token, Stage.RESETTING)
         elif fate is Fate.DISCARDED:
             self.roster.doom(token, "discarded")
-        else:
+        elif fate is Fate.DETACHED:
             self._free(entry, "detached")
 
     def found_broken(self, token: Token[T], error: BaseException | None) -> None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import _thread
 import sys
 import threading  # never "from threading import": gevent replaces what the module holds
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+R = TypeVar("R")
 
 STRUCK_BETWEEN = sys.version_info[:2] == (3, 14)
 
@@ -48,3 +51,15 @@ def new_lock() -> Lock:
     if STRUCK_BETWEEN and type(made) is _thread.RLock:
         made = EnteredCarefully()
     return made  # type: ignore[no-any-return]  # _is_owned is not in typeshed
+
+
+def alone(lock: threading.RLock, patience: float, action: Callable[[], R]) -> R | None:
+    """What the action returns; None where it was not called, for another thread is at it for longer than that."""
+    try:
+        return action() if lock.acquire(timeout=patience) else None
+    finally:
+        # Asked for nothing before: whatever strikes between the two, or before them, leaves no lock taken.
+        try:
+            lock.release()
+        except RuntimeError:
+            pass  # it is not this thread's

@@ -27,6 +27,7 @@ LAYERS = (
     {"pool"},  # the lock, the clock, the hand to workers and reaper
     {"retry"},  # which Pool.run() calls
     {"lease"},
+    {"_inspection"},
     {"_waiting"},
     {"_dispatch"},
     {"_finalizer", "_report"},
@@ -47,7 +48,8 @@ LAYERS = (
     {"_sources"},  # which pools to look at
     {"config", "_clock", "_runtime.reaper"},
     {"factory"},
-    {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.lock", "_runtime.workers"},
+    {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.lock", "_runtime.offer"},
+    {"_runtime.workers"},
     {"stats"},
     {"_elsewhere", "_runtime", "_traces", "_words"},
 )

@@ -22,6 +22,7 @@ from pooling._ledger.roster import Roster
 from pooling._ledger.settling import Settling
 from pooling._log import PoolLog
 from pooling._periodic import Periodic
+from pooling._runtime.lock import alone
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
 from pooling._waiting import WaitingRoom
@@ -113,7 +114,7 @@ def _serve(pool: Pool[FakeConnection]) -> None:
     ("function", "act"),
     [
         (Pool._acquire_for, _acquire),
-        (Pool._acquire_carefully, _acquire),
+        (Pool._take_carefully, _acquire),
         *itertools.product([Lease._part], [_discard, _detach]),
         *itertools.product([Pool._end, Dispatch._tell, Settling.settle, Ledger.release], [_discard, _detach, _break]),
         *itertools.product([Roster.doom], [_discard, _break]),
@@ -159,7 +160,7 @@ def _loop(pool: Pool[FakeConnection]) -> None:
     ("function", "act"),
     [
         (leased, _acquire),
-        (Pool._acquire_carefully, _plain),
+        (Pool._take_carefully, _plain),
         (Transaction._begin, _transaction),
         (Transaction.__init__, _run),
         (Lease.__enter__, _loop),  # which makes no such call: the lease stood in the attempt, the user's own variable
@@ -289,7 +290,7 @@ def test_a_listener_is_told_whatever_has_struck_the_worker_that_told_him() -> No
         outlets[-1].put(PoolEvent("clear", "p", 0.0))
         return outlets[-1]._drain
 
-    for place in struck_after_each_call(Outlet._drain_alone, heard):
+    for place in struck_after_each_call(alone, heard):
         outlets[-1].put(PoolEvent("resize", "p", 0.0))
         outlets[-1].flow(lambda job: job())
         assert told[-1][-1:] == ["resize"], place
@@ -306,7 +307,7 @@ def test_a_periodic_report_goes_on_whatever_has_struck_one_who_made_it() -> None
         periodic.append(Periodic(lambda: not made.append(len(made)), 60.0, Threads()))
         return periodic[-1].now
 
-    for place in struck_after_each_call(Periodic._alone, reporting):
+    for place in struck_after_each_call(alone, reporting):
         before = len(reports[-1])
         periodic[-1]._act()
         assert len(reports[-1]) == before + 1, place

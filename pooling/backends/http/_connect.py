@@ -10,6 +10,7 @@ from typing import Any
 from urllib3.exceptions import ConnectTimeoutError
 
 from pooling._runtime.lock import new_lock
+from pooling._runtime.offer import offer
 from pooling._runtime.threads import THREADS
 
 GRACE = 0.1  # seconds by which the driver's own timeout, which has the better message, goes first
@@ -26,13 +27,7 @@ def connect_in_time(connection: Any, connect: Callable[[], object], seconds: flo
     """
     attempt = _Attempt(connection, connect)
     try:
-        try:
-            THREADS.submit(attempt.run)
-        except RuntimeError:  # no thread can be started: the interpreter is ending, or a limit is reached
-            if not attempt.begins():
-                raise  # a signal handler's own error, say: a worker is at it
-            connect()
-            return
+        offer(THREADS.submit, attempt.run, attempt.run)
         in_time = attempt.over.wait(seconds + GRACE) or (connection.sock is not None and attempt.over.wait(WORK))
     except BaseException:
         attempt.give_up()
@@ -58,18 +53,8 @@ class _Attempt:
         self._context = copy_context()  # what instruments a request looks there for it
         self._lock = new_lock()
         self._ended = self._forsaken = False
-        self._offered = [True]
-
-    def begins(self) -> bool:
-        """Whether nobody has begun yet: two who connect the same one would each open a socket."""
-        try:
-            return self._offered.pop()
-        except IndexError:
-            return False
 
     def run(self) -> None:
-        if not self.begins():
-            return
         try:
             self._context.run(self._connect)
         except BaseException as error:
