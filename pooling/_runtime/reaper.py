@@ -34,12 +34,20 @@ class Watched(Protocol):
         """Have a look."""
 
 
+class _Ref(weakref.ref[Watched]):
+    """Known by itself, however a pool compares, and whoever has its address after it."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 class Reaper:
     """``at_rest`` is called by the reaper's thread when the last pool is gone."""
 
     def __init__(self, at_rest: Callable[[], None]) -> None:
         self._at_rest = at_rest
-        self._pools: dict[int, weakref.ref[Watched]] = {}
+        self._pools: set[_Ref] = set()
         self._pokes: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Re-entrant: starting a thread can run the garbage collector, and with it a destructor that closes a pool.
@@ -52,11 +60,11 @@ class Reaper:
     def watch(self, pool: Watched) -> None:
         if self._thread is None:
             self._thin_out()
-        self._pools[id(pool)] = weakref.ref(pool, self.poke)
+        self._pools.add(_Ref(pool, self.poke))
 
     def forget(self, pool: Watched) -> bool:
         """Whether no pool is left."""
-        self._pools.pop(id(pool), None)
+        self._pools.difference_update([ref for ref in list(self._pools) if ref() is pool])
         return not self._living()
 
     def alarm(self, when: float) -> None:
@@ -115,12 +123,10 @@ class Reaper:
 
     def _living(self) -> list[Watched]:
         living = []
-        # Copied in one piece: a list of pairs allocates each, which may run the collector, and a pool's destructor.
-        for key, ref in self._pools.copy().items():
+        for ref in list(self._pools):  # at once, while the collector cannot run, and a destructor that closes a pool
             pool = ref()
             if pool is None:
-                if self._pools.get(key) is ref:  # else another one has its address by now
-                    self._pools.pop(key, None)
+                self._pools.discard(ref)
             else:
                 living.append(pool)
         return living

@@ -53,7 +53,8 @@ def test_pools_that_are_collected_while_the_reaper_counts_them_do_not_end_it() -
         for _ in range(100):
             dropped: object = Quiet()
             reaper.watch(dropped)  # type: ignore[arg-type]
-            weakref.finalize(dropped, reaper._pools.pop, id(dropped), None)
+            (own,) = [ref for ref in reaper._pools if ref() is dropped]
+            weakref.finalize(dropped, reaper._pools.discard, own)
             dropped.__dict__["itself"] = dropped
             del dropped
             gc.set_threshold(20)
@@ -65,17 +66,34 @@ def test_pools_that_are_collected_while_the_reaper_counts_them_do_not_end_it() -
 
 def test_a_pool_that_gets_the_address_of_one_just_collected_has_its_reaper() -> None:
     """It may be made between the reaper's look at the dead one and its being forgotten."""
+
+    class Two:  # pools may be alike, too, and hash as they like
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Two)
+
+        __hash__ = None  # type: ignore[assignment]
+
+        due_at, look = Quiet.due_at, Quiet.look
+
     reaper = Reaper(at_rest=lambda: None)
-
-    class Dead(weakref.ref):  # type: ignore[type-arg]
-        def __call__(self) -> Any:  # the reaper asks: just now its pool is gone, and there is another
-            reaper._pools[key] = weakref.ref(pool)
-
-    pool = Quiet()
-    key = id(pool)
-    reaper._pools[key] = Dead(pool)
-    reaper._living()
-    assert reaper._living() == [pool]
+    first: Any = Two("first")
+    reaper.watch(first)
+    address = id(first)
+    (old,) = reaper._pools
+    del first
+    pools = [Two(f"number {number}") for number in range(100)]
+    (second,) = [pool for pool in pools if id(pool) == address]
+    reaper.watch(second)
+    assert old in reaper._pools
+    reaper._pools.discard(old)
+    assert [pool is second for pool in reaper._living()] == [True]
+    other: Any = Two("other")
+    reaper.watch(other)
+    assert not reaper.forget(other)
+    assert [pool is second for pool in reaper._living()] == [True]
 
 
 @pytest.mark.parametrize("possible", [True, False], ids=["nothing is due", "no thread can be started"])

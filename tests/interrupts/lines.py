@@ -192,6 +192,7 @@ def everything(pool: Pool[FakeConnection], factory: FakeFactory) -> None:
     comes_true(lambda: pool.stats().busy == 0, 10.0)
     for token in list(pool._roster.idle):
         token.entry.since = token.entry.checked_at = 0.0  # as if unused for long: looked at before it goes out
+        del token  # a lease of it is dropped further down: this would keep it
     with pool.acquire():
         pass
     with pool.transaction():
