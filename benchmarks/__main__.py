@@ -11,12 +11,26 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import contended, cores, node, opening, outage, peers, plots, rest, scale, servers, table, uncontended
+from benchmarks import (
+    arrivals,
+    contended,
+    cores,
+    node,
+    opening,
+    outage,
+    peers,
+    plots,
+    rest,
+    scale,
+    servers,
+    table,
+    uncontended,
+)
 from benchmarks.bars import Verdict, judge
 from benchmarks.report import Run
 from benchmarks.rows import Family, Settings
 
-_MODULES = (uncontended, contended, cores, opening, outage, scale, rest, servers, node)
+_MODULES = (uncontended, contended, cores, opening, outage, scale, rest, servers, arrivals, node)
 FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 
 

@@ -119,6 +119,7 @@ BARS: tuple[Bar, ...] = (
     Bar("server, *", "throughput to *", "≥", 1.0, "goal"),
     Bar("server, *", "p99 to *", "≤", 1.0, "goal"),
     Bar("server, *", "least/most", "≥", 0.95, "goal"),
+    Bar("arrivals, *", "p99 to *", "≤", 1.0, "goal"),
 )
 
 

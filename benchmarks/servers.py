@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -312,9 +313,18 @@ def run(settings: Settings) -> Iterator[Row]:
 
 def measure(name: str, settings: Settings) -> Iterator[Row]:
     """All peers of one server."""
-    kind, subjects = SERVERS[name]
     scenario = f"server, {name}"
-    settings.say(f"servers: {name} is being started")
+    yield from beside(
+        name, scenario, settings, lambda url, here: _rows(scenario, _outcomes(name, url, here, settings))
+    )  # fmt: skip  # what is asked, then how
+
+
+def beside(
+    name: str, scenario: str, settings: Settings, sample: Callable[[str, list[Subject]], Iterator[Row]]
+) -> Iterator[Row]:
+    """What ``sample`` makes of the server's URL and of the peers that are there; who is not has a row that says why."""
+    kind, subjects = SERVERS[name]
+    settings.say(f"{name} is being started")
     try:
         server = _start(kind)
     except (ImportError, RuntimeError) as error:  # RuntimeError: ServerMissing and ServerError
@@ -326,7 +336,7 @@ def measure(name: str, settings: Settings) -> Iterator[Row]:
         for one in subjects:
             if one not in here:
                 yield _missing(scenario, one.name, unfit(one.module))
-        yield from _rows(scenario, _outcomes(name, server.url, here, settings))
+        yield from sample(server.url, here)
     finally:
         server.close()
 
@@ -352,18 +362,25 @@ def _outcomes(name: str, url: str, subjects: list[Subject], settings: Settings) 
     for number, names in enumerate(in_turn(list(by_name), settings.rounds), 1):
         for one in names:
             settings.say(f"servers: {name}, round {number}, {one}")
-            use, close = by_name[one].build(url)
-            try:
-                outcomes[one].append(_crowd(use, QUICK_SECONDS if settings.quick else SECONDS))
-            finally:
-                close()
+            with using(by_name[one], url) as use:
+                outcomes[one].append(closed_loop(use, QUICK_SECONDS if settings.quick else SECONDS))
     return outcomes
 
 
-def _crowd(use: Use, seconds: float) -> Outcome:
-    """The threads use it until the time is over. They begin once each was served: until then connections are opened,
-    and a driver that reads all certificates for that takes longer than any lead."""
-    together(THREADS, use)
+@contextmanager
+def using(subject: Subject, url: str) -> Iterator[Use]:
+    """The operation on a pool of its own, whose connections are open: until they are nobody is measured, and a driver
+    that reads all certificates for that takes longer than any lead."""
+    use, close = subject.build(url)
+    try:
+        together(THREADS, use)
+        yield use
+    finally:
+        close()
+
+
+def closed_loop(use: Use, seconds: float) -> Outcome:
+    """The threads use it until the time is over, each again once it has been served."""
 
     def turns(number: int, end: float, record: Callable[[Service], None]) -> None:
         done = 0.0

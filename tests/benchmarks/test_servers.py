@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from benchmarks import servers
+from benchmarks import arrivals, servers
 from benchmarks.bars import judge
 from benchmarks.rows import OURS, Settings
 from tests.servers import ServerMissing
@@ -65,3 +67,35 @@ def test_a_missing_peer_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         ("another", "No module named 'no_such_module'")
     ]
     assert {one.peer for one in rows if one.figure == "throughput"} == {OURS}
+
+
+def test_requests_that_come_at_a_rate_are_served_by_every_peer() -> None:
+    rows = list(arrivals.measure("Redis", QUICK))
+    peers = [subject.name for subject in servers.SERVERS["Redis"][1]]
+    for share in arrivals.SHARES:
+        for figure in ("served p50", "served p99", "served max"):
+            found = {one.peer: one.value for one in rows if (one.figure, one.at) == (figure, share)}
+            assert list(found) == peers
+            assert all(found.values())
+    assert {verdict.row.figure for verdict in judge(rows)} == {"p99 to redis BlockingConnectionPool"}
+
+
+def test_a_request_counts_from_when_it_came() -> None:
+    """All threads are kept busy for longer than the next requests need to come: these have waited by then."""
+    held = threading.Lock()
+
+    def use() -> None:
+        with held:
+            pass
+
+    held.acquire()
+    threading.Timer(arrivals.LEAD + 0.25, held.release).start()
+    waits = arrivals._arrive(use, 200.0, 0.3, seed=1)
+    assert 40 <= len(waits) <= 80
+    assert waits[-1] >= 200.0
+    assert waits[len(waits) // 2] >= 50.0
+
+
+def test_a_request_that_fails_ends_the_family() -> None:
+    with pytest.raises(RuntimeError, match="a request failed"):
+        arrivals._arrive(lambda: 1 / 0, 100.0, 0.1, seed=1)
