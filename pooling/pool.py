@@ -253,9 +253,8 @@ class Pool(Inspection[T]):
         self._check_process()
         ledger = self._ledger
         least = ledger.min_size if min_size is None else min_size
-        most = ledger.max_size if isinstance(max_size, Default) else max_size
-        most = None if most is None or most == math.inf else most
-        replace(self._config, min_size=least, max_size=most)  # type: ignore[arg-type]  # validates, nothing else
+        most = self.config.max_size if isinstance(max_size, Default) else max_size
+        replace(self._config, min_size=least, max_size=most)  # validates, nothing else
         self._tell(ledger.resize, least, math.inf if most is None else most)
 
     def clear(self, *, interrupt: bool = False) -> None:

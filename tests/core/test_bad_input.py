@@ -160,6 +160,7 @@ BAD_CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str
     ("resize", (-1,), {}, ValueError, "min_size must be at least 0, not -1"),
     ("resize", (), {"max_size": 0}, ValueError, "max_size must be at least 1, not 0"),
     ("resize", (), {"max_size": "3"}, TypeError, "max_size must be a whole number or None, not '3'"),
+    ("resize", (), {"max_size": math.inf}, TypeError, "max_size must be a whole number or None, not inf"),
     ("resize", (11,), {}, ValueError, "min_size (11) is greater than max_size (10)"),
     ("subscribe", (None,), {}, TypeError, "a listener must be callable, not None"),
 ]
