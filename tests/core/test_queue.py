@@ -143,11 +143,12 @@ def test_waiting_ages_so_that_the_lowest_class_is_served(clock: ManualClock, mak
     assert served == sorted(served, key=lambda name: 9.5 if name == "low" else 1 + int(name[6:]))
 
 
-def test_one_with_a_priority_that_times_out_swallows_nothing(clock: ManualClock, make: Make) -> None:
+@pytest.mark.parametrize("priority", [-5, -3], ids=["in-front", "behind-another"])
+def test_one_with_a_priority_that_times_out_swallows_nothing(clock: ManualClock, make: Make, priority: float) -> None:
     """The queue is a heap then."""
     pool = make(max_size=1)
     lease = pool.acquire()
-    gone = clock.spawn(pool.acquire, 1, -5)
+    gone = clock.spawn(pool.acquire, 1, priority)
     staying = clock.spawn(pool.acquire, 9, -4)
     clock.advance(0)
     assert pool.stats().waiting == 2

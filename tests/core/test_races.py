@@ -20,7 +20,7 @@ from pooling._ledger.queue import Turn, Waiter
 from pooling._ledger.roster import Roster
 from pooling._runtime.threads import Threads
 from pooling._waiting import LOOKS
-from pooling.testing import FakeFactory, ManualClock
+from pooling.testing import FakeBroken, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome
 from tests.core.test_reentrancy import Inside
@@ -133,6 +133,18 @@ def test_a_release_that_came_beside_the_close_is_closed(clock: ManualClock, fact
     pool._tell()
     clock.advance(0)
     assert (factory.open, pool.stats().closed) == (0, {"pool": 1})
+
+
+def test_a_release_that_came_beside_a_break_is_checked_before_its_next_use(clock: ManualClock, make: Make) -> None:
+    """It looked at its epoch just before the break, and appended just after idle was emptied."""
+    pool = make(max_size=2, check_after=1000)
+    lease, broken = pool.acquire(), pool.acquire()
+    lease.connection.dead = True
+    with pytest.raises(FakeBroken), broken:
+        raise FakeBroken
+    pool._idle.append(lease._take("lost"))
+    with pool.acquire(timeout=5) as connection:
+        assert not connection.dead
 
 
 def test_a_clear_that_finds_idle_emptied_under_its_hands_goes_on(clock: ManualClock, make: Make) -> None:
@@ -336,7 +348,8 @@ def test_a_waiter_that_has_left_but_stands_in_the_queue_is_passed_over(clock: Ma
     pool._ledger.queue.join(a_waiter(clock, Turn.LEFT))
     lease.release()
     pool._tell()
-    assert (pool.stats().waiting, pool.stats().idle) == (0, 1)
+    clock.advance(0)
+    assert (pool.stats().waiting, pool.stats().idle, pool.stats().closed) == (0, 1, {})
 
 
 def test_so_is_one_in_front_of_others(clock: ManualClock, make: Make) -> None:
@@ -350,7 +363,7 @@ def test_so_is_one_in_front_of_others(clock: ManualClock, make: Make) -> None:
     lease.release()
     clock.advance(0)
     waiting.result().release()
-    assert (pool.stats().waiting, pool.stats().idle) == (0, 1)
+    assert (pool.stats().waiting, pool.stats().idle, pool.stats().closed) == (0, 1, {})
 
 
 def test_a_crowd_too_gets_nothing_unchecked_where_every_use_is_to_begin_with_a_check(
