@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from pooling import Pool, PoolClosed
+from pooling import ConnectError, Pool, PoolClosed
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, run_python, timed
@@ -37,6 +37,24 @@ def test_a_pool_that_drains_opens_for_those_who_wait_and_not_to_keep_min_size(
     clock.advance(10)
     assert factory.gates["connect"].calls == calls
     leases.pop().release()
+    clock.advance(1)
+    assert draining.result() is True
+
+
+def test_a_drain_does_not_try_the_patience_of_those_who_wait_for_a_server_that_is_away(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(fail_after=5)
+    lease = pool.acquire()
+    factory.gates["connect"].error(OSError("down"))
+    waiting = clock.spawn(timed, clock, pool.acquire, 60)
+    clock.advance(4)
+    draining = clock.spawn(pool.drain, 60)
+    clock.advance(2)
+    took, error = waiting.result()
+    assert isinstance(error, ConnectError)
+    assert took == pytest.approx(5)
+    lease.release()
     clock.advance(1)
     assert draining.result() is True
 

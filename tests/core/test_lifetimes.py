@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from pooling.testing import FakeFactory, ManualClock
@@ -188,6 +190,10 @@ def test_a_lease_given_back_in_time_is_no_leak(clock: ManualClock, make: Make) -
     assert pool.stats().leaks == 0
 
 
+def line_before() -> int:
+    return sys._getframe(1).f_lineno - 1
+
+
 def test_holders_say_who_since_when_and_where(clock: ManualClock, make: Make) -> None:
     pool = make()
     one = pool.acquire()
@@ -203,6 +209,9 @@ def test_holders_say_who_since_when_and_where(clock: ManualClock, make: Make) ->
     one.release()
     two.release()
     assert pool.holders() == ()
+    three = pool.acquire()
+    assert pool.holders()[0].where.split()[0] == f"{__file__}:{line_before()}"
+    three.release()
 
 
 @pytest.mark.parametrize("name", ["idle_timeout", "max_lifetime", "keepalive", "leak_after"])

@@ -129,6 +129,18 @@ def test_a_full_queue_refuses_at_once_and_distinctly(clock: ManualClock, make: M
     assert pool.stats().waiting == 0
 
 
+def test_max_waiting_counts_everybody_who_waits_for_the_end_of_a_suspension(clock: ManualClock, make: Make) -> None:
+    """However many connections there may be: none is opened meanwhile."""
+    pool = make(max_size=3, max_waiting=1)
+    pool.suspend()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    assert isinstance(outcome(pool.acquire, 5), QueueFull)
+    pool.resume()
+    clock.advance(0)
+    waiting.result().release()
+
+
 @pytest.mark.parametrize("hook", ["reset", "check", "close"])
 def test_max_waiting_does_not_count_callers_whose_connection_a_worker_has(
     clock: ManualClock, factory: FakeFactory, make: Make, hook: str

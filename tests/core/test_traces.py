@@ -46,10 +46,29 @@ def test_a_pool_whose_server_was_away_is_collected_when_it_is_dropped(workers: A
         until(lambda: gc.collect() >= 0 and gone() is None)
 
 
-def test_an_error_that_is_kept_keeps_nothing_else() -> None:
+def caused_by(connect: Callable[[], Any]) -> Callable[[], Any]:
+    """The same, with what it raised as the cause of another error, as of a driver that tries one address after another
+    and raises when it is through."""
+
+    def through() -> None:
+        errors: list[OSError] = []
+        try:
+            connect()
+        except OSError as error:
+            errors.append(error)
+        try:
+            raise OSError("no address is left") from errors[0]
+        finally:
+            errors.clear()
+
+    return through
+
+
+@pytest.mark.parametrize("chained", [lambda connect: connect, caused_by], ids=["alone", "a-cause"])
+def test_an_error_that_is_kept_keeps_nothing_else(chained: Callable[..., Any]) -> None:
     kept = Kept()
     gone = weakref.ref(kept)
-    pool = Pool(failing_with(kept), fail_after=0.0)
+    pool = Pool(chained(failing_with(kept)), fail_after=0.0)
     del kept
     with pytest.raises(ConnectError) as caught:
         pool.acquire()
