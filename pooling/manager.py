@@ -152,6 +152,7 @@ class PoolManager(Mapping[str, Pool[Any]]):
         self._closed = True  # before the pools are looked at: see _make()
         pools = list(self._pools.values())
         for pool in pools:
+            pool._check_process()  # else, in a forked child, the parent's books would be told
             pool._tell(pool._ledger.enter, phase)
         for pool in pools:
             yield pool, None if until is None else max(0.0, until - time.monotonic())

@@ -398,6 +398,39 @@ def test_stats_have_every_pool(manager: PoolManager) -> None:
 # -- forks --------------------------------------------------------------------------------------------------------
 
 
+def test_all_pools_of_a_manager_are_told_of_its_end_in_a_forked_child_too() -> None:
+    """Once each, before the first one is waited for, also where the child has used none of them before."""
+    run_python(
+        """
+        import os, signal, sys
+        from pooling import PoolManager
+        from pooling.testing import FakeFactory
+        from tests.waiting import until
+        signal.alarm(20)
+        manager, heard = PoolManager(), []
+        for name in ("first", "second"):
+            manager.add(name, FakeFactory())
+            manager[name].subscribe(lambda event: heard.append((event.pool, event.reason)))
+        first = manager["first"]
+        drain = first.drain
+        def draining(timeout):
+            assert [pool.stats().state for pool in manager._pools.values()] == ["draining", "draining"]
+            return drain(timeout)
+        first.drain = draining
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            assert manager.drain(5)
+            until(lambda: sorted(heard) == [(name, now) for name in manager for now in ("closed", "draining")])
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        first.drain = drain
+        manager.close()
+        """,
+        options=("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+    )
+
+
 def test_a_manager_made_before_a_fork_works_in_the_child(tmp_path: Path) -> None:
     run_python(
         f"""
