@@ -113,6 +113,9 @@ def test_clear_can_interrupt_those_in_use(clock: ManualClock, make: Make) -> Non
     assert lease.connection.interrupted
     assert not resting.interrupted
     lease.release()
+    with pool.acquire() as connection:
+        pool.clear()
+        assert not connection.interrupted
 
 
 def test_a_clear_during_a_check_or_reset_is_heeded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:

@@ -252,7 +252,7 @@ def test_close_closes_every_pool_and_may_be_called_again() -> None:
     manager.add("never", FakeFactory())
     for name in "abc":
         manager[name].acquire().release()
-    manager.close()
+    manager.close(timeout=None)
     manager.close()
     assert [factory.open for factory in factories] == [0, 0, 0]
     assert set(manager.stats()) == {"a", "b", "c"}

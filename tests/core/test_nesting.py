@@ -106,6 +106,17 @@ def test_one_thread_alone_can_starve_itself(clock: ManualClock, make: Make) -> N
     assert took < 0.1
 
 
+def test_nobody_starves_where_one_more_may_be_opened_when_the_server_is_back(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=2, nested="raise")
+    with pool.acquire():
+        factory.gates["connect"].error(OSError("down"))
+        clock.spawn(lambda: (clock.sleep(1), factory.gates["connect"].ok()))
+        with pool.acquire(timeout=5):
+            assert 1 <= clock.now() - 1000 < 2
+
+
 @pytest.mark.parametrize("nested", ["warn", "raise"])
 def test_nobody_is_accused_while_somebody_can_give_one_back(
     clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture, nested: Any

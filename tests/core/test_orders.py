@@ -25,6 +25,20 @@ def test_warm_up_opens_one_where_min_size_is_0(clock: ManualClock, make: Make) -
     assert pool.stats().idle == 1
 
 
+def test_an_order_that_comes_into_a_crowd_takes_no_place_in_it(clock: ManualClock, make: Make) -> None:
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0.01)
+    warming = clock.spawn(pool.warm_up, 1)
+    clock.advance(0.01)
+    assert (pool.stats().waiting, warming.result()) == (1, None)
+    lease.release()
+    clock.advance(0)
+    waiting.result().release()
+    assert not pool._ledger.watchers
+
+
 def test_warm_up_is_bounded(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     factory.gates["connect"].never()
     took, error = timed(clock, make(min_size=2).warm_up, 3)

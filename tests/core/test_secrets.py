@@ -29,7 +29,10 @@ from tests.core.conftest import Make
 from tests.core.helpers import outcome
 
 CANARY = "Tweety/öä@7 %41'\"\\$&"
-WRITTEN = (CANARY, quote(CANARY), quote(CANARY, safe=""), quote_plus(CANARY), repr(CANARY)[1:-1], "Tweety")
+WRITTEN = (
+    CANARY, quote(CANARY), quote(CANARY, safe=""), quote_plus(CANARY), repr(CANARY)[1:-1], json.dumps(CANARY)[1:-1],
+    repr(CANARY.encode())[2:-1], "Tweety",
+)  # fmt: skip  # a list
 NOBODY = "127.0.0.1:1"  # where nothing listens
 
 

@@ -128,6 +128,18 @@ def test_waits_uses_and_connects_are_measured(clock: ManualClock, factory: FakeF
     assert stats.wait.percentile(0) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_use_begins_with_its_acquire_also_after_a_look_at_what_was_unused_for_long(
+    clock: ManualClock, make: Make
+) -> None:
+    pool = make()
+    pool.acquire().release()
+    clock.advance(30)
+    with pool.acquire():
+        clock.advance(2)
+        assert pool.holders()[0].age == 2
+    assert pool.stats().use.max == 2
+
+
 @pytest.mark.parametrize("end", ["release", "discard", "detach", "refresh", "with", "loss"])
 def test_every_use_is_measured_however_it_ends(clock: ManualClock, make: Make, end: str) -> None:
     pool = make()
