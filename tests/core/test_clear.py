@@ -14,12 +14,13 @@ from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
 
 
-def test_the_agenda_forgets_connections_that_are_long_gone(clock: ManualClock, make: Make) -> None:
+def test_connections_that_are_long_gone_are_forgotten(clock: ManualClock, make: Make) -> None:
     pool = make(max_size=1)
     for _ in range(200):
         pool.acquire().discard()
         clock.advance(0)
     assert len(pool._roster._agenda) < 70
+    assert not pool._roster._identities
 
 
 def test_clears_in_a_row_leave_each_connection_one_line_on_the_agenda(clock: ManualClock, make: Make) -> None:

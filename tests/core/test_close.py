@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from pooling import ConnectError, Pool, PoolClosed
-from pooling.testing import FakeFactory, ManualClock
+from pooling.testing import FakeBroken, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, run_python, timed
 
@@ -69,6 +69,20 @@ def test_close_closes_the_idle_ones_and_may_be_called_again(
     assert (factory.open, pool.stats().size, pool.stats().closed) == (0, 0, {"pool": 3})
     pool.close()
     assert factory.gates["close"].calls == 3
+
+
+def test_suspects_are_closed_with_the_pool_and_not_looked_at_before(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=3)
+    leases = [pool.acquire() for _ in range(3)]
+    pool.suspend()
+    for lease in leases[1:]:
+        lease.release()
+    with pytest.raises(FakeBroken), leases[0]:
+        raise FakeBroken
+    pool.close()
+    assert (factory.open, factory.gates["check"].calls) == (0, 0)
 
 
 def test_an_acquire_after_close_fails_at_once(clock: ManualClock, make: Make) -> None:

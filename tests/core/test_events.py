@@ -44,6 +44,7 @@ def test_a_plain_life_is_told_in_order(clock: ManualClock, make: Make) -> None:
     ]  # fmt: skip
     assert {event.pool for event in heard} == {"p"}
     assert [event.at for event in heard] == sorted(event.at for event in heard)
+    assert [event.holder is not None for event in heard] == [False, False, True, True, True, True, False, False]
     release = heard[3]
     assert (release.connection_id, release.duration, release.error) == (1, 2.0, None)
     assert release.holder is not None
@@ -112,6 +113,16 @@ def test_each_kind_is_told_once_for_each_thing_that_happened(  # noqa: PLR0915  
     expect("state suspended", "state running")
     pool.drain()
     expect("state draining", "state closed")
+
+
+def test_one_who_waits_for_long_is_told_once(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    """He looks by himself now and then, and keeps his place."""
+    pool = make()
+    heard = listen(pool)
+    factory.gates["connect"].slow(5)
+    pool.acquire(timeout=10).release()
+    clock.advance(0)
+    assert told(heard) == ["wait", "connect", "acquire", "release clean"]
 
 
 def test_a_hand_over_is_told_as_release_and_acquire(clock: ManualClock, make: Make) -> None:

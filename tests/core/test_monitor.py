@@ -227,6 +227,18 @@ def test_a_pool_manager_is_watched_even_where_one_of_its_pools_cannot_be_made(
     assert not monitor.running
 
 
+def test_a_manager_that_has_no_pools_yet_is_watched_until_it_has(
+    clock: ManualClock, watch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with PoolManager() as manager:
+        monitor = watch(manager, interval=10, style="json")
+        clock.advance(15)
+        assert monitor.running
+        manager.add("later", FakeFactory())
+        clock.advance(5)
+        assert [json.loads(message)["pool"] for message in caplog.messages] == ["later"]
+
+
 def test_pools_are_named_in_many_ways(make: Make) -> None:
     class DropIn:
         def __init__(self, pooling: Any) -> None:
@@ -393,6 +405,23 @@ def test_a_call_that_takes_longer_than_the_interval_is_made_once_at_a_time(clock
     periodic.stop()
     clock.advance(100)
     assert calls == 4
+
+
+def test_stop_waits_for_a_call_that_another_thread_is_making() -> None:
+    begun, calls = threading.Event(), []
+
+    def slow() -> bool:
+        begun.set()
+        threading.Event().wait(0.1)
+        calls.append("over")
+        return True
+
+    with Pool(FakeFactory()):  # which needs the threads: they are not waited for themselves
+        periodic = Periodic(slow, 0.01)
+        periodic.start()
+        assert begun.wait(10)
+        periodic.stop()
+        assert calls
 
 
 def test_in_real_time_it_needs_no_thread_of_its_own_and_leaves_none() -> None:

@@ -87,6 +87,8 @@ def test_with_raise_the_last_to_come_gives_way_and_the_others_go_on(
     clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make(max_size=3, nested="raise")
+    heard: list[str] = []
+    pool.subscribe(lambda event: heard.append(event.kind))
     actors = [clock.spawn(twice, pool, clock) for _ in range(3)]
     clock.advance(0.2)
     errors = [outcome(actor.result) for actor in actors]
@@ -94,7 +96,7 @@ def test_with_raise_the_last_to_come_gives_way_and_the_others_go_on(
     assert errors[2].stage == "nested"
     assert len(errors[2].holders) == 3
     assert "each is held by a thread that waits for another one" in str(errors[2])
-    assert pool.stats().timeouts == 1
+    assert pool.stats().timeouts == heard.count("timeout") == 1
     assert not nesting(caplog)
 
 

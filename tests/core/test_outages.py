@@ -204,6 +204,20 @@ def test_the_pool_goes_on_probing_as_long_as_anybody_has_asked_and_then_stops(
     assert factory.gates["connect"].calls > quiet
 
 
+def test_who_was_refused_at_once_has_asked_as_well(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(fail_after=0)
+    connects = factory.gates["connect"]
+    connects.error(OSError())
+    assert isinstance(outcome(pool.acquire, 1), ConnectError)
+    while connects.calls < 2:  # that one has asked
+        clock.advance(0.01)
+    took, error = timed(clock, pool.acquire, 1)
+    assert (took, type(error), connects.calls) == (0, ConnectError, 2)
+    connects.ok()
+    clock.advance(2)
+    assert (connects.calls, pool.stats().idle) == (3, 1)
+
+
 def test_min_size_keeps_the_pool_probing_with_nobody_asking(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:

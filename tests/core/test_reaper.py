@@ -96,6 +96,30 @@ def test_a_pool_that_gets_the_address_of_one_just_collected_has_its_reaper() -> 
     assert [pool is second for pool in reaper._living()] == [True]
 
 
+def test_a_reaper_with_nothing_due_sleeps_until_it_is_woken() -> None:
+    class Watching(Reaper):
+        def _turn(self, me: threading.Thread) -> None:
+            try:
+                super()._turn(me)
+            except BaseException as error:
+                raised.append(error)
+                raise
+            finally:
+                turns.release()
+
+    raised: list[BaseException] = []
+    turns = threading.Semaphore(0)
+    reaper, pool = Watching(at_rest=lambda: None), Quiet()
+    reaper.watch(pool)
+    reaper.alarm(time.monotonic())
+    for _ in range(3):
+        reaper.poke(None)
+        assert turns.acquire(timeout=10)
+    reaper.forget(pool)
+    reaper.park(1.0)
+    assert not raised
+
+
 @pytest.mark.parametrize("possible", [True, False], ids=["nothing is due", "no thread can be started"])
 def test_what_would_wake_a_reaper_that_does_not_run_does_not_pile_up(
     possible: bool, monkeypatch: pytest.MonkeyPatch

@@ -140,6 +140,7 @@ def test_an_error_is_cleaned_with_all_that_hangs_on_it() -> None:
     error.__cause__.__cause__ = KeyError({"dsn": [CANARY.encode()]})
     error.__context__ = error
     error.note = f"a note on {CANARY}"  # type: ignore[attr-defined]
+    error.answer = f"no {CANARY}".encode()  # type: ignore[attr-defined]
     inner = ValueError(CANARY)
     error.inner = inner  # type: ignore[attr-defined]
     cleaned = conceal(error, [CANARY])
@@ -147,7 +148,7 @@ def test_an_error_is_cleaned_with_all_that_hangs_on_it() -> None:
     assert isinstance(cleaned.__cause__, Concealed)
     assert str(cleaned.__cause__) == "Stubborn: again ***"
     assert_hidden(everything_in(cleaned), str(inner))
-    assert error.filename == "/run/***"
+    assert (error.filename, error.answer) == ("/run/***", b"no ***")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])

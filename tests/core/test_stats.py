@@ -123,6 +123,7 @@ def test_waits_uses_and_connects_are_measured(clock: ManualClock, factory: FakeF
     stats = add_up(pool.stats())
     assert (stats.wait.count, stats.wait.sum, stats.wait.max) == (3, pytest.approx(2.5), pytest.approx(2))
     assert (stats.use.count, stats.use.sum, stats.use.max) == (3, pytest.approx(6), pytest.approx(4))
+    assert stats.use.mean == pytest.approx(2)
     assert (stats.connect.count, stats.connect.sum) == (1, pytest.approx(0.5))
     assert stats.connect.mean == pytest.approx(0.5)
     assert stats.wait.percentile(0) == pytest.approx(0, abs=1e-9)
