@@ -155,6 +155,27 @@ def test_a_detached_connection_is_the_callers_and_its_slot_is_free(
         lease.detach()
 
 
+def test_a_connection_of_before_a_clear_may_be_detached_all_the_same(clock: ManualClock, make: Make) -> None:
+    pool = make()
+    lease = pool.acquire()
+    pool.clear()
+    connection = lease.detach()
+    clock.advance(1)
+    assert not connection.closed
+    assert pool.stats().closed == {"detached": 1}
+
+
+def test_one_that_comes_back_dirty_after_a_clear_is_closed_and_not_reset_before(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make()
+    with pool.acquire() as connection:
+        connection.dirty = True
+        pool.clear()
+    clock.advance(1)
+    assert (factory.gates["reset"].calls, pool.stats().closed) == (0, {"stale": 1})
+
+
 def test_a_detached_connection_is_kept_alive_by_the_caller_alone(clock: ManualClock) -> None:
     class Plain:
         def close(self) -> None: ...

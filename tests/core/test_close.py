@@ -204,6 +204,21 @@ def test_drain_takes_no_new_acquires_and_waits_for_the_leases(
     assert (factory.open, pool.stats().state) == (0, "closed")
 
 
+def test_drain_waits_for_those_who_wait_for_a_connection_that_is_being_opened(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make()
+    factory.gates["connect"].slow(2)
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0)
+    draining = clock.spawn(pool.drain, 60)
+    clock.advance(3)
+    assert not draining.done
+    waiting.result().release()
+    clock.advance(0)
+    assert draining.result() is True
+
+
 def test_drain_gives_up_after_its_timeout_and_closes(clock: ManualClock, make: Make) -> None:
     pool = make()
     lease = pool.acquire()

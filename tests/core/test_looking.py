@@ -27,7 +27,7 @@ def test_waiters_are_told_in_the_order_of_service_with_age_and_place(clock: Manu
             clock.advance(1)
         told = pool.waiters()
         assert [round(waiter.age, 3) for waiter in told] == [2.0, 4.0, 3.0, 1.0]
-        assert all(waiter.where.startswith(f"{__file__}:") and waiter.where.endswith(" wait") for waiter in told)
+        assert {waiter.where for waiter in told} == {f"{__file__}:{wait.__code__.co_firstlineno + 1} wait"}
         assert pool.waiters(most=2) == told[:2]
     clock.advance(1)
     assert pool.waiters() == ()

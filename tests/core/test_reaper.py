@@ -96,6 +96,34 @@ def test_a_pool_that_gets_the_address_of_one_just_collected_has_its_reaper() -> 
     assert [pool is second for pool in reaper._living()] == [True]
 
 
+def test_an_alarm_that_is_set_while_the_pools_are_asked_is_not_missed() -> None:
+    """It is due after the wake-up that has just come: the reaper would sleep on."""
+    looked = threading.Event()
+
+    class Busy:
+        due, asked = time.monotonic() + 0.01, 0
+
+        def due_at(self) -> float:
+            told = self.due
+            if told == float("inf") and not self.asked:
+                self.asked = 1
+                self.due = time.monotonic()  # by another thread, and the pool has just said that nothing is due
+                reaper.alarm(self.due)
+            return told
+
+        def look(self) -> None:
+            if self.asked:
+                looked.set()
+            self.due = float("inf")
+
+    reaper, pool = Reaper(at_rest=lambda: None), Busy()
+    reaper.watch(pool)
+    reaper.alarm(pool.due)
+    assert looked.wait(10)
+    reaper.forget(pool)
+    reaper.park(1.0)
+
+
 def test_a_reaper_with_nothing_due_sleeps_until_it_is_woken() -> None:
     class Watching(Reaper):
         def _turn(self, me: threading.Thread) -> None:
@@ -137,3 +165,5 @@ def test_what_would_wake_a_reaper_that_does_not_run_does_not_pile_up(
             reaper.alarm(time.monotonic())
         del pool  # which wakes the reaper
     assert 1 <= reaper._pokes.qsize() <= 2
+    assert not reaper.watches()
+    assert not reaper._pools

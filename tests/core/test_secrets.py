@@ -195,7 +195,15 @@ def test_attributes_are_those_of_slots_as_well() -> None:
         def __init__(self) -> None:
             self.password = "pw"
 
+    class Single(Slotted):
+        __slots__ = "token"  # a string is one name
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = "tk"
+
     assert attributes(Slotted()) == {"password": "pw"}
+    assert attributes(Single()) == {"password": "pw", "token": "tk"}
 
 
 # -- a pool ---------------------------------------------------------------------------------------------

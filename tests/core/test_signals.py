@@ -214,12 +214,13 @@ def test_a_stop_that_fails_is_logged_and_keeps_nothing_from_ending(
     assert states(manager) == {"closed"}
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
 def test_a_drain_that_fails_is_logged_and_the_signal_has_its_effect(
-    effects: Effects, caplog: pytest.LogCaptureFixture
+    effects: Effects, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     class Fails:
         def drain(self, timeout: float | None) -> bool:
-            raise ZeroDivisionError
+            raise error
 
     drain_on_signals(Fails())
     signal.raise_signal(signal.SIGTERM)

@@ -43,6 +43,16 @@ def test_one_broken_connection_has_the_others_checked_before_they_go_out(
     assert pool.stats().state == "up"
 
 
+def test_who_had_the_broken_one_holds_it_no_more_while_it_is_closed(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make()
+    factory.gates["close"].slow(5)
+    break_one(pool)
+    clock.advance(1)
+    assert (pool.stats().closing, pool.holders()) == (1, ())
+
+
 def test_suspects_that_pass_the_check_stay(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(max_size=10, check_after=1000)
     connections = idle(pool, 10)
