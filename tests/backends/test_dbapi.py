@@ -399,7 +399,7 @@ class TestSocket:
         server.thaw()
         factory.interrupt(held)
         pool.close()
-        held.socket.close()
+        factory.close(held)  # the socket's own close() waits for the file that pg8000 has made of it
 
 
 class TestErrors:
