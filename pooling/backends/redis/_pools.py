@@ -31,7 +31,7 @@ from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.backends.redis._slots import SlotPool, read
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
 from pooling.config import Config
-from pooling.errors import ConnectError, PoolTimeout, QueueFull
+from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease, give_up
 from pooling.pool import Pool
 
@@ -128,16 +128,22 @@ class ConnectionPool(redis.ConnectionPool):
             raise
 
     def _acquire(self, started: float, frame: FrameType) -> Lease[Any]:
-        patience = self._pool._config.connect_timeout if self.timeout == 0 else self.timeout
-        left = None if patience is None else max(0.0, started + patience - time.monotonic())
-        try:
-            return self._pool._acquire_for(frame, left)
-        except QueueFull as error:
-            raise _errors.TooManyConnections(f"Too many connections: {error}") from None
-        except PoolTimeout as error:
-            raise _errors.NoConnection.like(error) from error.__cause__
-        except ConnectError as error:
-            raise _errors.own(error) from error
+        while True:
+            pool = self._pool
+            patience = pool._config.connect_timeout if self.timeout == 0 else self.timeout
+            left = None if patience is None else max(0.0, started + patience - time.monotonic())
+            try:
+                return pool._acquire_for(frame, left)
+            except PoolClosed:
+                if pool is self._pool:
+                    raise
+                # Else reset() has closed it, and made another one, which serves those who waited for this one.
+            except QueueFull as error:
+                raise _errors.TooManyConnections(f"Too many connections: {error}") from None
+            except PoolTimeout as error:
+                raise _errors.NoConnection.like(error) from error.__cause__
+            except ConnectError as error:
+                raise _errors.own(error) from error
 
     def _ready(self, lease: Lease[Any], *, fresh: bool, last: bool) -> Any:
         """The connection of a lease if it may go out; None where it may not, and the lease has ended. Raises what is
@@ -240,16 +246,16 @@ class ConnectionPool(redis.ConnectionPool):
         if old is not None and self.pid != os.getpid():
             self._lock = threading.RLock()  # a thread that is not here may hold the old one
             old.stats()  # has the pool see that it was forked: it lets go of the parent's sockets
+            self.shells = Shells(weakref.WeakMethod(self.make_connection))
         else:
             new = self._build()
             if old is not None:
                 self._finalizer.detach()
-            self._pool = new
+            self._pool, self.shells = new, Shells(weakref.WeakMethod(self.make_connection))
             self._finalizer = weakref.finalize(self, _forget, new)
             self._finalizer.atexit = False
             if old is not None:
-                old.close(0)  # last: interrupted here, the pool has one to go on with
-        self.shells = Shells(weakref.WeakMethod(self.make_connection))
+                old.close(0)  # last: interrupted here, or told of it, everybody has one to go on with
         self.pid = os.getpid()  # last: see _checkpid()
 
     def _build(self) -> SlotPool:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from typing import Any
 
@@ -16,6 +17,7 @@ import redis
 import pooling
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, TooManyConnections
 from pooling.backends.redis._shells import Shells
+from pooling.errors import PoolClosed
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
 from tests.backends.redis_pools.conftest import Make, identity
@@ -196,6 +198,22 @@ class TestAsAClientSeesIt:
         gc.collect()
         backend.wait_for(0)
         assert redis.Redis(connection_pool=pool).ping()
+
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+    def test_who_waits_while_it_is_reset_gets_a_new_one(self, make: Make, kind: Any) -> None:
+        """He got the PoolClosed of the pool underneath, which no client of redis-py knows."""
+        pool = make(kind, max_connections=1, timeout=5)
+        used = pool.get_connection()
+        with ThreadPoolExecutor(1) as thread:
+            waits = thread.submit(pool.get_connection)
+            settled(pool.pooling, waiting=1)
+            pool.reset()
+            pool.release(waits.result(LATE))
+        pool.release(used)
+        assert pool._created_connections == 1
+        pool.pooling.close()
+        with pytest.raises(PoolClosed):  # by its owner's own order: there is no other
+            pool.get_connection()
 
     @pytest.mark.filterwarnings("ignore:pool .* was dropped without close:ResourceWarning")  # by a reset that is struck
     @pytest.mark.parametrize("function", [Shells.lend, Shells.take_back, ConnectionPool.reset])
