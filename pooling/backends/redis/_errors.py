@@ -12,7 +12,7 @@ from redis import exceptions
 
 from pooling.backends import ConnectArgsError
 from pooling.config import nearest
-from pooling.errors import ConnectError, PoolTimeout, QueueFull
+from pooling.errors import ConnectError, PoolError, PoolTimeout, QueueFull
 
 # Redis-py makes these ConnectionErrors; the connection is well.
 _REFUSALS = (
@@ -87,8 +87,11 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def own(error: ConnectError) -> BaseException:
-    """The driver's error behind it, as a copy for one caller: so that no traceback is shared."""
-    cause = error.__cause__ or exceptions.ConnectionError(str(error))
+    """The driver's error behind it, as a copy for one caller: so that no traceback is shared. Where it is an error of
+    ours, as of a worker that an exception has struck, a client knows none of those: a ConnectionError that says it."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, PoolError):
+        return exceptions.ConnectionError(str(error))
     try:
         return copy.copy(cause)
     except Exception:  # its constructor takes other arguments than it keeps

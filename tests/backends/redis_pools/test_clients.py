@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import redis
@@ -17,7 +18,7 @@ import redis
 import pooling
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, TooManyConnections
 from pooling.backends.redis._shells import Shells
-from pooling.errors import PoolClosed
+from pooling.errors import ConnectError, PoolClosed, PoolError
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
 from tests.backends.redis_pools.conftest import Make, identity
@@ -214,6 +215,16 @@ class TestAsAClientSeesIt:
         pool.pooling.close()
         with pytest.raises(PoolClosed):  # by its owner's own order: there is no other
             pool.get_connection()
+
+    def test_a_connect_that_an_exception_has_struck_is_an_error_of_redis_pys(self, make: Make) -> None:
+        """An error of the pool's own reached the client, as nothing that it retries."""
+        struck = ConnectError("pool 'x' cannot connect")
+        struck.__cause__ = PoolError("the worker that was to connect was struck by an exception")
+        client = redis.Redis(connection_pool=make(max_connections=1))
+        failing = patch.object(client.connection_pool.pooling, "_acquire_for", side_effect=struck)
+        with failing, pytest.raises(redis.ConnectionError, match="cannot connect") as raised:
+            client.ping()
+        assert raised.value.__cause__ is struck
 
     @pytest.mark.filterwarnings("ignore:pool .* was dropped without close:ResourceWarning")  # by a reset that is struck
     @pytest.mark.parametrize("function", [Shells.lend, Shells.take_back, ConnectionPool.reset])
