@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -40,12 +41,20 @@ class _Begun(threading.Event):
         return super().wait(BIRTH if timeout is None else timeout)
 
 
+def check_running() -> None:
+    """Raise RuntimeError where the interpreter is ending. From 3.12 on a thread cannot be started then; before, it can,
+    and never runs, as none does that is there already."""
+    if sys.is_finalizing():
+        raise RuntimeError("no thread runs any more: the interpreter is ending")
+
+
 def begin(thread: threading.Thread) -> bool:
     """Start a thread. False where it has not begun after a while. Raises RuntimeError where none can be started.
 
     An exception that is sent to whoever starts a thread may strike the newborn one, which goes by its parent's identity
     until it runs (``PyThreadState_SetAsyncExc``). It ends unseen then, and Thread.start() would wait for it for ever.
     """
+    check_running()
     begun = thread._started = _Begun()  # type: ignore[attr-defined]  # called so from Python 3.3 to 3.14 at least
     thread.start()
     return begun.is_set()
@@ -61,6 +70,7 @@ class Workers:
 
     def submit(self, job: Job) -> None:
         """Run the job on a thread. Raises RuntimeError where none can be started."""
+        check_running()
         self._parked = False
         worker = self._rested() or self._hired()
         worker.jobs.put(job)

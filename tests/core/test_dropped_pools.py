@@ -181,6 +181,34 @@ def test_a_pool_in_use_at_the_end_of_the_interpreter_is_no_trouble() -> None:
     )
 
 
+@pytest.mark.parametrize("warm", [False, True], ids=["no worker there", "a worker there"])
+def test_a_destructor_at_the_end_of_the_interpreter_is_served_in_time(warm: bool) -> None:
+    """Before 3.12 threads can be started there, and never run: one after the other was, for ever."""
+    start = time.monotonic()
+    said = run_python(
+        f"""
+        import os
+        from pooling import Pool
+        from pooling.testing import FakeFactory
+
+        class Late:
+            def __init__(self):
+                self.pool, self.me, self.write = Pool(FakeFactory(), max_size=2), self, os.write
+
+            def __del__(self):
+                with self.pool.acquire(timeout=20):
+                    self.write(1, b"served")
+                self.pool.close()
+
+        late = Late()
+        if {warm}:
+            late.pool.acquire().discard()
+        """
+    )
+    assert said == "served"
+    assert time.monotonic() - start < SLOW_MACHINE
+
+
 def test_a_pool_dropped_where_no_thread_can_be_started_closes_on_the_spot() -> None:
     run_python(
         """

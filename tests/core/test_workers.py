@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from pooling import Pool, PoolClosed
 from pooling._log import PoolLog
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import THREADS, Threads
-from pooling._runtime.workers import Workers, _Worker
+from pooling._runtime.workers import Workers, _Worker, begin
 from pooling.events import Outlet, PoolEvent
 from pooling.testing import FakeFactory
 from tests.core.helpers import outcome
@@ -158,6 +159,20 @@ def test_a_thread_that_cannot_be_started_leaves_nothing_behind(
     with pytest.raises(RuntimeError, match="can't start new thread"):
         workers.submit(lambda: None)
     assert not workers._all
+
+
+def test_at_the_end_of_the_interpreter_nothing_is_given_to_a_thread(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is there does not run any more, and a new one never would."""
+    run(workers)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "is_finalizing", lambda: True)
+        with pytest.raises(RuntimeError, match="the interpreter is ending"):
+            workers.submit(lambda: None)
+        with pytest.raises(RuntimeError, match="the interpreter is ending"):
+            begin(threading.Thread())
+    assert len(workers._idle) == 1
 
 
 def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
