@@ -326,8 +326,12 @@ def _is_one_of(classes: tuple[type[Exception], ...], error: Exception) -> bool:
 def _refuse_lazy(fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"fn must be callable with a connection, not {fn!r}")
-    if getattr(getattr(fn, "__code__", None), "co_flags", 0) & _LAZY:
-        raise TypeError(f"{fn!r} would run when its connection is back in the pool: it must be a plain function")
+    called: object = fn
+    while isinstance(called, functools.partial):
+        called = called.func
+    code = getattr(called, "__code__", None) or getattr(type(called).__call__, "__code__", None)
+    if getattr(code, "co_flags", 0) & _LAZY:
+        raise TypeError(f"{called!r} would run when its connection is back in the pool: it must be a plain function")
 
 
 def _note(error: Exception, text: str) -> None:

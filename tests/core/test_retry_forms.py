@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -210,11 +211,23 @@ async def coroutine(connection: Any) -> None:
     pass
 
 
-@pytest.mark.parametrize("fn", [generator, coroutine, None, 5])
+class Later:
+    def __call__(self, connection: Any) -> Iterator[int]:
+        yield 1
+
+    async def method(self, connection: Any, secret: str) -> None:
+        pass
+
+
+LATER = [generator, coroutine, Later(), partial(generator), partial(Later().method, secret="hunter2")]
+
+
+@pytest.mark.parametrize("fn", [*LATER, None, 5])
 def test_what_would_use_its_connection_later_is_refused(make: Make, fn: Any) -> None:
     pool = make()
-    with pytest.raises(TypeError, match=r"plain function|must be callable"):
+    with pytest.raises(TypeError, match=r"plain function|must be callable") as raised:
         pool.run(fn)
+    assert "hunter2" not in str(raised.value)
     with pytest.raises(TypeError, match=r"plain function|must be callable"):
         Retrying(pool)(fn)
     assert pool.stats().acquired == 0
