@@ -87,10 +87,13 @@ class _Handlers:
         self._stop = stop
         self._before = before
         self._stage = _Stage.WAITING
+        self._pid = os.getpid()  # whose stage that is
         self._number = 0  # the signal that came first
         self._over_at = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        if self._pid != os.getpid():  # a child that was forked meanwhile: the thread that drains is its parent's
+            self._stage, self._pid = _Stage.WAITING, os.getpid()
         stage, first = self._stage, number == self._number
         if stage is _Stage.WAITING:
             self._stage, self._number = _Stage.DRAINING, number

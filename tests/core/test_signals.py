@@ -476,3 +476,37 @@ def test_a_forked_child_drains_its_own_pools_and_the_parent_goes_on() -> None:
         ),
         options=LENIENT,
     )
+
+
+def test_a_child_that_is_forked_while_its_parent_drains_ends_by_the_signal_too() -> None:
+    """It took itself for one that drains already, with a thread that it did not have, and ended by no SIGTERM."""
+    run_python(
+        COMMON
+        + textwrap.dedent(
+            """
+            drain_on_signals(manager, timeout=25)
+            os.kill(os.getpid(), signal.SIGTERM)
+            while manager["a"].stats().state != "draining":
+                time.sleep(0.01)
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                os.kill(os.getpid(), signal.SIGTERM)
+                while True:
+                    time.sleep(0.01)
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM, status
+            os._exit(0)
+            """
+        ),
+        options=LENIENT,
+    )
+
+
+def test_what_a_child_inherits_of_a_drain_is_its_parents(effects: Effects, manager: PoolManager) -> None:
+    handlers = signals._Handlers(manager, 5.0, None, {signal.SIGTERM: effects.handler})
+    handlers._stage, handlers._number, handlers._pid = signals._Stage.DRAINING, signal.SIGTERM, -1
+    signal.signal(signal.SIGTERM, handlers.handle)
+    signal.raise_signal(signal.SIGTERM)
+    effects.wait()
+    assert handlers._pid == os.getpid()
