@@ -16,7 +16,7 @@ from pooling.config import seconds
 
 _log = logging.getLogger("pooling")
 _running: set[Periodic] = set()  # what was started lives until it is stopped, whoever else keeps it
-_held: list[Any] = []  # while the process forks
+_held: dict[int, list[Any]] = {}  # while a thread forks, by that: several may do so at once
 AT_FORK = 0.05  # seconds that a fork waits for a call under way, at most
 AT_END = 1.0  # seconds that whoever stops it, or calls by himself, waits for the same
 
@@ -99,12 +99,14 @@ class Periodic:
 def _before_fork() -> None:
     """A call that is being made may hold a lock of somebody else's, which would stay locked in the child."""
     acting = [periodic._acting for periodic in tuple(_running)]
-    _held.extend(lock for lock in acting if lock.acquire(timeout=AT_FORK))
+    _held.setdefault(threading.get_ident(), []).extend(lock for lock in acting if lock.acquire(timeout=AT_FORK))
 
 
 def _in_parent() -> None:
-    while _held:
-        _held.pop().release()
+    mine = _held.get(threading.get_ident(), [])
+    while mine:
+        mine.pop().release()
+    _held.pop(threading.get_ident(), None)
 
 
 def _in_child() -> None:

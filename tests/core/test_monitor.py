@@ -9,16 +9,18 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from pooling import Pool, PoolManager, PoolMonitor, PoolStats, PoolTimeout
+from pooling import Pool, PoolManager, PoolMonitor, PoolStats, PoolTimeout, _periodic
 from pooling._periodic import Periodic
 from pooling._sources import Sources
 from pooling.testing import FakeBroken, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, run_python
+from tests.waiting import LATE
 
 
 @pytest.fixture
@@ -465,6 +467,31 @@ def test_in_real_time_it_needs_no_thread_of_its_own_and_leaves_none() -> None:
         assert threading.active_count() == 1, threading.enumerate()
         """
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_two_threads_that_fork_at_once_take_each_other_nothing(watch: Any, make: Make) -> None:
+    """The first one back let go of the other one's lock, which it could not: an error of a fork hook on standard error,
+    and no report was written any more."""
+    acting = watch(make())._periodic._acting
+    inside, back = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        _periodic._before_fork()
+        inside.set()
+        back.wait(LATE)
+        _periodic._in_parent()
+
+    with ThreadPoolExecutor(1) as thread:
+        forked = thread.submit(fork)
+        assert inside.wait(LATE)
+        _periodic._before_fork()
+        _periodic._in_parent()
+        back.set()
+        forked.result(LATE)
+        assert not _periodic._held
+    assert acting.acquire(blocking=False)
+    acting.release()
 
 
 def test_it_goes_on_in_a_forked_child_for_the_childs_own_pools() -> None:
