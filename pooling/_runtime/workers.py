@@ -26,7 +26,10 @@ def await_end(thread: threading.Thread, until: float) -> None:
     """Wait until a thread is gone, or for that time; not for the calling one."""
     if thread is threading.current_thread():
         return
-    thread.join(max(0.0, until - time.monotonic()))
+    try:
+        thread.join(max(0.0, until - time.monotonic()))
+    except RuntimeError:
+        return  # another thread is just starting it, for a job: it has an identity before it can be joined
     if thread.native_id == threading.get_native_id():
         return  # gevent's threads are greenlets, on the same thread of the system
     # Before 3.13 join() can come back a little before the system's own thread has ended, and os.fork counts those.
@@ -109,8 +112,6 @@ class Workers:
         for worker in everybody:
             if worker.busy_since < end - 2 * patience:
                 continue  # it hangs
-            if worker.thread.ident is None:
-                continue  # just being started, for a job
             await_end(worker.thread, end)
 
     def retire(self, worker: _Worker) -> bool:

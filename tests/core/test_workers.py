@@ -175,6 +175,16 @@ def test_at_the_end_of_the_interpreter_nothing_is_given_to_a_thread(
     assert len(workers._idle) == 1
 
 
+def test_a_thread_that_is_just_being_started_is_not_waited_for(workers: Workers) -> None:
+    """It has an identity a moment before it may be joined. A fork just then wrote an error of a hook on standard
+    error."""
+    newborn = _Worker(workers)
+    newborn.thread._ident = 1  # type: ignore[attr-defined]
+    workers._all.add(newborn)
+    workers.park(0.5)
+    workers._all.discard(newborn)
+
+
 def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second each, in real time: what would be waited for does not come."""
     bootstrap, stillborn = threading.Thread._bootstrap, []  # type: ignore[attr-defined]
