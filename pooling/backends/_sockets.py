@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import socket
+
+# Python imports this when the first name is looked up. A process that is forked in that moment has a child in which no
+# name ever is: the lock of the module belongs to a thread that the child does not have.
+codecs.lookup("idna")
 
 
 def readable(fd: int) -> bool:

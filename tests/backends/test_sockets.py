@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from pooling.backends import _sockets
+from tests.core.helpers import run_python
 
 Look = Callable[[socket.socket], bool]
 
@@ -129,3 +130,14 @@ def test_to_shut_down_what_is_no_socket_does_nothing_and_leaves_no_descriptor(mo
         other_end.write(b"x")
         other_end.flush()
         assert end.read(1) == b"x"
+
+
+def test_what_looking_a_name_up_imports_is_there_before_anybody_forks() -> None:
+    """A child that was forked while its parent's first connect was under way hung in its own, and in every other."""
+    run_python(
+        """
+        import sys
+        import pooling.backends.dbapi
+        assert "encodings.idna" in sys.modules
+        """
+    )
