@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict, get_args
 
+from pooling._lazy import refuse_lazy
 from pooling.factory import ResetMode
 
 Check = Literal["peek", "ping"]
@@ -123,6 +124,7 @@ class Config:
         for name in ("backoff", "on_connect"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be callable or None, not {getattr(self, name)!r}")
+            refuse_lazy(name, getattr(self, name))
         if self.name is not None and not isinstance(self.name, str):
             raise TypeError(f"name must be a string or None, not {self.name!r}")
         if self.max_size is not None and self.min_size > self.max_size:

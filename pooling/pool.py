@@ -42,6 +42,7 @@ from pooling._finalizer import dropped
 from pooling._holders import named, thread_names
 from pooling._hooks import Hooks
 from pooling._inspection import Inspection
+from pooling._lazy import refuse_lazy
 from pooling._ledger.entry import Entry, Token
 from pooling._ledger.ledger import Fate, Ledger
 from pooling._ledger.phase import Phase
@@ -351,6 +352,7 @@ class Pool(Inspection[T]):
         """
         if not callable(listener):
             raise TypeError(f"a listener must be callable, not {listener!r}")
+        refuse_lazy("a listener", listener)
         self._check_process()
         outlet = Outlet(listener, self._log)
         self._tell(self._ledger.listen, outlet)

@@ -25,6 +25,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
+from pooling._lazy import lazy
 from pooling._ledger.entry import Entry, Stage
 from pooling._log import write
 from pooling._words import in_words
@@ -44,7 +45,6 @@ P = ParamSpec("P")
 Harmless = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 """Errors after which nothing has taken effect, as the caller knows: classes, or a function that tells."""
 
-_LAZY = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _hurried = 0  # how many blocks of without_waiting() are open
 
 
@@ -326,12 +326,8 @@ def _is_one_of(classes: tuple[type[Exception], ...], error: Exception) -> bool:
 def _refuse_lazy(fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"fn must be callable with a connection, not {fn!r}")
-    called: object = fn
-    while isinstance(called, functools.partial):
-        called = called.func
-    code = getattr(called, "__code__", None) or getattr(type(called).__call__, "__code__", None)
-    if getattr(code, "co_flags", 0) & _LAZY:
-        raise TypeError(f"{called!r} would run when its connection is back in the pool: it must be a plain function")
+    if (later := lazy(fn)) is not None:
+        raise TypeError(f"{later!r} would run when its connection is back in the pool: it must be a plain function")
 
 
 def _note(error: Exception, text: str) -> None:

@@ -54,6 +54,13 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"reset": "all"}, "reset must be one of 'transaction', 'session', None, not 'all'"),
     ({"order": "random"}, "order must be one of 'lifo', 'fifo', not 'random'"),
 ]
+
+
+async def coroutine(connection: Any) -> None:
+    pass
+
+
+LATER = "must be a plain function, not one that makes a generator or coroutine: nobody runs it"
 OF_A_WRONG_TYPE: list[tuple[dict[str, Any], str]] = [
     ({"max_size": "10"}, "max_size must be a whole number or None, not '10'"),
     ({"max_size": 2.5}, "max_size must be a whole number or None, not 2.5"),
@@ -66,6 +73,8 @@ OF_A_WRONG_TYPE: list[tuple[dict[str, Any], str]] = [
     ({"connect_timeout": None}, "connect_timeout must be seconds as a number, not None"),
     ({"backoff": 0.5}, "backoff must be callable or None, not 0.5"),
     ({"on_connect": "SET"}, "on_connect must be callable or None, not 'SET'"),
+    ({"on_connect": coroutine}, f"on_connect {LATER}"),  # no connection would have been set up
+    ({"backoff": coroutine}, f"backoff {LATER}"),
     ({"name": 7}, "name must be a string or None, not 7"),
     ({"maxsize": 3}, "unknown option 'maxsize', did you mean 'max_size'?"),
     ({"max_overflow": 3}, "unknown option 'max_overflow'"),
@@ -164,6 +173,7 @@ BAD_CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str
     ("resize", (), {"max_size": math.inf}, TypeError, "max_size must be a whole number or None, not inf"),
     ("resize", (11,), {}, ValueError, "min_size (11) is greater than max_size (10)"),
     ("subscribe", (None,), {}, TypeError, "a listener must be callable, not None"),
+    ("subscribe", (coroutine,), {}, TypeError, f"a listener {LATER}"),
 ]
 
 
