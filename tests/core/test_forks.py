@@ -72,7 +72,8 @@ def test_a_child_opens_its_own_connections_and_the_parents_stay() -> None:
 
 @pytest.mark.parametrize(
     "first", ["pool.acquire(timeout=5).release()", "pool.stats()", "pool.holders()", "pool.waiters()", "pool.clear()",
-              "pool.close()", "pool.drain()", "pool.warm_up()", "pool.suspend()", "pool.resize(min_size=1)", "pool.subscribe(print)"]
+              "pool.close()", "pool.drain()", "pool.warm_up()", "pool.suspend()", "pool.resize(min_size=1)",
+              "pool.subscribe(print)"]
 )  # fmt: skip
 def test_whatever_the_child_does_first_the_parents_lock_is_not_touched(first: str) -> None:
     """Held at the fork by a thread that does not exist in the child."""

@@ -454,7 +454,7 @@ def test_a_reference_that_was_struck_while_it_was_made_is_no_orphan(clock: Manua
     lease.release()
 
 
-def test_an_orphan_is_adopted_once(clock: ManualClock, make: Make) -> None:
+def test_an_orphan_is_adopted_once(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     """An exception between adopting it and taking it off the list has it looked at again."""
     pool = make(max_size=1)
     lease = pool.acquire()
@@ -467,7 +467,7 @@ def test_an_orphan_is_adopted_once(clock: ManualClock, make: Make) -> None:
     pool._roster.orphans.append(reference)
     pool._roster.orphans.append(reference)
     clock.advance(0)
-    assert pool.stats().closed == {"dropped": 1}
+    assert (pool.stats().closed, factory.gates["close"].calls) == ({"dropped": 1}, 1)
 
 
 def test_a_job_that_was_written_off_and_then_lost_is_no_longer_counted_as_hung(clock: ManualClock, make: Make) -> None:

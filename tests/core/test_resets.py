@@ -160,6 +160,24 @@ def test_a_factory_whose_opinion_raises_harms_nobody(
     pool.acquire(timeout=1).release()
 
 
+def test_an_interrupt_that_strikes_the_question_whether_a_connection_is_clean_is_raised(
+    clock: ManualClock, factory: FakeFactory, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever releases is asked, so it is meant for him. The slot is not lost with it."""
+
+    def struck(connection: Any) -> bool:
+        raise KeyboardInterrupt
+
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    with monkeypatch.context() as now:
+        now.setattr(pool, "_is_clean", struck)
+        with pytest.raises(KeyboardInterrupt):
+            lease.release()
+    pool.acquire(timeout=1).release()
+    assert pool.stats().closed == {"dropped": 1}
+
+
 def test_errors_of_close_are_contained(
     clock: ManualClock, factory: FakeFactory, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,7 +196,7 @@ def test_attributes_are_those_of_slots_as_well() -> None:
             self.password = "pw"
 
     class Single(Slotted):
-        __slots__ = "token"  # a string is one name
+        __slots__ = "token"  # noqa: PLC0205  # a string is one name
 
         def __init__(self) -> None:
             super().__init__()
