@@ -223,6 +223,19 @@ def test_a_look_or_a_bare_report_from_inside_the_lock_is_left_to_its_holder(cloc
     pool.acquire().release()
 
 
+def test_a_release_from_inside_the_lock_is_left_to_its_holder(clock: ManualClock, make: Make) -> None:
+    """Where somebody waits for it: what the holder is about to do may rest on nobody being served meanwhile."""
+    pool = make(max_size=1)
+    lease = pool.acquire()
+    waiting = clock.spawn(pool.acquire, 5)
+    clock.advance(0.01)
+    with pool._lock:
+        lease.release()
+        assert (len(pool._ledger.queue), len(pool._ledger.inbox)) == (1, 1)
+    clock.advance(0)
+    waiting.result().release()
+
+
 # -- hand-offs: accepted or refused, once --------------------------------------------------------------------------
 
 
@@ -468,6 +481,20 @@ def test_an_orphan_is_adopted_once(clock: ManualClock, factory: FakeFactory, mak
     pool._roster.orphans.append(reference)
     clock.advance(0)
     assert (pool.stats().closed, factory.gates["close"].calls) == ({"dropped": 1}, 1)
+
+
+def test_a_release_that_is_struck_just_before_it_gives_back_has_ended_its_lease(
+    clock: ManualClock, make: Make
+) -> None:
+    """The use is counted, and its user has let go: he leaks nothing."""
+    pool = make()
+    lease = pool.acquire()
+    lease._entry.thread = 0
+    pool._used.append(0.0)
+    del lease
+    gc.collect()
+    clock.advance(0)
+    assert (pool.stats().closed, pool.stats().leaks, pool.stats().use.count) == ({"dropped": 1}, 0, 1)
 
 
 def test_a_job_that_was_written_off_and_then_lost_is_no_longer_counted_as_hung(clock: ManualClock, make: Make) -> None:
