@@ -402,3 +402,18 @@ def test_a_driver_is_told_no_time_that_it_could_not_count(
             pass
         clock.advance(1.0)
     assert told == [7 * 86400.0] * 2
+
+
+@pytest.mark.parametrize("rest", [0, 60])
+@pytest.mark.parametrize(("order", "number"), [("lifo", 3), ("fifo", 1)])
+def test_who_looks_by_himself_gets_the_one_that_he_has_looked_at(
+    clock: ManualClock, make: Make, order: Any, number: int, rest: float
+) -> None:
+    """Off the plain path it lies among the idle ones again until its turn has come."""
+    pool = make(order=order)
+    pool.subscribe(lambda event: None)
+    for lease in [pool.acquire() for _ in range(3)]:
+        lease.release()
+    clock.advance(rest)
+    with pool.acquire(timeout=0) as connection:
+        assert (connection.number, connection.checks) == (number, 0)

@@ -348,6 +348,18 @@ def test_a_release_that_has_just_looked_when_clear_comes_is_found_a_little_later
     assert pool.stats().closed == {"stale": 1}
 
 
+def test_a_refresh_that_gives_up_before_its_connect_begins_leaves_nothing_behind(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """The server is away, and the next try is not due."""
+    pool = make(fail_after=None, backoff=lambda failures: 60.0)
+    lease = pool.acquire()
+    factory.gates["connect"].error(OSError())
+    assert isinstance(outcome(pool.acquire, 1), PoolTimeout)
+    assert isinstance(outcome(lease.refresh, 1), PoolTimeout)
+    assert (pool.stats().size, pool.drain(0)) == (0, True)
+
+
 @pytest.mark.parametrize("down", [False, True])
 def test_refreshes_open_no_more_at_once_than_others_do(
     clock: ManualClock, factory: FakeFactory, make: Make, down: bool

@@ -17,7 +17,7 @@ from pooling._clock import DEFAULT, Deadline
 from pooling._runtime.fork import _inherited
 from pooling.config import Config
 from pooling.factory import as_factory
-from pooling.testing import FakeFactory, ManualClock
+from pooling.testing import FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import timed
 
@@ -174,6 +174,52 @@ def test_a_lease_yields_the_factorys_view_made_once_per_connection(clock: Manual
     assert (factory.views, seen) == (1, [("view", 1)])
     lease = pool.acquire()
     assert lease.detach() == ("view", 1)
+
+
+def test_a_factory_is_told_how_long_it_may_take(clock: ManualClock, make: Make) -> None:
+    told: list[float] = []
+
+    class Told(FakeFactory):
+        def connect(self, timeout: float) -> FakeConnection:
+            told.append(timeout)
+            return super().connect(timeout)
+
+        def check(self, connection: FakeConnection, timeout: float) -> None:
+            told.append(timeout)
+
+    pool = make(factory=Told(clock), connect_timeout=7, check="ping", check_after=0)
+    pool.acquire().release()
+    clock.advance(1)
+    pool.acquire().release()
+    assert told == [7, 7]
+
+
+def test_what_somebody_was_using_at_a_fork_is_abandoned_as_such(clock: ManualClock, make: Make) -> None:
+    """Its driver's state cannot be relied on. A factory that knows no difference makes none."""
+    idle, used = [], []
+
+    class Noted(FakeFactory):
+        def abandon(self, connection: FakeConnection) -> None:
+            idle.append(connection.number)
+
+    class Knowing(Noted):
+        def abandon_in_use(self, connection: FakeConnection) -> None:
+            used.append(connection.number)
+
+    factory = Knowing(clock)
+    pool = make(factory=factory)
+    leases = [pool.acquire() for _ in range(3)]
+    leases[0].release()
+    factory.gates["reset"].never()
+    leases[1].connection.dirty = True
+    leases[1].release()
+    clock.advance(0)
+    pool._hooks.abandon(pool._roster.entries)  # as a forked child does
+    assert (idle, used) == ([1], [2, 3])
+    Noted().abandon_in_use(leases[2].connection)
+    assert idle == [1, 3]
+    factory.gates["reset"].ok()
+    leases[2].release()
 
 
 def test_hooks_run_in_an_empty_context(clock: ManualClock, make: Make) -> None:

@@ -237,6 +237,7 @@ def test_a_late_error_of_a_hook_that_was_written_off_changes_nothing(
     pool.acquire(timeout=1).release()
     assert pool.stats().closed == {"hung": 1}
     assert factory.gates["close"].calls == (hook != "connect")
+    assert pool.stats().errors == (hook == "close")
 
 
 def test_a_subscription_that_hangs_is_one_worker_whatever_happens(

@@ -321,3 +321,12 @@ def test_nor_by_the_checks_of_all_the_others_connections(clock: ManualClock, mak
     assert clock.now() - began <= 2.0 + 0.1
     factory.silent = False
     pool.acquire(5.0).release()
+
+
+def test_who_gives_no_time_has_what_he_can_do_himself(clock: ManualClock, make: Make) -> None:
+    """Opened or reset, whichever it takes: nobody else would do it for the next caller."""
+    pool = make(workers="inline", max_size=1)
+    for _ in range(2):
+        with pool.acquire(timeout=0) as connection:
+            connection.dirty = True
+    assert connection.resets == 2

@@ -77,6 +77,13 @@ def test_idle_connections_are_closed_down_to_min_size(clock: ManualClock, factor
     assert (pool.stats().idle, factory.opened) == (3, 8)
 
 
+def test_what_is_kept_alive_is_not_used(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(keepalive=10, idle_timeout=35)
+    pool.acquire().release()
+    clock.advance(36)
+    assert (factory.gates["check"].calls, pool.stats().closed) == (3, {"idle": 1})
+
+
 def test_use_keeps_a_connection_from_being_idle(clock: ManualClock, make: Make) -> None:
     pool = make(idle_timeout=10)
     for _ in range(10):
@@ -126,6 +133,7 @@ def test_max_idle_0_keeps_none(clock: ManualClock, factory: FakeFactory, make: M
     pool = make(max_idle=0)
     for _ in range(3):
         pool.acquire().release()
+        assert not pool._ledger.outbox  # a worker has it
         clock.advance(0)
         assert factory.open == 0
 

@@ -10,7 +10,7 @@ import pytest
 from pooling import Pool, PoolTimeout
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
-from tests.core.helpers import outcome
+from tests.core.helpers import outcome, timed
 
 
 def use(clock: ManualClock, pool: Any, seconds: float) -> None:
@@ -71,6 +71,21 @@ def test_opening_begins_with_one_and_doubles_with_each_success_while_waiters_rem
         inside.append(factory.gates["connect"].inside)
         clock.advance(1)
     assert inside == [1, 2, 8, 8, 8]  # of the two, each doubles it
+
+
+def test_who_comes_while_one_is_opened_for_another_has_one_opened_as_well_once_that_has_succeeded(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=4, nested=None)
+    factory.gates["connect"].slow(1)
+    actors = [clock.spawn(timed, clock, pool.acquire, 10) for _ in range(2)]
+    clock.advance(1.1)
+    actors.append(clock.spawn(timed, clock, pool.acquire, 10))
+    clock.advance(5)
+    took, leases = zip(*(actor.result() for actor in actors), strict=True)
+    assert took == pytest.approx((1, 2, 1))
+    for lease in leases:
+        lease.release()
 
 
 def test_a_spike_of_short_uses_opens_two_at_most_and_is_over_soon(

@@ -129,6 +129,15 @@ def test_min_size_can_be_raised_and_is_filled_at_once(clock: ManualClock, make: 
     assert (pool.stats().idle, pool.stats().min_size) == (4, 4)
 
 
+def test_before_the_first_use_min_size_is_not_filled_whoever_raises_it(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make()
+    pool.resize(min_size=3)
+    clock.advance(60)
+    assert factory.opened == 0
+
+
 def test_max_size_none_takes_the_cap_away(clock: ManualClock, make: Make) -> None:
     pool = make(max_size=1)
     pool.resize(max_size=None)

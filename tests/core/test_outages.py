@@ -218,6 +218,21 @@ def test_who_was_refused_at_once_has_asked_as_well(clock: ManualClock, factory: 
     assert (connects.calls, pool.stats().idle) == (3, 1)
 
 
+def test_newcomers_fail_at_once_also_while_the_next_try_is_under_way(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(fail_after=0)
+    connects = factory.gates["connect"]
+    connects.error(OSError())
+    assert isinstance(outcome(pool.acquire, 1), ConnectError)
+    connects.slow(1.5)
+    clock.advance(0.1)
+    assert (connects.calls, connects.inside) == (2, 1)
+    took, error = timed(clock, pool.acquire, 5)
+    assert (took, type(error)) == (0, ConnectError)
+    assert "the next try is under way" in str(error)
+
+
 def test_min_size_keeps_the_pool_probing_with_nobody_asking(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
@@ -375,6 +390,47 @@ def test_connects_that_fail_together_are_one_failure(clock: ManualClock, factory
     gaps = [after - before for before, after in itertools.pairwise(tries[5:])]
     for number, gap in enumerate(gaps, 1):
         assert gap <= 0.05 * number + 0.01 + 1e-9
+
+
+def test_a_connect_that_outlasts_one_outage_begins_another_where_it_fails(clock: ManualClock, make: Make) -> None:
+    class Late(FakeFactory):
+        calls = 0
+
+        def connect(self, timeout: float) -> FakeConnection:
+            self.calls = call = self.calls + 1
+            if call == 1:
+                clock.sleep(3)
+            if call <= 2:
+                raise OSError("down")
+            return super().connect(timeout)
+
+    pool = make(factory=Late(clock), min_size=2, max_size=3)
+    states: list[str] = []
+    pool.subscribe(lambda event: states.append(event.reason) if event.kind == "state" else None)
+    pool.acquire(timeout=10).release()
+    clock.advance(0)
+    assert states == ["down", "up"]
+    clock.advance(5)
+    assert states == ["down", "up", "down", "up"]
+
+
+def test_a_permanent_error_reaches_waiters_at_once_though_others_are_still_connecting(
+    clock: ManualClock, make: Make
+) -> None:
+    """They are no connections that could come back, and will fail alike."""
+
+    class Refusing(FakeFactory):
+        calls = 0
+
+        def connect(self, timeout: float) -> FakeConnection:
+            self.calls = call = self.calls + 1
+            if call > 1:
+                clock.sleep(3)
+            raise FakePermanent("password")
+
+    pool = make(factory=Refusing(clock), min_size=3)
+    took, error = timed(clock, pool.acquire, 10)
+    assert (took, type(error)) == (0, ConnectError)
 
 
 def test_the_back_off_can_be_given(clock: ManualClock, factory: FakeFactory, make: Make) -> None:

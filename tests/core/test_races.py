@@ -483,9 +483,7 @@ def test_an_orphan_is_adopted_once(clock: ManualClock, factory: FakeFactory, mak
     assert (pool.stats().closed, factory.gates["close"].calls) == ({"dropped": 1}, 1)
 
 
-def test_a_release_that_is_struck_just_before_it_gives_back_has_ended_its_lease(
-    clock: ManualClock, make: Make
-) -> None:
+def test_a_release_that_is_struck_just_before_it_gives_back_has_ended_its_lease(clock: ManualClock, make: Make) -> None:
     """The use is counted, and its user has let go: he leaks nothing."""
     pool = make()
     lease = pool.acquire()

@@ -118,6 +118,17 @@ def test_reset_session_resets_every_return_without_asking(clock: ManualClock, fa
     assert (asked, modes) == ([], ["session"] * 3)
 
 
+@pytest.mark.parametrize(("mode", "times"), [("transaction", 1), ("session", 2)])
+def test_a_session_that_was_cleared_is_set_up_anew(clock: ManualClock, make: Make, mode: Any, times: int) -> None:
+    """Of a transaction's end nothing of that is lost."""
+    set_up: list[FakeConnection] = []
+    pool = make(reset=mode, on_connect=set_up.append)
+    with pool.acquire() as connection:
+        connection.dirty = True
+    clock.advance(0)
+    assert (connection.resets, set_up) == (1, [connection] * times)
+
+
 def test_reset_none_returns_connections_as_they_are(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(reset=None)
     with pool.acquire() as connection:
@@ -176,6 +187,21 @@ def test_an_interrupt_that_strikes_the_question_whether_a_connection_is_clean_is
             lease.release()
     pool.acquire(timeout=1).release()
     assert pool.stats().closed == {"dropped": 1}
+
+
+def test_a_factory_is_asked_about_errors_only_where_there_was_one(clock: ManualClock, make: Make) -> None:
+    asked: list[Any] = []
+
+    class Asked(FakeFactory):
+        def is_broken(self, error: BaseException) -> bool:
+            asked.append(error)
+            return False
+
+    pool = make(factory=Asked(clock))
+    with pool.acquire() as connection:
+        connection.dirty = True
+    clock.advance(0)
+    assert (asked, connection.resets) == ([], 1)
 
 
 def test_errors_of_close_are_contained(

@@ -105,6 +105,7 @@ def test_secrets_are_found_by_name_in_urls_and_in_what_functions_are_bound_to() 
         partial(connect, "h", "bob", "pw"),
         partial(connect, password="pw"),
         closed_over("pw"),
+        partial(closed_over("pw")),
         lambda: "postgresql://bob:pw@h/d",
         {"auth": "bob:pw"},
     ):
@@ -170,6 +171,14 @@ def test_groups_and_notes_are_cleaned_as_well() -> None:
     group = ExceptionGroup("two", [error, OSError(CANARY)])  # type: ignore[name-defined,unused-ignore]  # noqa: F821
     assert conceal(group, [CANARY]) is group
     assert_hidden("".join(traceback.format_exception(group)), *map(repr, group.exceptions))
+
+
+def test_an_error_that_shows_a_secret_only_to_those_who_look_closely_is_none_any_more() -> None:
+    class Close(Exception):
+        def __repr__(self) -> str:
+            return f"Close({CANARY})"
+
+    assert repr(conceal(Close("no luck"), [CANARY])) == "Concealed('Close: no luck')"
 
 
 def test_an_error_without_a_secret_is_left_as_it_is() -> None:
