@@ -58,7 +58,11 @@ class Forking(Serving):
         return answer
 
     def workers(self, *, without: int = 0) -> dict[int, dict[str, Any]]:
-        """What each of the workers says, once all have answered; ``without`` one that is ending."""
+        """What each of the workers says, once all have answered; ``without`` one that is ending.
+
+        One of uWSGI's that was forked while a thread of the loading process ran never does (its issue 1149): on a busy
+        machine that is why this is tried again.
+        """
         found: dict[int, dict[str, Any]] = {}
 
         def ask(_: int) -> None:
