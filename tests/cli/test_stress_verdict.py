@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from pooling import Pool
+from pooling.cli.stress._plan import Ending
+from pooling.cli.stress._user import User
 from tests.cli import tiny_pool
 from tests.core.helpers import ROOT
 from tests.servers import Postgres
@@ -94,6 +97,28 @@ def test_a_correct_pool_of_another_make_holds(main: Main, stressing: Stressing) 
     stressing(tiny_pool.TinyPool)
     code, out, _ = main(*PLAIN)
     assert (code, out.strip().splitlines()[-1].split(":")[0].split()[0]) == (0, "HELD"), out
+
+
+def test_a_lost_lease_that_is_garbage_in_the_end_is_no_lost_slot(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As PyMongo's errors leave it: they keep the frames that they have passed, in a cycle."""
+    work, knots = User._work, threading.Semaphore(1)
+
+    def tied(self: User, connection: Any, attempt: Any, plan: Any) -> None:
+        work(self, connection, attempt, plan)
+        if plan.ending is Ending.LOST and knots.acquire(blocking=False):
+            knot: list[Any] = [sys._getframe(1)]  # which has the lease
+            knot.append(knot)
+
+    monkeypatch.setattr(User, "_work", tied)
+    gc.disable()
+    try:
+        code, out, _ = main(*PLAIN, f"sqlite:///{tmp_path}/stress.db", "--lost", "0.2")
+    finally:
+        gc.enable()
+    assert not knots.acquire(blocking=False), "no lease was lost"
+    assert code == 0, out
 
 
 def test_everything_at_once_holds(main: Main) -> None:

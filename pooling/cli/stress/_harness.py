@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -137,6 +138,7 @@ class _Run:
 
     def _lease_all(self) -> None:
         """Nobody is left: now all slots are there to be leased at the same time, by one."""
+        gc.collect()  # a lost lease may be garbage: an error of PyMongo's keeps the frames of its user, in a cycle
         until = time.monotonic() + self.options.patience
         leases, cards = [], []
         try:
