@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +113,7 @@ class _Managing(urllib3.PoolManager):
         self.pool_classes_by_scheme = {**self.pool_classes_by_scheme, **self._classes}
         keys: Any = {scheme: KnownKeys(make) for scheme, make in self.key_fn_by_scheme.items()}
         self.key_fn_by_scheme = keys  # Any: urllib3 says that they are partial, where any function will do
+        _managers.add(self)
 
     def _new_pool(self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None) -> TheirPool:
         context = (self.connection_pool_kw if request_context is None else request_context).copy()
@@ -155,3 +157,16 @@ class ProxyManager(_Managing, urllib3.ProxyManager):
 def taken(kw: dict[str, Any]) -> dict[str, Any]:
     """Our options, taken out of the arguments: urllib3 would not know them."""
     return {name: kw.pop(name) for name in OWN_OPTIONS & kw.keys()}
+
+
+_managers: weakref.WeakSet[_Managing] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: urllib3's lock around a manager's pools may be held by a thread that is not here."""
+    for manager in list(_managers):
+        manager.pools.lock = type(manager.pools.lock)()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

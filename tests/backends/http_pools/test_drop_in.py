@@ -432,6 +432,36 @@ def test_a_forked_child_has_connections_of_its_own_and_leaves_the_parents_alone(
     http_server.wait_for_sessions(0)
 
 
+def test_a_child_that_is_forked_while_a_manager_looks_for_a_pool_can_use_it(http_server: HTTP) -> None:
+    """urllib3's lock was its parent's for ever."""
+    script = """
+        import os, signal, sys, threading
+        from pooling.backends import http
+        manager = http.PoolManager()
+        url = f"http://{sys.argv[1]}:{sys.argv[2]}/"
+        there, over = threading.Event(), threading.Event()
+        def look():
+            with manager.pools.lock:
+                there.set()
+                over.wait(20)
+        looking = threading.Thread(target=look)
+        looking.start()
+        there.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            assert manager.request("GET", url).status == 200
+            assert list(manager.pooling)
+            manager.clear()
+            os._exit(0)
+        over.set()
+        looking.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        manager.clear()
+    """
+    run_python(script, http_server.host, str(http_server.port))
+
+
 def test_nothing_is_logged_at_warning_level_by_ordinary_use(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     pool = make(maxsize=2, block=True)
