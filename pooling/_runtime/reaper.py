@@ -47,7 +47,7 @@ class Reaper:
 
     def __init__(self, at_rest: Callable[[], None]) -> None:
         self._at_rest = at_rest
-        self._pools: set[_Ref] = set()
+        self._pools: dict[_Ref, None] = {}  # in the order in which they came
         self._pokes: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Re-entrant: starting a thread can run the garbage collector, and with it a destructor that closes a pool.
@@ -60,11 +60,13 @@ class Reaper:
     def watch(self, pool: Watched) -> None:
         if self._thread is None:
             self._thin_out()
-        self._pools.add(_Ref(pool, self.poke))
+        self._pools[_Ref(pool, self.poke)] = None
 
     def forget(self, pool: Watched) -> bool:
         """Whether no pool is left."""
-        self._pools.difference_update([ref for ref in list(self._pools) if ref() is pool])
+        for ref in list(self._pools):
+            if ref() is pool:
+                self._pools.pop(ref, None)
         return not self._living()
 
     def alarm(self, when: float) -> None:
@@ -126,7 +128,7 @@ class Reaper:
         for ref in list(self._pools):  # at once, while the collector cannot run, and a destructor that closes a pool
             pool = ref()
             if pool is None:
-                self._pools.discard(ref)
+                self._pools.pop(ref, None)
             else:
                 living.append(pool)
         return living

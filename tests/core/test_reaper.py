@@ -54,7 +54,7 @@ def test_pools_that_are_collected_while_the_reaper_counts_them_do_not_end_it() -
             dropped: object = Quiet()
             reaper.watch(dropped)  # type: ignore[arg-type]
             (own,) = [ref for ref in reaper._pools if ref() is dropped]
-            weakref.finalize(dropped, reaper._pools.discard, own)
+            weakref.finalize(dropped, reaper._pools.pop, own, None)
             dropped.__dict__["itself"] = dropped
             del dropped
             gc.set_threshold(20)
@@ -87,8 +87,7 @@ def test_a_pool_that_gets_the_address_of_one_just_collected_has_its_reaper() -> 
     pools = [Two(f"number {number}") for number in range(100)]
     (second,) = [pool for pool in pools if id(pool) == address]
     reaper.watch(second)
-    assert old in reaper._pools
-    reaper._pools.discard(old)
+    del reaper._pools[old]
     assert [pool is second for pool in reaper._living()] == [True]
     other: Any = Two("other")
     reaper.watch(other)
