@@ -49,6 +49,7 @@ def stressing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]
             thread.join(10)  # closing a connection under its user can bring SQLite down
     for factory in factories:  # what broken pools have left open
         for card in list(factory._census._by_connection.values()):
-            card.connection.close()
+            connection = card.connection
+            (getattr(connection, "close", None) or connection.disconnect)()  # redis-py's have another word for it
     while strays:
         strays.pop()()
