@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from pooling._log import write
 from pooling._runtime.lock import new_lock
-from pooling._runtime.workers import await_end, begin
+from pooling._runtime.workers import await_end, begin, check_running
 
 _log = logging.getLogger("pooling")
 
@@ -82,6 +83,8 @@ class Reaper:
 
     def park(self, patience: float) -> None:
         """Let the thread end; the next alarm starts it again, or :meth:`resume`."""
+        if sys.is_finalizing():
+            return  # it has ended already, with the lock in its hands perhaps
         with self._starting:
             thread, self._thread = self._thread, None
         self.poke(None)
@@ -108,6 +111,7 @@ class Reaper:
             self.poke(None)  # one of them may have been meant for a thread that has come meanwhile
 
     def _start(self) -> None:
+        check_running()  # before the lock: as in park()
         with self._starting:
             lost = self._thread is not None and not self._thread.is_alive()  # struck before its first line
             if (self._thread is None or lost) and not self._starts:

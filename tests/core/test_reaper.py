@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -145,6 +146,24 @@ def test_a_reaper_with_nothing_due_sleeps_until_it_is_woken() -> None:
     reaper.forget(pool)
     reaper.park(1.0)
     assert not raised
+
+
+def test_at_the_end_of_the_interpreter_nobody_waits_for_the_reapers_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may have ended with that in its hands."""
+    reaper, pool = Reaper(at_rest=lambda: None), Quiet()
+    reaper.watch(pool)
+
+    def late() -> None:
+        reaper.alarm(time.monotonic())
+        reaper.park(1.0)
+
+    with monkeypatch.context() as patched, reaper._starting:
+        patched.setattr(sys, "is_finalizing", lambda: True)
+        destructor = threading.Thread(target=late, daemon=True)
+        destructor.start()
+        destructor.join(10.0)
+        assert not destructor.is_alive()
+    assert reaper._thread is None
 
 
 @pytest.mark.parametrize("possible", [True, False], ids=["nothing is due", "no thread can be started"])
