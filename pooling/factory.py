@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeVar
 
 from pooling._driver import module_of
+from pooling._lazy import lazy
 from pooling._runtime.fork import keep_inherited
 from pooling._secrets import attributes, found
 
@@ -184,8 +184,8 @@ def as_factory(factory: Factory[T] | Callable[[], T]) -> Factory[T]:
     """The factory itself, or one made of a callable. Raises TypeError for anything else."""
     if isinstance(factory, Factory):
         return factory
-    if iscoroutinefunction(factory):
-        raise TypeError("factory is a coroutine function: a pool is for threads, and for drivers that block")
+    if lazy(factory) is not None:
+        raise TypeError("factory is a coroutine function or generator: pools are for threads and drivers that block")
     if isinstance(factory, type) and issubclass(factory, Factory):
         raise TypeError(f"factory is the class {factory.__name__}: pass an instance, {factory.__name__}(…)")
     kind = type(factory).__name__

@@ -8,6 +8,7 @@ import inspect
 import sqlite3
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -277,11 +278,21 @@ def test_each_method_of_the_fake_is_described_as_what_it_is() -> None:
     assert (inspect.getdoc(FakeFactory.rollback) or "").startswith((inspect.getdoc(Factory.rollback) or "?")[:10])
 
 
-def test_a_coroutine_function_is_refused() -> None:
+def test_a_coroutine_function_or_generator_is_refused() -> None:
+    """What a call of a generator returns has a close(), and went out as if it were the connection."""
+
     async def connect() -> Connection:
         return Connection()
 
-    for factory in (connect, functools.partial(connect)):
+    def generate() -> Iterator[Connection]:
+        yield Connection()
+
+    class Connects:
+        async def __call__(self) -> Connection:
+            return Connection()
+
+    factories: list[Any] = [connect, functools.partial(connect), generate, Connects()]
+    for factory in factories:
         with pytest.raises(TypeError, match="factory is a coroutine function"):
             Pool(factory)
 
