@@ -76,7 +76,9 @@ def _arrive(use: Use, rate: float, seconds: float, *, seed: int) -> list[float]:
                 came = begin + moments.popleft()
             except IndexError:
                 return
-            time.sleep(max(0.0, came - perf_counter()))
+            early = came - perf_counter()
+            if early > 0:  # else not even sleep(0): it lets go of the interpreter, which no request asks for
+                time.sleep(early)
             use()
             served.append((came - begin, perf_counter() - begin))  # of a list it is atomic
 
