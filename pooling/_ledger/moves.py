@@ -196,8 +196,7 @@ class Moves(Generic[T]):
         self._slow_start.restart()
         alone = self.roster.kept() - len(self.roster.at[Stage.CONNECTING]) <= 1  # the entry itself
         self.outage.failed(self.now, error, permanent=permanent, began=entry.began, alone=alone, pause=pause)
-        self._release_claim(entry, self.outage.explain(self.name, self.now))
-        self._free(entry, None)
+        self._free(entry, None)  # a refresh that it was for is among the claims then
         self._refuse_claims(lambda: self.outage.explain(self.name, self.now))
 
     def _free(self, entry: Entry[T], reason: CloseReason | None) -> None:

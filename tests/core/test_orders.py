@@ -170,6 +170,21 @@ def test_a_suspended_pool_hands_nothing_out_and_everybody_keeps_his_deadline(
     assert pool.stats().state == "up"
 
 
+def test_a_use_begins_when_a_resume_hands_the_connection_out(clock: ManualClock, make: Make) -> None:
+    """Not when that came to lie idle."""
+    pool = make(check_after=60, leak_after=8)
+    pool.acquire().release()
+    pool.suspend()
+    waiting = clock.spawn(pool.acquire, 60)
+    clock.advance(10)
+    pool.resume()
+    clock.advance(5)
+    lease = waiting.result()
+    (holder,) = pool.holders()
+    assert (holder.age, pool.stats().leaks) == (pytest.approx(5), 0)
+    lease.release()
+
+
 def test_a_suspended_pool_opens_and_checks_nothing(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(min_size=3, check="ping", max_lifetime=50, idle_timeout=None)
     pool.warm_up()

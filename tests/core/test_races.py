@@ -509,6 +509,35 @@ def test_a_job_that_was_written_off_and_then_lost_is_no_longer_counted_as_hung(c
     assert pool.stats().hung == 0
 
 
+def test_of_workers_that_are_lost_while_they_connect_the_first_since_a_success_is_replaced_at_once(
+    clock: ManualClock, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What struck it may have struck whoever gave it the job, and says nothing of the server. The next one is followed
+    by a pause."""
+    pool = make(max_size=1)
+    perform, coming = pool._hooks.perform, [Stage.CONNECTING]
+
+    def lost(job: Any, ledger: Any) -> tuple[Any, ...]:
+        if coming and job.stage is coming[0]:
+            coming.pop()
+            return (lambda: None,)
+        return perform(job, ledger)
+
+    monkeypatch.setattr(pool._hooks, "perform", lost)
+    for _ in range(2):
+        waiting = clock.spawn(pool.acquire, 10)
+        clock.advance(0)
+        waiting.result().discard()
+        clock.advance(0)
+        coming.append(Stage.CONNECTING)
+    coming.append(Stage.CONNECTING)
+    waiting = clock.spawn(pool.acquire, 10)
+    clock.advance(0)
+    assert (waiting.done, pool.stats().state) == (False, "down")
+    clock.advance(1)
+    waiting.result().release()
+
+
 def test_a_slot_is_freed_once(clock: ManualClock, make: Make) -> None:
     pool = make()
     lease = pool.acquire()
