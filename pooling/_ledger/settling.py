@@ -209,8 +209,11 @@ class Settling(Upkeep[T]):
         if self.outage:
             goal = self._probe(asked=waiting > 0 or shortage > 0)
         else:
-            coming, opening = self._coming() if waiting else 0, self._live(Stage.CONNECTING)
-            goal = self._slow_start.goal(waiting=waiting, coming=coming, opening=opening, shortage=shortage)
+            coming, slow = (self._coming(), self._slow()) if waiting else (0, 0)
+            opening = self._live(Stage.CONNECTING)
+            goal = self._slow_start.goal(
+                waiting=waiting, coming=coming, opening=opening, slow=slow, shortage=shortage
+            )  # fmt: skip
         # Late jobs may all have to be written off; beyond max_size of those nothing is opened.
         bearable = self.max_size - len(self.roster.hung) - self.roster.late(self.now)
         for _ in range(int(max(0, min(goal, room, bearable)))):
@@ -241,6 +244,17 @@ class Settling(Upkeep[T]):
                 coming += 1
                 self._alarm(late)
         return coming
+
+    def _slow(self) -> int:
+        """Connects under way that have taken as long as one may take in all while the server is down."""
+        slow = 0
+        for entry in self.roster.at[Stage.CONNECTING]:
+            long = entry.began + LONGEST_GAP
+            if self.now < long:
+                self._alarm(long)
+            elif self.now < entry.began + entry.allowance:  # else it is not counted as under way
+                slow += 1
+        return slow
 
     def _is_plain(self) -> bool:
         size = len(self.roster.entries)

@@ -193,6 +193,60 @@ def test_a_slow_connect_blocks_nobody_else(clock: ManualClock, factory: FakeFact
             assert pool.stats().leased == 1
 
 
+def test_a_connect_that_hangs_gets_others_beside_it_while_callers_wait(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    """As one does whose address is the dead one of several, or whose packets are lost. The others are opened as ever:
+    one, and with each success twice as many."""
+    pool = make(max_size=20, connect_timeout=10)
+    connect = factory.gates["connect"]
+    connect.never()
+    users = [clock.spawn(use, clock, pool, 100) for _ in range(8)]
+    clock.advance(1.9)
+    assert connect.calls == 1
+    connect.slow(0.5)  # those inside stay there
+    clock.advance(0.2)
+    assert (connect.calls, connect.inside) == (2, 2)
+    clock.advance(0.5)
+    assert (connect.calls, connect.inside, pool.stats().leased) == (4, 3, 1)
+    clock.advance(1.0)
+    assert (connect.calls, connect.inside, pool.stats().leased, pool.stats().state) == (9, 1, 8, "up")
+    connect.ok()
+    clock.advance(100)
+    assert all(user.done for user in users)
+
+
+def test_connects_that_all_hang_are_no_more_at_once_than_others(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=20, max_connecting=3, connect_timeout=10)
+    factory.gates["connect"].never()
+    callers = [clock.spawn(outcome, pool.acquire, 9) for _ in range(8)]
+    inside = []
+    for _ in range(8):
+        clock.advance(1)
+        inside.append(factory.gates["connect"].inside)
+    assert inside == [1, 2, 2, 3, 3, 3, 3, 3]
+    factory.gates["connect"].ok()
+    clock.advance(0)
+    assert not any(isinstance(caller.result(), BaseException) for caller in callers)
+
+
+def test_for_a_lone_caller_one_connect_is_begun_beside_another_that_hangs(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=20, connect_timeout=10)
+    factory.gates["connect"].never()
+    caller = clock.spawn(outcome, pool.acquire, 9)
+    clock.advance(1.9)
+    assert factory.gates["connect"].calls == 1
+    clock.advance(7)
+    assert (factory.gates["connect"].calls, pool.stats().connecting) == (2, 2)
+    factory.gates["connect"].ok()
+    clock.advance(0)
+    caller.result().release()
+
+
 def test_a_connect_error_is_tried_again_until_the_deadline(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:

@@ -120,6 +120,30 @@ def test_a_black_hole_that_opens_under_a_pool_at_work(mine: Mine, proxy: Callabl
     assert not crowd.failed
 
 
+@pytest.mark.parametrize("name", ["mysql", "postgres", "redis"])
+def test_a_first_connect_that_hangs_holds_up_nobody_for_as_long_as_that_may_take(
+    mine: Mine, proxy: Callable[..., Proxy], name: str
+) -> None:
+    """As behind a balancer one of whose servers is dead."""
+    backend = mine(name)
+    between = proxy(backend.server)
+    between.on_accept = "mute"
+    pool = backend.pool(backend.at(between.host, between.port), max_size=4, connect_timeout=30.0)
+    crowd = Crowd(backend, pool)
+    users = [threading.Thread(target=crowd.use, daemon=True) for _ in range(5)]
+    for user in users:
+        user.start()
+    until(lambda: between.accepted)
+    between.on_accept = "forward"
+    for user in users:
+        user.join(20.0)
+    try:
+        assert (len(crowd.served), crowd.failed) == (5, [])
+        assert pool.stats().connecting  # it hangs still
+    finally:
+        between.reset_all()
+
+
 # -- a TLS handshake that never ends -----------------------------------------------------------------------
 
 
