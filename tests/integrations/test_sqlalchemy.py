@@ -225,6 +225,7 @@ def test_a_timeout_comes_in_time_and_says_who_has_the_connections_and_where_they
     error: Any = raised.value
     assert isinstance(error, NoConnectionError)
     assert isinstance(error, pooling.PoolTimeout)
+    assert not isinstance(error, TimeoutError)
     assert type(error.__cause__) is pooling.PoolTimeout
     assert str(error).startswith("FairPool limit of size 1 overflow 0 reached, connection timed out: no connection ")
     assert "held by MainThread" in str(error)
@@ -233,6 +234,26 @@ def test_a_timeout_comes_in_time_and_says_who_has_the_connections_and_where_they
     assert error.code == "3o7r"
     copy: Any = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.stage) == (NoConnectionError, str(error), "queue")
+
+
+def test_a_timeout_in_the_middle_of_a_statement_leaves_the_transaction_as_it_is(engines: Engines) -> None:
+    # SQLAlchemy takes Python's TimeoutError, which PoolTimeout is one of, for the end of a task.
+    engine = engines(pool_size=1, max_overflow=0, pool_timeout=0.01, nested=None)
+
+    def number() -> Any:
+        with engine.connect() as another:
+            return another.scalar(sqlalchemy.text("SELECT 1"))
+
+    column = sqlalchemy.Column("number", sqlalchemy.Integer, default=number)
+    table = sqlalchemy.Table("numbers", sqlalchemy.MetaData(), column)
+    table.metadata.create_all(engine)
+    with engine.connect() as connection:
+        connection.execute(table.insert().values(number=5))
+        with pytest.raises(exc.StatementError) as raised:
+            connection.execute(table.insert())
+        assert type(raised.value.orig) is NoConnectionError
+        assert not connection.invalidated
+        assert connection.scalars(sqlalchemy.select(column)).all() == [5]
 
 
 def test_the_call_site_of_a_session_and_of_begin_is_outside_sqlalchemy(engines: Engines) -> None:
