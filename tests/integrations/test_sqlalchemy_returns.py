@@ -143,6 +143,19 @@ def test_which_idle_connection_goes_out_first_is_as_use_lifo_says(engines: Engin
     again.close()
 
 
+@pytest.mark.parametrize("lifo", [False, True])
+def test_dispose_closes_in_the_order_in_which_they_would_have_gone_out(engines: Engines, lifo: bool) -> None:
+    pool: Any = engines(pool_use_lifo=lifo).pool
+    closed: list[Any] = []
+    event.listen(pool, "close", lambda connection, record: closed.append(connection))
+    held = [pool.connect() for _ in range(3)]
+    order = [one.dbapi_connection for one in held]
+    for one in held:
+        one.close()
+    pool.dispose()
+    assert closed == (order[::-1] if lifo else order)
+
+
 def test_a_connection_that_is_dropped_is_rolled_back_and_pooled_as_sqlalchemy_does(engines: Engines) -> None:
     engine = engines(pool_size=1, max_overflow=0, pool_timeout=0.5)
     with engine.begin() as connection:

@@ -221,6 +221,8 @@ class FairPool(QueuePool):
     def dispose(self) -> None:
         """Close the idle connections. What is in use comes back to this pool, which stays usable."""
         tokens = self.pooling.fetch_idle()
+        if not self._pool.use_lifo:  # in the order in which they would have gone out, as QueuePool has it
+            tokens.reverse()
         while tokens:
             record = self.records.get(_holds(tokens[-1]))
             if record is not None:
