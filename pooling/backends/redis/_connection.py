@@ -55,14 +55,15 @@ class Tracked(AbstractConnection):
     """Put in front of a connection class by :func:`tracked`.
 
     ``marks`` is what the session has become, ``pending`` how many replies have not been read, ``fault`` the error by
-    which the connection was lost, if it was. All of it speaks of the session that is open now: the driver reconnects
-    by itself, and a new session is clean. ``setup`` is what an on_connect has sent, sent again on each new session.
-    ``ended``: it was closed for good.
+    which the connection was lost, if it was, ``doubt`` one after which it is open yet. All of it speaks of the session
+    that is open now: the driver reconnects by itself, and a new session is clean. ``setup`` is what an on_connect has
+    sent, sent again on each new session. ``ended``: it was closed for good.
     """
 
     marks: frozenset[str] = frozenset()
     pending = 0
     fault: BaseException | None = None
+    doubt: BaseException | None = None
     ended = False
     setup: tuple[Command, ...] = ()
     recorded: tuple[Command, ...] | None = None
@@ -136,16 +137,25 @@ class Tracked(AbstractConnection):
         return response
 
     def _answered(self, kwargs: dict[str, Any]) -> None:
+        self.doubt = None
         if self.pending and not kwargs.get("push_request"):
             self.pending -= 1
 
     def _lost(self, error: BaseException) -> None:
-        if not self.is_connected:
+        if self.is_connected:
+            self.doubt = copy.copy(error)  # a Sentinel's connection leaves it to its user to close it: see disconnect()
+        else:
             if error.__context__ is not None and is_demoted(error.__context__):
                 error = error.__context__  # which a Sentinel's connection makes a ConnectionError
             self.fault = copy.copy(error)  # without the traceback, which would keep the user's variables
 
     # -- sessions -------------------------------------------------------------------------------------
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        super().disconnect(*args, **kwargs)
+        doubt, self.doubt = self.doubt, None
+        if doubt is not None:
+            self._lost(doubt)
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self.is_connected:
@@ -172,7 +182,7 @@ class Tracked(AbstractConnection):
 
     def _begin(self) -> None:
         self._sessions += 1
-        self.pending, self.fault, self._packed = 0, None, ()
+        self.pending, self.fault, self.doubt, self._packed = 0, None, None, ()
         # What the handshake has sent is how a session is; what a callback has sent is on somebody's behalf.
         self.marks = frozenset({_SESSION}) if any(_subscribes(known()) for known in self._connect_callbacks) else _NONE
         try:

@@ -91,6 +91,23 @@ class TestSentinelConnectionPool:
                 assert client.set("a", 1)
             until(lambda: pool.pooling.stats().closed == {"broken": 1, "stale": 2})  # by workers
 
+    def test_one_error_tells_that_the_primary_hangs(self, sentinel: Client, primary: Redis, replica: Redis) -> None:
+        """Each connection to it cost a user another timeout: a Sentinel's connection is still open after one, and was
+        closed without a reason."""
+        with sentinel.master_for(SERVICE, connection_pool_class=SentinelConnectionPool) as client:
+            pool = client.connection_pool
+            fill(pool, 3)
+            sentinel.discover_master = lambda _: replica.address  # type: ignore[method-assign]
+            with server_client(replica) as new:
+                new.replicaof("NO", "ONE")
+            primary.freeze()
+            with pytest.raises(redis.TimeoutError):
+                client.set("a", 1)
+            for _ in range(3):
+                assert client.set("a", 1)
+            assert pool.pooling.stats().errors_by["use"] == 1
+            assert pool.pooling.stats().closed["broken"] >= 1
+
     def test_a_name_that_no_sentinel_knows_is_the_drivers_error(self, sentinel: Client) -> None:
         with (
             sentinel.master_for("nobody", connection_pool_class=SentinelConnectionPool) as client,
