@@ -27,6 +27,7 @@ from pooling._changes import Changes
 from pooling._runtime.lock import new_lock
 from pooling._secrets import hide
 from pooling._sources import CLOSED, Sources, one_pool
+from pooling.config import seconds
 from pooling.pool import Pool
 from pooling.stats import BUCKETS, Histogram, PoolStats
 
@@ -203,8 +204,11 @@ def trace(
     left out. Returns a function that ends it.
 
     What failed has an error's type, and its text without secrets.
+
+    Raises TypeError and ValueError for arguments that make no sense.
     """
     one_pool(pool, Pool)
+    seconds("least", least, optional=False)  # now: in a wait it would cost its caller the connection that he waited for
     spans = _Spans(tracing.get_tracer("pooling", pooling.__version__, tracer_provider), pool)
     owner, made = weakref.ref(pool), weakref.ref(pool._factory)  # which is no reason to keep them
     kinds: Any = type(pool), type(pool._factory)  # called where nothing else was put in the place of their functions

@@ -393,3 +393,15 @@ def test_many_pools_are_refused_where_one_is_needed() -> None:
         for many in (manager, [pool]):
             with pytest.raises(TypeError, match=r"needs a Pool, not (PoolManager|list) \(of a manager or a list: each"):
                 trace(many)
+
+
+@pytest.mark.parametrize(
+    ("least", "error"), [("0.01", TypeError), (None, TypeError), (True, TypeError), (-1.0, ValueError)]
+)
+def test_a_least_that_is_no_time_is_refused_at_once_and_traces_nothing(least: Any, error: type[Exception]) -> None:
+    with Pool(FakeFactory()) as pool:
+        with pytest.raises(error, match="least must be"):
+            trace(pool, least=least)
+        with pool.acquire():
+            pass
+        assert pool.stats().leaks == 0
