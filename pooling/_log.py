@@ -20,6 +20,17 @@ class PoolLog:
         return getattr(logging.getLogger(self._name), name)
 
 
+def named_logger(logger: Any) -> logging.Logger:
+    """The logger itself, or that of a name. Raises TypeError for what is neither: later nobody would hear of it but the
+    log."""
+    if isinstance(logger, str):
+        return logging.getLogger(logger)
+    if not all(hasattr(logger, name) for name in ("log", "isEnabledFor")):
+        raise TypeError(f"logger must be a logger or the name of one, not {logger!r}")
+    found: logging.Logger = logger  # or an adapter
+    return found
+
+
 def write(log: Callable[..., object], text: str, *args: object, **options: Any) -> None:
     """Have a line written. A handler that raises harms no acquire and no upkeep."""
     try:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from pooling._changes import Changes
+from pooling._log import named_logger
 from pooling._periodic import Periodic
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._sources import CLOSED, Sources
@@ -116,8 +117,10 @@ class PoolMonitor:
     ) -> None:
         if style not in ("text", "json"):
             raise ValueError(f"style must be one of 'text', 'json', not {style!r}")
+        if isinstance(level, bool) or not isinstance(level, int):
+            raise TypeError(f"level must be a number, such as logging.INFO, not {level!r}")
         self._sources = Sources(pools)
-        self._log = logging.getLogger(logger) if isinstance(logger, str) else logger
+        self._log = named_logger(logger)
         self._level = level
         self._style = style
         self._runtime: Runtime = runtime or THREADS

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pooling._ledger.outage import describe
+from pooling._log import named_logger
 from pooling._secrets import hide
 from pooling._sources import one_pool
 from pooling._words import in_words
@@ -31,13 +32,14 @@ def log_events(
     or by its name, ``"INFO"``; 0 leaves it out. Each record has the event as its attribute ``event``. Like any listener
     it makes every acquire and release take the pool's lock.
 
-    Raises ValueError for a kind of event or a level that does not exist, TypeError for what can be no level.
+    Raises ValueError for a kind of event or a level that does not exist, TypeError for what can be no level or no
+    logger.
     """
     one_pool(pool, Pool)
     chosen = {**LEVELS, **{kind: _number(kind, level) for kind, level in (levels or {}).items()}}
     if unknown := chosen.keys() - LEVELS.keys():
         raise ValueError(f"there are no events of the kind {min(unknown)!r} (kinds: {', '.join(sorted(LEVELS))})")
-    log = logging.getLogger(logger) if isinstance(logger, str) else logger
+    log = named_logger(logger)
     secrets = pool._factory.secrets
 
     def listener(event: PoolEvent) -> None:

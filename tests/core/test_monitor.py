@@ -272,12 +272,25 @@ def test_what_is_no_pool_is_refused(given: Any, what: str) -> None:
         ({"interval": 0}, "interval must be greater than 0 seconds, not 0"),
         ({"interval": "60"}, "interval must be seconds as a number, not '60'"),
         ({"style": "xml"}, "style must be one of 'text', 'json', not 'xml'"),
+        # In a report nobody would hear of these but the log, once an interval, in the place of the report.
+        ({"level": "INFO"}, "level must be a number, such as logging.INFO, not 'INFO'"),
+        ({"level": None}, "level must be a number, such as logging.INFO, not None"),
+        ({"level": True}, "level must be a number, such as logging.INFO, not True"),
+        ({"logger": None}, "logger must be a logger or the name of one, not None"),
+        ({"logger": 5}, "logger must be a logger or the name of one, not 5"),
     ],
 )
 def test_bad_options_are_refused(make: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError)) as refused:
         PoolMonitor(make(), **options)
     assert str(refused.value) == message
+
+
+def test_an_adapter_is_a_logger_too(clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    logger: Any = logging.LoggerAdapter(logging.getLogger("shop"), {"shop": 5})
+    with caplog.at_level(logging.INFO), PoolMonitor(make(), logger=logger, runtime=clock):
+        clock.advance(60.0)
+    assert {record.name for record in caplog.records} == {"shop"}
 
 
 def test_stop_writes_what_came_since_the_last_report_and_ends(

@@ -106,6 +106,12 @@ def test_what_is_no_level_is_refused_at_once(level: Any, error: type[Exception],
         log_events(pool, levels={"connect": level})
 
 
+@pytest.mark.parametrize("logger", [None, 5, logging])
+def test_what_is_no_logger_is_refused_at_once(logger: Any, pool: Pool[FakeConnection]) -> None:
+    with pytest.raises(TypeError, match=r"^logger must be a logger or the name of one, not "):
+        log_events(pool, logger)
+
+
 def test_every_kind_has_a_level() -> None:
     kinds = {bare(row[0]) for row in table(ROOT / "docs" / "reference" / "events.md", "kind")}
     assert kinds == set(LEVELS)
