@@ -109,6 +109,8 @@ class Retrying(Generic[T]):
         offset("priority", priority)
         if backoff is not None and not callable(backoff):
             raise TypeError(f"backoff must be callable or None, not {backoff!r}")
+        if not callable(pool):
+            _check_pool(pool)
         self._pool = pool
         self._retries = retries
         self._idempotent = idempotent
@@ -214,8 +216,11 @@ class Course(Generic[T]):
 
     def __init__(self, policy: Retrying[T]) -> None:
         pool: Any = policy._pool
+        if callable(pool):
+            pool = pool()
+            _check_pool(pool)
         self._policy = policy
-        self._pool: Pool[T] = pool() if callable(pool) else pool
+        self._pool: Pool[T] = pool
         timeout = self._pool._config.timeout if isinstance(policy._timeout, Default) else policy._timeout
         self._deadline = Deadline(self._pool._now(), timeout)
         self._entry: Entry[T] | None = None
@@ -307,6 +312,11 @@ def without_waiting() -> Iterator[None]:
         yield
     finally:
         _hurried -= 1
+
+
+def _check_pool(pool: object) -> None:
+    if not hasattr(pool, "_acquire_for"):
+        raise TypeError(f"pool must be a Pool, or a function that returns one, not {type(pool).__name__}")
 
 
 def _predicate(on: Any) -> Callable[[Any], bool]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pooling
-from pooling import Pool
+from pooling import Pool, PoolManager
 from pooling.retry import FullJitter, Retrying
 from pooling.testing import FakeBroken, FakePermanent, ManualClock
 from tests.core.conftest import Make
@@ -201,6 +201,20 @@ def test_an_option_that_makes_no_sense_is_refused_before_anything_is_done(
     with pytest.raises(error, match=match):
         pool.run(work, **options)
     assert (work.calls, factory.opened) == (0, 0)
+
+
+@pytest.mark.parametrize("given", [None, 5, "sqlite://", PoolManager()])
+def test_what_is_no_pool_is_refused(given: Any) -> None:
+    work = Work()
+    refusal = rf"^pool must be a Pool, or a function that returns one, not {type(given).__name__}$"
+    with pytest.raises(TypeError, match=refusal):
+        Retrying(given)
+    retrying = Retrying(lambda: given)
+    with pytest.raises(TypeError, match=refusal):
+        retrying.run(work)
+    with pytest.raises(TypeError, match=refusal):
+        next(iter(retrying))
+    assert work.calls == 0
 
 
 def generator(connection: Any) -> Iterator[int]:
