@@ -52,8 +52,11 @@ def drain_on_signals(
     signal that is ignored today stays ignored.
 
     Returns a function that takes the handlers away again. Call both on the main thread. Raises RuntimeError elsewhere,
-    or where a handler was not installed by Python and so cannot be called afterwards.
+    or where a handler was not installed by Python and so cannot be called afterwards; TypeError, ValueError or OSError
+    for what can be no target, time or signal. All handlers are as before then.
     """
+    if not callable(getattr(target, "drain", None)):  # else who is told would be the log, when the signal has come
+        raise TypeError(f"target must be a Pool or a PoolManager, not {type(target).__name__}")
     seconds("timeout", timeout, optional=False)
     if stop is not None and not callable(stop):
         raise TypeError(f"stop must be callable or None, not {stop!r}")
@@ -64,9 +67,13 @@ def drain_on_signals(
         if handler is None:
             raise RuntimeError(f"the handler of {_name(number)} is not Python's: drain in the server's own hook")
     handlers = _Handlers(target, timeout, stop, before)
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, handlers.handle)
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, handlers.handle)
+    except BaseException:
+        handlers.restore()
+        raise
     return handlers.restore
 
 

@@ -328,13 +328,16 @@ def test_two_of_them_are_drained_one_after_the_other(effects: Effects, manager: 
         ({"stop": 5}, TypeError, "stop must be callable or None, not 5"),
         ({"signals": [99999]}, ValueError, "signal number"),
         ({"signals": [signal.SIGTERM, "SIGINT"]}, TypeError, "int"),
+        ({"signals": [signal.SIGTERM, signal.SIGKILL]}, OSError, "Invalid argument"),  # which none can handle
+        ({"target": None}, TypeError, "target must be a Pool or a PoolManager, not NoneType"),
+        ({"target": Pool.drain}, TypeError, "target must be a Pool or a PoolManager, not function"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_no_handler_is_installed(
     effects: Effects, manager: PoolManager, options: Any, error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):
-        drain_on_signals(manager, **options)
+        drain_on_signals(**{"target": manager, **options})
     assert signal.getsignal(signal.SIGTERM) == effects.handler
 
 
