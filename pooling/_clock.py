@@ -7,10 +7,13 @@ from typing import Final
 
 
 class Default:
-    """The timeout that stands for the pool's own."""
+    """A timeout or size that is not given: the pool's own counts."""
 
     def __repr__(self) -> str:
-        return "the pool's timeout"
+        return "the pool's own"
+
+    def __reduce__(self) -> str:
+        return "DEFAULT"  # there is one: also a copied configuration has that
 
 
 DEFAULT: Final = Default()

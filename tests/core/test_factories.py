@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import functools
 import inspect
+import pickle
 import sqlite3
 import sys
 import types
@@ -252,8 +254,13 @@ def test_on_connect_that_fails_is_a_failed_connect_and_the_connection_is_closed(
     assert (pool.stats().opened, pool.stats().errors) == (1, 1)
 
 
-def test_the_default_timeout_names_itself() -> None:
-    assert repr(DEFAULT) == "the pool's timeout"
+def test_the_default_names_itself_for_whatever_it_stands() -> None:
+    for method in (Pool.acquire, Pool.resize):
+        assert "= the pool's own" in str(inspect.signature(method))
+
+
+def test_there_is_one_default_however_it_is_copied() -> None:
+    assert copy.copy(DEFAULT) is copy.deepcopy(DEFAULT) is pickle.loads(pickle.dumps(DEFAULT)) is DEFAULT
 
 
 def test_a_deadline_is_one_moment() -> None:
