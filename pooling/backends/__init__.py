@@ -1,7 +1,7 @@
 """One module a backend, and what they have in common."""
 
 from pooling.backends._connect_args import ConnectArgs, asked, check_connect_args
-from pooling.backends._url import GROUP, check_user, create_pool, scheme_of, schemes
+from pooling.backends._url import GROUP, check_text, check_user, create_pool, scheme_of, schemes
 from pooling.errors import ConnectArgsError
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ConnectArgsError",
     "asked",
     "check_connect_args",
+    "check_text",
     "check_user",
     "create_pool",
     "scheme_of",

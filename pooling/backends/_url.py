@@ -58,8 +58,7 @@ def create_pool(url: str, connect_args: ConnectArgs = None, **options: Unpack[Op
 def scheme_of(url: str) -> str:
     """The scheme of a URL, if :func:`create_pool` knows it and the URL does not read in two ways; loads no driver.
     Raises TypeError or ValueError."""
-    if not isinstance(url, str):
-        raise TypeError(f"url must be a string, not {type(url).__name__}")
+    check_text(url)
     found = _SCHEME.match(url)
     if found is None:
         raise ValueError(_no_url(url))
@@ -90,9 +89,16 @@ def _no_url(text: str) -> str:
     return f"url must look like 'sqlite:///shop.db': it has no '///' after 'sqlite:', write 'sqlite:///{meant}'"
 
 
+def check_text(url: str) -> None:
+    """Raise TypeError for what is no text: mostly it is None, of a variable that is not set."""
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a string, not {type(url).__name__}")
+
+
 def check_user(url: str) -> None:
     """Refuse a URL with a password that ends too early for who reads it: what is left of it would be taken for the host
-    or the database, and the pool be called that. Raises ValueError."""
+    or the database, and the pool be called that. Raises ValueError, and TypeError for what is no text."""
+    check_text(url)
     found = _SCHEME.match(url)
     if found is None:
         return  # a connection string of another kind, which ends a password in its own way

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pooling._driver import module_of
 from pooling._secrets import found
-from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args
 from pooling.backends._dbapi_session import (
     autocommit,
     fileno,
@@ -77,6 +77,9 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
     ) -> None:
         if not callable(connect):
             raise TypeError(f"connect must be the driver's connect function, not {type(connect).__name__}")
+        if not isinstance(args, (tuple, list)):  # a string would be taken letter by letter, a mapping name by name
+            raise TypeError(f"args must be a tuple of what stands before connect_args, not {type(args).__name__}")
+        check_connect_args(connect_args)
         self._connect = connect
         self._args = args
         self._connect_args = connect_args

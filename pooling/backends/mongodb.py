@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 from pooling._clock import DEFAULT, LONGEST, Timeout
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import new_lock
-from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_user
+from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_connect_args, check_user
 from pooling.config import Config, nearest
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
@@ -81,6 +81,7 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
 
     def __init__(self, url: str, connect_args: ConnectArgs = None, **options: Unpack[Options]) -> None:
         check_user(url)
+        check_connect_args(connect_args)
         srv = url[: len("mongodb+srv:")].lower() == "mongodb+srv:"
         self._url = ("mongodb+srv://" if srv else "mongodb://") + url.partition("://")[2]  # may have a password in it
         self.where, given = _read(self._url, srv)

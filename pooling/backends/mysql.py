@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text
 from pooling.config import nearest
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -70,6 +70,8 @@ class MysqlFactory(Factory[Connection]):
     """
 
     def __init__(self, url: str = "mysql://", connect_args: ConnectArgs = None) -> None:
+        check_text(url)
+        check_connect_args(connect_args)
         self._args = _arguments(url)  # has the password in it
         self._connect_args = connect_args
         place = self._args.get("unix_socket") or f"{_host(self._args)}:{self._args.get('port') or 3306}"

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pooling.backends import ConnectArgs, _sockets, asked, check_user
+from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_user
 from pooling.config import Config, nearest
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -79,6 +79,7 @@ class PostgresFactory(Factory[Connection]):
 
     def __init__(self, conninfo: str = "", connect_args: ConnectArgs = None) -> None:
         check_user(conninfo)
+        check_connect_args(connect_args)
         parts = _parts(conninfo)
         place = parts.get("host") or parts.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
         self.where = f"{place}:{parts.get('port') or os.environ.get('PGPORT') or 5432}/{parts.get('dbname') or ''}"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from pooling.backends import ConnectArgs, asked
+from pooling.backends import ConnectArgs, asked, check_connect_args
 from pooling.config import nearest
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -68,9 +68,10 @@ class SqliteFactory(Factory[sqlite3.Connection]):
     always False, as a pool hands a connection from thread to thread, to one at a time.
     """
 
-    def __init__(self, database: str, connect_args: ConnectArgs = None, *, wal: bool = True) -> None:
+    def __init__(self, database: str | os.PathLike[str], connect_args: ConnectArgs = None, *, wal: bool = True) -> None:
         if sqlite3.threadsafety == 0:
             raise RuntimeError("this SQLite library was built without thread safety: it cannot be pooled")
+        check_connect_args(connect_args)
         memory = database == ":memory:"
         self.database = database
         self._target = _shared_memory() if memory else database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 
 import pooling
 from pooling.backends import schemes
+from pooling.backends.dbapi import DbapiFactory
+from pooling.backends.http import HttpFactory
 from pooling.backends.mongodb import MongoFactory
 from pooling.backends.mysql import MysqlFactory
 from pooling.backends.postgres import PostgresFactory
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, RedisFactory
+from pooling.backends.sqlite import SqliteFactory
 from tests.backends.contract import run_python
 
 
@@ -131,6 +135,26 @@ def test_connect_args_that_can_be_none_are_refused_at_once(connect_args: Any) ->
     with pytest.raises(TypeError, match=f"must be a mapping .* not {type(connect_args).__name__}$") as caught:
         pooling.create_pool("sqlite://", connect_args)
     assert "hidden" not in str(caught.value)
+
+
+FACTORIES: list[Any] = [
+    PostgresFactory, MysqlFactory, MongoFactory, RedisFactory, HttpFactory, SqliteFactory, partial(DbapiFactory, print)
+]  # fmt: skip  # a list
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: getattr(factory, "__name__", "DbapiFactory"))
+@pytest.mark.parametrize("connect_args", [5, "hidden", [("timeout", 1)], {"hidden"}])
+def test_so_they_are_where_a_factory_is_made_by_hand(factory: Any, connect_args: Any) -> None:
+    given = () if isinstance(factory, partial) else ("http://db.example",)
+    with pytest.raises(TypeError, match="connect_args must be a mapping of the driver's arguments") as caught:
+        factory(*given, connect_args=connect_args)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("factory", FACTORIES[:5], ids=lambda factory: factory.__name__)
+def test_a_factory_that_gets_a_variable_that_is_not_set_says_so(factory: Any) -> None:
+    with pytest.raises(TypeError, match=r"^url must be a string, not NoneType$"):
+        factory(None)
 
 
 @pytest.mark.parametrize("answer", [None, "hidden", [("timeout", 1)]])

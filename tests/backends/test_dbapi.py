@@ -146,6 +146,11 @@ class TestDriver:
         with pytest.raises(TypeError, match="connect must be the driver's connect function"):
             dbapi.create(connect)
 
+    @pytest.mark.parametrize("args", ["db", {"user": "anna"}, None])
+    def test_positional_arguments_that_are_no_tuple_are_refused(self, driver: Any, args: Any) -> None:
+        with pytest.raises(TypeError, match=f"^args must be a tuple of .*, not {type(args).__name__}$"):
+            DbapiFactory(driver.connect, args)
+
     def test_arguments_reach_it(self, driver: Any) -> None:
         pool = dbapi.create(driver.connect, "db", 7, connect_args=lambda: {"user": "anna"}, max_size=2)
         with pool, pool.acquire() as connection:

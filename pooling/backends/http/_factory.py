@@ -22,7 +22,7 @@ from urllib3.util import Timeout, parse_url
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from pooling._secrets import attributes, found
-from pooling.backends import ConnectArgs, _sockets, asked
+from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text
 from pooling.backends.http._connection import Connection, SecureConnection, is_idle, is_open
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
@@ -50,6 +50,8 @@ class HttpFactory(Factory[Any]):
     """
 
     def __init__(self, url: str, connect_args: ConnectArgs = None) -> None:
+        check_text(url)
+        check_connect_args(connect_args)
         self.origin = _origin(url)
         self._connect_args = connect_args
 

@@ -14,7 +14,7 @@ from redis.himport import HImportRegistry
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from pooling.backends import ConnectArgs, asked, check_user
+from pooling.backends import ConnectArgs, asked, check_connect_args, check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
@@ -41,6 +41,7 @@ class RedisFactory(Factory[Any]):
 
     def __init__(self, url: str = "redis://localhost:6379/0", connect_args: ConnectArgs = None) -> None:
         check_user(url)
+        check_connect_args(connect_args)
         self._args = _parsed(url)  # has the password in it
         self._connect_args = connect_args
         address = self._args.get("path") or f"{self._args.get('host', 'localhost')}:{self._args.get('port', 6379)}"
