@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 import sys
 import weakref
@@ -72,6 +73,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         if sqlite3.threadsafety == 0:
             raise RuntimeError("this SQLite library was built without thread safety: it cannot be pooled")
         check_connect_args(connect_args)
+        database = os.fspath(database)
         memory = database == ":memory:"
         self.database = database
         self._target = _shared_memory() if memory else database

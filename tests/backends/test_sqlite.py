@@ -38,6 +38,15 @@ def write_from_elsewhere(url: str) -> None:
         other.execute("INSERT INTO t VALUES (7)")
 
 
+def test_a_path_is_a_path_in_whatever_form(tmp_path: Path) -> None:
+    with Pool(SqliteFactory(tmp_path / "new.db")) as pool, pool.acquire() as connection:
+        assert one(connection, "SELECT file FROM pragma_database_list") == str(tmp_path / "new.db")
+    assert repr(SqliteFactory(Path("new.db"))) == "SqliteFactory('new.db')"
+    nothing: Any = None
+    with pytest.raises(TypeError, match="PathLike"):
+        SqliteFactory(nothing)
+
+
 def test_a_database_in_memory_is_one_for_all_connections_of_the_pool() -> None:
     with create_pool("sqlite://", max_size=2) as pool:
         with pool.transaction() as first:

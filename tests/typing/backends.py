@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from pooling import Pool
 from pooling.backends import dbapi, http, mongodb, mysql, postgres, redis, sqlite
 
 assert_type(sqlite.create("sqlite://"), Pool[sqlite3.Connection])
+assert_type(Pool(sqlite.SqliteFactory(Path("notes.db"))), Pool[sqlite3.Connection])
 assert_type(postgres.create("postgresql://", max_size=3), Pool[psycopg.Connection[Any]])
 assert_type(mysql.create("mysql://"), Pool[MysqlConnection[Any]])
 assert_type(mongodb.create("mongodb://"), Pool[pymongo.MongoClient[Any]])
