@@ -17,7 +17,7 @@ from pooling._runtime.lock import Lock, new_lock
 from pooling._sources import numbered
 from pooling.backends.http._keys import KnownKeys
 from pooling.backends.http._pools import OWN_OPTIONS, HTTPConnectionPool, HTTPSConnectionPool, patience
-from pooling.config import Config
+from pooling.config import Config, count, seconds
 from pooling.lease import Lease
 from pooling.pool import Pool
 
@@ -107,7 +107,11 @@ class _Managing(urllib3.PoolManager):
     _classes: ClassVar[dict[str, type[TheirPool]]] = POOLS
 
     def _set_up(self, max_total: int | None, options: dict[str, Any]) -> None:
-        Config.of({name: value for name, value in options.items() if name != "pool_timeout"})  # refuses them at once
+        # Refused at once, and by the names that they have here.
+        count("max_total", max_total, 1, optional=True)
+        if "pool_timeout" in options:
+            seconds("pool_timeout", options["pool_timeout"])
+        Config.of({name: value for name, value in options.items() if name != "pool_timeout"})
         self._options = options
         self._total = None if max_total is None else Total(max_total, options.get("pool_timeout", 30.0))
         self.pool_classes_by_scheme = {**self.pool_classes_by_scheme, **self._classes}

@@ -37,7 +37,7 @@ from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
 from pooling.backends.http._factory import ShellFactory
 from pooling.backends.http._queue import QueueFace
-from pooling.config import Options
+from pooling.config import Options, seconds
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease, give_up
 from pooling.pool import Pool
@@ -109,6 +109,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if cap is None and maxsize > 0:
             options.setdefault("max_idle", max(maxsize, options.get("min_size", 0)))
         if "pool_timeout" in options:
+            seconds("pool_timeout", options["pool_timeout"])  # by this name: urllib3 has a timeout too
             options["timeout"] = options.pop("pool_timeout")
         self.capped = self.block = cap is not None
         if cap is not None and self.pool is not None:

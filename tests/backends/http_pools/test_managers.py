@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import urllib3
 from urllib3.exceptions import EmptyPoolError, SSLError
 
 from pooling.backends import http
+from pooling.integrations.requests import Adapter
 from tests.backends.contract import LATE, in_threads, run_python
 from tests.backends.http_pools.conftest import number
 from tests.forwarder import Forwarder
@@ -105,6 +107,25 @@ def test_options_that_do_not_exist_or_cannot_be_are_refused_at_once() -> None:
         http.PoolManager(idle_timeout=-1)
     with pytest.raises(ValueError, match="max_lifetime"):
         http.HTTPConnectionPool("localhost", max_lifetime=-1)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"pool_timeout": "5"}, "pool_timeout must be seconds as a number or None, not '5'"),
+    ({"pool_timeout": -1}, "pool_timeout must be at least 0 seconds, not -1"),
+    ({"max_total": 0}, "max_total must be at least 1, not 0"),
+    ({"max_total": "5"}, "max_total must be a whole number or None, not '5'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_they_are_refused_by_the_names_that_they_have_here(options: dict[str, Any], message: str) -> None:
+    kinds: list[Any] = [http.PoolManager, partial(http.ProxyManager, "http://127.0.0.1:1"), Adapter]
+    if "pool_timeout" in options:
+        kinds.append(partial(http.HTTPConnectionPool, "127.0.0.1"))
+    for kind in kinds:
+        with pytest.raises((TypeError, ValueError)) as refused:
+            kind(**options)
+        assert str(refused.value) == message
 
 
 def test_a_pool_of_another_kind_takes_part_in_a_manager_as_it_does_in_urllib3s(manage: Any, http_server: HTTP) -> None:
