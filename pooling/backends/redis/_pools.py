@@ -30,7 +30,7 @@ from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.backends.redis._slots import SlotPool, read
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
-from pooling.config import Config
+from pooling.config import Config, seconds
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease, give_up
 from pooling.pool import Pool
@@ -88,6 +88,7 @@ class ConnectionPool(redis.ConnectionPool):
 
     @timeout.setter
     def timeout(self, value: float | None) -> None:
+        seconds("timeout", value)
         self._timeout = value
         if "_pool" in vars(self):  # redis-py's own __init__ sets this before it has one made
             self._pool.refuse(value == 0)

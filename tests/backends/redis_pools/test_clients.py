@@ -297,6 +297,16 @@ class TestAsAClientSeesIt:
         with pytest.raises(ValueError, match="max_uses"):
             ConnectionPool(max_uses=0)
 
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+    @pytest.mark.parametrize("timeout", ["soon", -1, float("nan"), True])
+    def test_a_timeout_that_is_none_is_refused_at_once(self, kind: Any, timeout: Any) -> None:
+        with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
+            kind(timeout=timeout)
+        pool = kind(timeout=2)
+        with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
+            pool.timeout = timeout
+        assert pool.timeout == 2
+
     def test_a_name_of_digits_is_a_name(self) -> None:
         assert ConnectionPool.from_url("redis://db.example?name=007").pooling.name == "007"
 
