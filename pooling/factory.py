@@ -29,6 +29,8 @@ class Factory(Generic[T]):
     ``T`` is what :meth:`connect` returns and a lease yields; where :meth:`view` makes another thing of it, let it be
     ``Factory[Any]``.
 
+    The pool gives everything by position: a subclass may call its parameters what it likes, a connection ``client``.
+
     A method that raises never harms the pool: a failed connect is retried or reported, a failed check or
     reset retires the connection, a failed close is logged.
     """
@@ -36,15 +38,15 @@ class Factory(Generic[T]):
     # Methods that the class defines and this one factory has nothing to do with: see overrides().
     _lacks: frozenset[str] = frozenset()
 
-    def connect(self, timeout: float) -> T:
+    def connect(self, timeout: float, /) -> T:
         """Open a connection within ``timeout`` seconds, or raise. *Worker.*"""
         raise NotImplementedError(f"{type(self).__name__} has to define connect(timeout)")
 
-    def close(self, connection: T) -> None:
+    def close(self, connection: T, /) -> None:
         """Close the connection. *Worker.* The default calls its ``close()``."""
         connection.close()  # type: ignore[attr-defined]  # what "closed with its .close()" means
 
-    def check(self, connection: T, timeout: float) -> None:
+    def check(self, connection: T, timeout: float, /) -> None:
         """Make a round trip within ``timeout`` seconds; raise if the connection is dead. *Worker.*
 
         A factory that does not define it says that no harmless round trip exists: connections under
@@ -53,67 +55,67 @@ class Factory(Generic[T]):
         if not self.is_alive(connection):
             raise ConnectionError("the connection is closed")
 
-    def reset(self, connection: T, mode: ResetMode) -> None:
+    def reset(self, connection: T, mode: ResetMode, /) -> None:
         """Make the connection like new for its next user. *Worker.* The default does nothing.
 
         ``"transaction"``: end an open transaction by a rollback and restore autocommit; ``"session"``:
         clear everything that a user can have set on the session.
         """
 
-    def is_alive(self, connection: T) -> bool:
+    def is_alive(self, connection: T, /) -> bool:
         """Whether the connection still looks open, without a byte sent. *Caller*, about a microsecond."""
         return True
 
-    def is_clean(self, connection: T) -> bool:
+    def is_clean(self, connection: T, /) -> bool:
         """Whether the next user can have it as it is: no transaction, no unread result. *Caller.*"""
         return True
 
-    def view(self, connection: T) -> Any:
+    def view(self, connection: T, /) -> Any:
         """What a lease yields; asked once per connection. *Worker.* The default: the connection itself."""
         return connection
 
-    def remember(self, connection: T) -> None:
+    def remember(self, connection: T, /) -> None:
         """Note how the connection is, now that it is set up: what a reset goes back to. *Worker.*
 
         Called for a new connection after ``on_connect``, and again after a reset of the whole session, when
         ``on_connect`` has set it up anew. The default does nothing.
         """
 
-    def interrupt(self, connection: T) -> None:
+    def interrupt(self, connection: T, /) -> None:
         """Make whoever is blocked on the connection fail at once, free nothing. *Any thread.*"""
 
-    def abandon(self, connection: T) -> None:
+    def abandon(self, connection: T, /) -> None:
         """In a forked child: let go of the parent's connection without a word on the wire.
 
         The default keeps a reference for ever, so that no destructor of the driver runs in the child.
         """
         keep_inherited(connection)
 
-    def abandon_in_use(self, connection: T) -> None:
+    def abandon_in_use(self, connection: T, /) -> None:
         """The same for a connection that some thread was using at the moment of the fork, perhaps in the middle of
         a call: the driver's own state cannot be relied on. The default calls :meth:`abandon`.
         """
         self.abandon(connection)
 
-    def begin(self, connection: T) -> None:
+    def begin(self, connection: T, /) -> None:
         """Start a transaction for :meth:`pooling.Pool.transaction`. *Caller.*
 
         The default does nothing: a DB-API connection begins by itself.
         """
 
-    def commit(self, connection: T) -> None:
+    def commit(self, connection: T, /) -> None:
         """Commit the transaction of :meth:`pooling.Pool.transaction`. *Caller.*"""
         connection.commit()  # type: ignore[attr-defined]  # DB-API; other backends override it
 
-    def rollback(self, connection: T) -> None:
+    def rollback(self, connection: T, /) -> None:
         """Roll the transaction of :meth:`pooling.Pool.transaction` back. *Caller.*"""
         connection.rollback()  # type: ignore[attr-defined]  # DB-API; other backends override it
 
-    def is_broken(self, error: BaseException) -> bool:
+    def is_broken(self, error: BaseException, /) -> bool:
         """Whether an error that a user saw means that the connection is of no more use. *Caller.*"""
         return False
 
-    def is_demoted(self, connection: T, error: BaseException) -> bool:
+    def is_demoted(self, connection: T, error: BaseException, /) -> bool:
         """Whether an error for which :meth:`is_broken` was true says that this server is no longer the one to use: a
         primary that has become read-only or was replaced. *Caller.*
 
@@ -121,11 +123,11 @@ class Factory(Generic[T]):
         """
         return False
 
-    def is_permanent(self, error: BaseException) -> bool:
+    def is_permanent(self, error: BaseException, /) -> bool:
         """Whether a failed connect will fail again however often it is tried. *Worker.*"""
         return False
 
-    def is_retryable(self, error: BaseException) -> bool:
+    def is_retryable(self, error: BaseException, /) -> bool:
         """Whether nothing took effect (never sent, or rolled back), so that a retry is safe. *Caller.*"""
         return False
 

@@ -254,6 +254,14 @@ def test_on_connect_that_fails_is_a_failed_connect_and_the_connection_is_closed(
     assert (pool.stats().opened, pool.stats().errors) == (1, 1)
 
 
+def test_a_subclass_may_call_its_parameters_what_it_likes() -> None:
+    """Type checkers compare the names of what is not positional only."""
+    for name, method in vars(Factory).items():
+        if not name.startswith("_"):
+            _, *parameters = inspect.signature(method).parameters.values()
+            assert {parameter.kind for parameter in parameters} <= {inspect.Parameter.POSITIONAL_ONLY}, name
+
+
 def test_the_default_names_itself_for_whatever_it_stands() -> None:
     for method in (Pool.acquire, Pool.resize):
         assert "= the pool's own" in str(inspect.signature(method))
