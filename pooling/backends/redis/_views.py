@@ -76,7 +76,6 @@ class QueueFace:
         self._taken += 1
 
     def put_nowait(self, shell: Any) -> None:
-        if shell is None:
-            self._taken = max(0, self._taken - 1)
-        else:
+        self._taken = max(0, self._taken - 1)
+        if shell is not None:
             self._shells.adopt(shell, used=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from queue import Empty
 from typing import Any
 from unittest import mock
 
@@ -19,7 +20,7 @@ from redis.retry import Retry
 
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool
 from tests.backends.adapters_redis import Redis
-from tests.backends.contract import run_python
+from tests.backends.contract import run_python, settled
 from tests.backends.redis_pools.conftest import Make, identity
 from tests.waiting import until
 
@@ -187,6 +188,66 @@ class TestWhatTheDriversOwnCodeCalls:
         assert set(pool._connections) == {*pool._get_free_connections(), *pool._get_in_use_connections()}
         for connection in connections:
             pool.release(connection)
+
+    def test_what_is_written_to_its_lists_is_counted_in(self, make: Make) -> None:
+        pool = make(ConnectionPool)
+        idle, used = pool.make_connection(), pool.make_connection()
+        pool._available_connections.append(idle)
+        pool._in_use_connections.add(used)
+        assert (pool._available_connections, pool._in_use_connections) == ([idle], {used})
+        assert pool._created_connections == 2
+        assert pool.get_connection() is idle
+        pool.release(idle)
+
+    @pytest.mark.parametrize("kind", [BlockingConnectionPool, redis.BlockingConnectionPool])
+    def test_its_queue_is_one_of_places_as_in_redis_py(self, kind: Any) -> None:
+        pool = kind(max_connections=2)
+        places = pool.pool
+
+        def seen() -> tuple[int, bool, bool]:
+            return places.qsize(), places.full(), places.empty()
+
+        assert seen() == (2, True, False)
+        assert places.get_nowait() is None
+        assert seen() == (1, False, False)
+        assert places.get_nowait() is None
+        assert seen() == (0, False, True)
+        with pytest.raises(Empty):
+            places.get_nowait()
+        places.put_nowait(None)
+        places.put_nowait(pool.make_connection())
+        assert seen() == (2, True, False)
+        assert sum(place is not None for place in places.queue) == 1
+
+    def test_arguments_of_get_connection_are_out_of_date(self, make: Make) -> None:
+        pool = make()
+        with pytest.warns(DeprecationWarning, match="Use get_connection.. without args") as caught:
+            pool.release(pool.get_connection("PING"))
+        assert caught[0].filename == __file__
+
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool, redis.ConnectionPool])
+    @pytest.mark.parametrize("problem", [None, redis.ConnectionError("hung up")])
+    def test_a_server_that_lets_no_new_connection_be_is_an_error_and_not_asked_for_ever(
+        self, backend: Redis, kind: Any, problem: Exception | None
+    ) -> None:
+        """It says something unasked on each, or hangs up at once. Redis-py's own pool does the same."""
+        looks: list[int] = []
+
+        class Odd(redis.Connection):
+            def can_read(self, timeout: float = 0) -> bool:
+                looks.append(1)
+                if problem is not None:
+                    raise problem
+                return True
+
+        pool = kind.from_url(backend.url, connection_class=Odd, protocol=2, client_name=backend.name, max_connections=1)
+        with pytest.raises(redis.ConnectionError, match="hung up" if problem else "Connection not ready"):
+            pool.get_connection()
+        assert len(looks) == 2
+        pool.disconnect()
+        backend.wait_for(0)
+        if isinstance(pool, ConnectionPool):
+            settled(pool.pooling, leased=0, busy=0)
 
     def test_a_cache_wraps_the_connection(self, backend: Redis) -> None:
         pool = ConnectionPool.from_url(backend.url, protocol=3, cache_config=CacheConfig())
