@@ -95,6 +95,13 @@ class TestALeaseIsAClient:
             with pytest.raises(redis.TimeoutError):
                 client.blpop(backend.name, timeout=5)
 
+    def test_a_client_tells_what_its_connection_speaks(self, backend: Redis) -> None:
+        pool = backend.pool(connect_args={"protocol": 3, "encoding": "latin-1"}, max_size=1)
+        with pool.acquire() as client:
+            assert client.connection_pool.get_protocol() == 3
+            assert client.get_encoder().encoding == "latin-1"
+            assert client.echo("\xe9") == b"\xe9"
+
     def test_a_transaction_of_the_pool_is_refused_in_clear_words(self, backend: Redis) -> None:
         pool = backend.pool(max_size=1)
         with pytest.raises(PoolError, match="pipeline"), pool.transaction():
@@ -190,6 +197,24 @@ class TestNothingReachesTheNextUser:
         with pool.acquire() as client:
             client.pipeline(transaction=False).execute_command("SELECT", 3).client_setname("other").execute()
         assert self.like_new(backend, pool) == first
+
+    @pytest.mark.parametrize("way", ["command", "pipeline", "packed"])
+    def test_so_is_what_was_changed_on_a_session_that_the_driver_has_just_begun(
+        self, backend: Redis, pool: Pool[Any], way: str
+    ) -> None:
+        """It connects when it sends, once its connection was closed: what is sent then is that session's."""
+        with pool.acquire() as client:
+            client.connection_pool.disconnect()
+            if way == "command":
+                client.execute_command("SELECT", 3)
+            elif way == "pipeline":
+                client.pipeline(transaction=False).execute_command("SELECT", 3).execute()
+            else:
+                connection = client.connection_pool.get_connection()
+                connection.send_packed_command(connection.pack_command("SELECT", 3))
+                connection.read_response()
+                client.connection_pool.release(connection)
+        self.like_new(backend, pool)
 
     @pytest.mark.parametrize(
         "commands",
@@ -301,6 +326,42 @@ class TestNothingReachesTheNextUser:
             assert backend.is_set_up(client)
             assert "t" not in client.client_info()["flags"]
         assert session_of(backend, pool) == first
+
+    def test_a_reset_of_the_session_shakes_hands_as_the_user_has_it(self, backend: Redis) -> None:
+        def begin(connection: Any) -> None:
+            connection.on_connect()
+            connection.send_command("CLIENT", "NO-EVICT", "ON")
+            connection.read_response()
+            connection.send_command("SELECT", 3)
+            connection.read_response()
+
+        pool = backend.pool(connect_args={"redis_connect_func": begin}, max_size=1, reset="session")
+        with pool.acquire() as client:
+            first = client.client_id()
+            client.execute_command("SELECT", 4)
+        with pool.acquire() as client:
+            assert backend.is_set_up(client)
+            assert client.client_info()["name"] == backend.name
+            assert client.client_id() == first
+
+    def test_a_session_that_cannot_be_set_up_is_not_used(self, backend: Redis) -> None:
+        """The driver begins one by itself for a user who has closed his; a half of on_connect is none."""
+
+        def begin(client: Any) -> None:
+            client.execute_command("SELECT", 3)
+            client.execute_command("CLIENT", "NO-EVICT", "ON")
+
+        name, password = f"{backend.name}-halfway", "secret"
+        backend.admin.acl_setuser(name, enabled=True, passwords=[f"+{password}"], commands=["+@all"], keys=["*"])
+        pool = backend.pool(connect_args={"username": name, "password": password}, max_size=1, on_connect=begin)
+        session_of(backend, pool)
+        backend.admin.acl_setuser(name, enabled=True, commands=["-client|no-evict"])
+        with pool.acquire() as client:
+            client.connection_pool.disconnect()
+            for _ in range(2):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.ping()
+        backend.admin.acl_deluser(name)
 
     def test_a_session_that_was_begun_anew_is_set_up_as_well(self, backend: Redis) -> None:
         pool = backend.pool(max_size=1, on_connect=backend.set_up)

@@ -20,7 +20,7 @@ from redis.utils import HIREDIS_AVAILABLE
 
 import pooling
 from pooling.backends import _sockets
-from pooling.backends.redis import BlockingConnectionPool, NoConnection
+from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, NoConnection
 from pooling.backends.redis._connection import is_quiet
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, run_python, settled
@@ -122,6 +122,44 @@ class TestThroughPooling:
         thread.join()
         assert waiting.thread == "the one who waits"
         assert waiting.where.endswith(" wait")
+
+    @pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+    def test_no_more_wait_than_max_waiting_says(self, make: Make, kind: Any) -> None:
+        pool = make(kind, max_connections=1, max_waiting=1, timeout=10)
+        held = pool.get_connection()
+        thread = threading.Thread(target=lambda: pool.release(pool.get_connection()))
+        thread.start()
+        settled(pool.pooling, waiting=1)
+        with pytest.raises(redis.MaxConnectionsError, match="1 callers are waiting") as caught:
+            pool.get_connection()
+        pool.release(held)
+        thread.join()
+        assert isinstance(caught.value, pooling.QueueFull)
+
+    def test_with_a_reset_of_the_session_on_connect_comes_again(self, make: Make) -> None:
+        """What it sent the last time is not sent any more, and what it sends now is what a new session gets."""
+        names: list[str] = []
+
+        def begin(client: Any) -> None:
+            if not names:
+                client.execute_command("SELECT", 3)
+            names.append(f"user-{len(names)}")
+            client.client_setname(names[-1])
+
+        pool = make(max_connections=1, reset="session", on_connect=begin)
+        client = redis.Redis(connection_pool=pool)
+        infos = []
+        for _ in range(3):
+            with client.pipeline(transaction=False) as pipeline:
+                infos += pipeline.client_info().select(4).execute()[:1]
+        assert [info["db"] for info in infos] == [3, 0, 0]
+        assert [info["name"] for info in infos] == ["user-0", "user-1", "user-2"]
+        assert len({info["id"] for info in infos}) == 1
+        connection = pool.get_connection()
+        connection.disconnect()  # the driver begins the next session by itself
+        connection.send_command("CLIENT", "GETNAME")
+        assert connection.read_response() == b"user-3"
+        pool.release(connection)
 
     def test_a_timeout_may_be_set_later(self, make: Make) -> None:
         pool = make(max_connections=1, timeout=10)
