@@ -3,12 +3,15 @@ to wait at all."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from urllib3.exceptions import ClosedPoolError, EmptyPoolError
+import urllib3
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError
 
 from pooling.backends import http
 from tests.backends.contract import in_threads, settled
@@ -70,6 +73,8 @@ def test_the_queue_like_face_counts_places_and_hands_them_out(make: Any) -> None
     pool.close()
     assert pool.pool is None
     assert face.qsize() == 0
+    assert face.queue == []
+    face.put(None)  # of no more use, and no error
     with pytest.raises(ClosedPoolError):
         pool.request("GET", "/")
 
@@ -112,6 +117,22 @@ def test_whoever_takes_several_may_say_of_each_that_it_is_of_no_use(make: Any) -
     for left in (1, 0, 0):
         pool._put_conn(None)
         settled(pool.pooling, leased=left)
+
+
+@pytest.mark.parametrize("kind", [http.HTTPConnectionPool, urllib3.HTTPConnectionPool])
+@pytest.mark.parametrize("block", [False, True])
+def test_a_connection_that_it_has_not_handed_out_is_closed(http_server: HTTP, kind: Any, block: bool) -> None:
+    """It was made for another pool, or by hand; where no more may be open, that is an error as well."""
+    pool = kind(http_server.host, http_server.port, maxsize=1, block=block)
+    pool.request("GET", "/")
+    stranger = HTTPConnection(http_server.host, http_server.port)
+    stranger.connect()
+    with pytest.raises(FullPoolError) if block else contextlib.nullcontext():
+        pool._put_conn(stranger)
+    assert stranger.sock is None
+    assert pool.pool.qsize() == 1
+    assert pool.request("GET", "/").data == b"ok"
+    pool.close()
 
 
 # -- requests within requests ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from urllib3.exceptions import EmptyPoolError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, MaxRetryError, NewConnectionError
 
 from pooling import ConnectError, Pool, PoolTimeout
 from pooling._runtime.threads import THREADS
@@ -394,7 +394,36 @@ def test_pooling_itself_yields_connected_connections(make: Any, http_server: HTT
     assert number(pool) == mine
 
 
+def test_nor_does_it_yield_one_on_which_the_server_has_hung_up(make: Any, http_server: HTTP) -> None:
+    pool = make(check_after=0.0)
+    http_server.hang_up(number(pool))
+    with pool.pooling.acquire() as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().data == b"ok"
+    assert pool.pooling.stats().errors == 0
+
+
 # -- endings ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [http.HTTPConnectionPool, urllib3.HTTPConnectionPool])
+def test_what_is_in_use_while_it_is_closed_is_closed_when_it_comes_back(
+    http_server: HTTP, nothing_left: None, kind: Any
+) -> None:
+    pool = kind(http_server.host, http_server.port, maxsize=2)
+    responses = [pool.request("GET", "/bytes/50000", preload_content=False) for _ in range(2)]
+    pool.close()
+    assert [len(response.read()) for response in responses] == [50000, 50000]
+    http_server.wait_for_sessions(0)  # while their user still has the responses
+    assert [response.status for response in responses] == [200, 200]
+
+
+def test_a_pool_underneath_that_its_owner_has_closed_is_a_closed_pool_of_urllib3s(make: Any) -> None:
+    pool = make()
+    pool.request("GET", "/")
+    pool.pooling.close()
+    with pytest.raises(ClosedPoolError):
+        pool.request("GET", "/")
 
 
 def test_a_pool_that_nobody_closed_closes_its_connections_without_a_word(http_server: HTTP) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from urllib3.exceptions import EmptyPoolError, SSLError
+from urllib3.exceptions import EmptyPoolError, NewConnectionError, SSLError, TimeoutError  # noqa: A004  # urllib3's
 
 from pooling.backends import http
 from pooling.integrations.requests import Adapter
@@ -19,6 +19,7 @@ from tests.backends.contract import LATE, in_threads, run_python
 from tests.backends.http_pools.conftest import number
 from tests.forwarder import Forwarder
 from tests.servers import HTTP
+from tests.servers.base import free_port
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,25 @@ def test_a_total_that_is_reached_is_waited_for_in_time(manage: Any, http_server:
     assert manager.request("GET", http_server.url + "/", pool_timeout=5.0).data == b"ok"
     _, using, claimed = manager._total._state()
     assert (len(using), len(claimed)) == (0, 0)
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_request_that_fails_gives_back_what_it_has_of_the_total(
+    manage: Any, http_server: HTTP, proxy: Any, block: bool
+) -> None:
+    hung = proxy(http_server)
+    hung.on_accept = "mute"
+    nobody = f"http://127.0.0.1:{free_port()}"
+    manager = manage(max_total=1, maxsize=1, block=block, pool_timeout=5.0, timeout=0.1, retries=False)
+    for url in (f"http://{hung.host}:{hung.port}/", f"{nobody}/", http_server.url + "/delay/1"):
+        for _ in range(2):
+            with pytest.raises((TimeoutError, NewConnectionError)):  # not an EmptyPoolError
+                manager.request("GET", url)
+    assert manager._total.pooling.stats().leased == manager._total.pooling.stats().leaks == 0
+    hung.reset_all()
+    assert manager.request("GET", http_server.url + "/", timeout=5.0).data == b"ok"
+    manager.clear()
+    gc.collect()  # urllib3 keeps an error in a frame that the error has, and with it the pool
 
 
 def test_what_is_taken_by_hand_is_not_counted_and_not_closed(manage: Any, http_server: HTTP, proxy: Any) -> None:
@@ -216,6 +236,21 @@ def test_a_proxy_that_refuses_or_hangs_costs_no_place(https_server: HTTP, forwar
     hung.reset_all()
 
 
+def test_who_takes_a_connection_by_hand_gets_it_connected_through_the_proxy(
+    https_server: HTTP, forwarder: Forwarder
+) -> None:
+    with http.ProxyManager(forwarder.url, **trusting(https_server)) as manager:
+        pool = manager.connection_from_host(https_server.host, https_server.port, "https")
+        before = forwarder.tunnels
+        with pool.pooling.acquire() as connection:
+            assert connection.proxy_is_tunneling
+            assert forwarder.tunnels == before + 1
+            connection.request("GET", "/")
+            assert connection.getresponse().data == b"ok"
+        pool.close()
+    https_server.wait_for_sessions(0)
+
+
 def test_two_pools_of_one_origin_are_told_apart_as_they_are_everywhere() -> None:
     with http.PoolManager() as manager:
         for maxsize in (1, 2):
@@ -228,6 +263,7 @@ def test_behind_a_socks_proxy_the_pools_are_of_urllib3s_kind_so_that_what_is_set
     said = run_python("""
         import sys, types
         sys.modules["socks"] = types.ModuleType("socks")
+        sys.modules["socks"].PROXY_TYPE_SOCKS5 = 2
         import urllib3.contrib.socks as theirs
         from pooling.backends import http
         from pooling.backends.http import _socks as ours
@@ -238,6 +274,11 @@ def test_behind_a_socks_proxy_the_pools_are_of_urllib3s_kind_so_that_what_is_set
             assert mine.ConnectionCls is object
         http.HTTPConnectionPool.ConnectionCls = http.HTTPSConnectionPool.ConnectionCls = str  # for all but these
         assert ours.SOCKSHTTPConnectionPool.ConnectionCls is ours.SOCKSHTTPSConnectionPool.ConnectionCls is object
+        with ours.SOCKSProxyManager("socks5h://db.example", max_total=3, maxsize=2, max_lifetime=60) as manager:
+            pool = manager.connection_from_host("one.example", 443, "https")
+            assert type(pool) is ours.SOCKSHTTPSConnectionPool
+            assert (pool.pooling.stats().max_size, manager._total.limit) == (3, 3)
+            assert pool.pooling._config.max_lifetime == 60
         print("held")
     """)
     assert said == "held\n"
