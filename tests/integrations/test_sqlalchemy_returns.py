@@ -61,6 +61,32 @@ def test_a_connect_that_fails_raises_its_own_error_and_frees_its_place_at_once(
     assert (stats.opened, stats.size, stats.errors, sum(stats.closed.values())) == (1, 1, 3, 0)
 
 
+def test_a_connect_that_fails_in_a_place_that_was_used_before_is_counted_and_told_too(engines: Engines) -> None:
+    broken = False
+
+    def creator() -> sqlite3.Connection:
+        if broken:
+            raise sqlite3.OperationalError("no such file")
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+    engine = engines(creator=creator, pool_size=1, max_overflow=0, pool_timeout=0.5)
+    heard: list[pooling.PoolEvent] = []
+    below(engine).subscribe(heard.append)
+    connection = engine.raw_connection()
+    connection.invalidate()
+    connection.close()
+    broken = True
+    for number in range(1, 4):
+        with pytest.raises(sqlite3.OperationalError, match="no such file"):
+            engine.raw_connection()
+        assert below(engine).stats().errors_by == {"connect": number}
+    broken = False
+    engine.raw_connection().close()
+    until(lambda: sum(one.kind == "error" for one in heard) == 3)
+    assert {(one.reason, str(one.error)) for one in heard if one.kind == "error"} == {("connect", "no such file")}
+    assert balance(engine)
+
+
 def test_a_checkout_event_that_fails_gives_the_place_back(engines: Engines) -> None:
     engine = engines(pool_size=1, max_overflow=0, pool_timeout=0.5)
 
@@ -273,3 +299,40 @@ def test_events_tell_what_happens_to_connections(engines: Engines) -> None:
     acquired = next(one for one in heard if one.kind == "connect")
     assert acquired.holder is not None
     assert Path(__file__).name in acquired.holder.where
+
+
+def test_events_have_the_words_and_numbers_of_every_pools(engines: Engines) -> None:
+    broken = False
+
+    def creator() -> sqlite3.Connection:
+        time.sleep(0.02)
+        if broken:
+            raise sqlite3.OperationalError("no such file")
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+    engine = engines(creator=creator, pool_size=1, max_overflow=1)
+    heard: list[pooling.PoolEvent] = []
+    below(engine).subscribe(heard.append)
+    first, second = engine.raw_connection(), engine.raw_connection()
+    first.close()
+    time.sleep(0.02)
+    second.close()  # one too many
+    held = engine.raw_connection()
+    held.invalidate()
+    held.close()
+    held, broken = engine.raw_connection(), True
+    with pytest.raises(sqlite3.OperationalError):
+        engine.raw_connection()
+    held.close()
+    until(lambda: sum(one.kind == "release" for one in heard) == 5)
+    told = [(one.kind, one.reason) for one in heard if one.kind in ("close", "release")]
+    assert told == [
+        ("release", "clean"), ("release", "clean"), ("close", "surplus"),
+        ("close", "discarded"), ("release", "clean"), ("release", "discarded"), ("release", "clean"),
+    ]  # fmt: skip  # a table
+    durations = [one.duration for one in heard if one.kind in ("connect", "release", "close")]
+    assert all(duration is not None and 0.0 <= duration < SOON for duration in durations)
+    assert all(one.duration >= 0.02 for one in heard if one.kind == "connect")  # type: ignore[operator]  # never None
+    (surplus,) = [one for one in heard if one.reason == "surplus"]
+    assert surplus.duration is not None
+    assert surplus.duration >= 0.02  # its age

@@ -188,6 +188,9 @@ class FairPool(QueuePool):
                 # psycopg's error keeps the socket that timed out, in the driver's frames and until the garbage
                 # collector comes: beside the limit, and open at the server.
                 contained(error)
+                lease = vars(record).get(_LEASE)
+                if lease is not None:  # else whoever made the record gives the place up, which tells of the error
+                    lease._pool.not_filled(lease, error)
                 raise
             took = time.monotonic() - started
             lease = vars(record).get(_LEASE)

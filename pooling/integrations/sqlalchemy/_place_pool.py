@@ -48,6 +48,13 @@ class PlaceLedger(Ledger[Place]):
         # No reminder: the place has one since it was made, and nothing is due before that. One for each connection that
         # comes and goes in a place would pile up.
 
+    def not_filled(self, entry: Entry[Place], error: BaseException) -> None:
+        """A leased place that somebody has had before could not be connected anew. It stays leased."""
+        self.emptied(entry, "discarded")
+        doing = Stage.CONNECTING.value
+        self.tally.errors[doing] += 1
+        self._emit("error", entry, reason=doing, error=error)
+
     def emptied(self, entry: Entry[Place], reason: CloseReason) -> None:
         """The connection in a leased place was closed, or taken out for good."""
         place = _place(entry)
@@ -65,7 +72,8 @@ class PlaceLedger(Ledger[Place]):
             self._fault(entry, error)
         if entry.thread:
             self._used(entry)
-            self._emit("release", entry, duration=self.now - entry.since, reason=reason)
+            how = "clean" if reason == "surplus" else "discarded"  # the words of every pool
+            self._emit("release", entry, duration=self.now - entry.since, reason=how)
             entry.thread = 0
         self._free(entry, reason if _place(entry).live else None)
 
@@ -105,6 +113,10 @@ class PlacePool(Pool[Place]):
     def filled(self, lease: Lease[Place], took: float) -> None:
         """The place of a lease was connected."""
         self._tell(self._ledger.filled, lease._entry, took)
+
+    def not_filled(self, lease: Lease[Place], error: BaseException) -> None:
+        """The place of a lease could not be connected."""
+        self._tell(self._ledger.not_filled, lease._entry, self._hooks._concealed(error))
 
     def emptied(self, lease: Lease[Place], reason: CloseReason) -> None:
         """The place of a lease has lost its connection."""
