@@ -267,3 +267,38 @@ def test_a_connection_that_came_into_an_old_place_has_its_lifetime(engines: Engi
         connection.invalidate()
         connection.execute(sqlalchemy.text("SELECT 1"))
     until(lambda: below(engine).stats().closed["lifetime"] > 0)
+
+
+def test_wrong_arguments_of_an_acquire_are_refused_before_anything_is_taken(engines: Engines) -> None:
+    engine = engines()
+    with pytest.raises(ValueError, match="timeout"):
+        below(engine).acquire(timeout=-1.0)
+    with pytest.raises(TypeError, match="priority"):
+        below(engine).acquire(priority="high")
+    assert below(engine).stats().acquired == 0
+
+
+@pytest.mark.parametrize("with_engine", [True, False])
+def test_a_check_by_ping_that_succeeds_keeps_the_connection_and_leaves_no_transaction(
+    tmp_path: Path, with_engine: bool
+) -> None:
+    """Without an engine there is no dialect that could ask."""
+
+    def creator() -> sqlite3.Connection:
+        return sqlite3.connect(tmp_path / "data", check_same_thread=False)
+
+    options: dict[str, Any] = {"check": "ping", "check_after": 0.0}
+    if with_engine:
+        pool: Any = sqlalchemy.create_engine("sqlite://", creator=creator, poolclass=FairPool, **options).pool
+    else:
+        pool = FairPool(creator, **options)
+    asked: list[str] = []
+    for _ in range(3):
+        connection = pool.connect()
+        connection.driver_connection.set_trace_callback(asked.append)
+        assert not connection.driver_connection.in_transaction
+        connection.close()
+    assert pool.pooling.stats().opened == 1
+    assert (asked != []) is with_engine
+    pool.dispose()
+    pool.pooling.close()
