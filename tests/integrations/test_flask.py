@@ -359,6 +359,21 @@ def test_an_application_that_is_dropped_closes_its_own_pools_and_no_others() -> 
         given.acquire().release()
 
 
+def test_the_pools_are_closed_where_that_is_asked_for_whoever_has_made_them(site: Site) -> None:
+    site.pools.close(site.app)
+    with site.app.app_context(), pytest.raises(pooling.PoolClosed):
+        site.pools.connection()
+    own = flask.Flask("own")
+    own.config["POOLING_URL"] = "sqlite://"
+    pools = Pools(own)
+    with own.app_context():
+        pools.connection()
+        pools.close()
+        pools.release()
+        with pytest.raises(pooling.PoolClosed):
+            pools.connection()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

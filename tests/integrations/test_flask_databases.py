@@ -106,6 +106,35 @@ def test_the_answer_waits_for_the_commit_and_tells_of_its_failure(shop: Any) -> 
         assert connection.execute("SELECT count(*) FROM child").fetchone() == (0,)
 
 
+def test_where_one_commit_fails_those_after_it_are_not_made_whatever_an_error_handler_answers(
+    shop: Any, tmp_path: Path
+) -> None:
+    app, pools = shop(
+        POOLING_TRANSACTION=True,
+        POOLING_OPTIONS={"on_connect": lambda new: new.execute("PRAGMA foreign_keys = ON")},
+        POOLING_POOLS={"log": f"sqlite:///{tmp_path}/log.db"},
+    )
+    with pools.pools(app)["default"].transaction() as connection:
+        connection.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+        connection.execute("CREATE TABLE child (parent INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+    with pools.pools(app)["log"].transaction() as connection:
+        connection.execute("CREATE TABLE line (text)")
+
+    @app.get("/")
+    def orphan() -> str:
+        pools.connection().execute("INSERT INTO child VALUES (1)")
+        pools.connection("log").execute("INSERT INTO line VALUES ('a child was born')")
+        return "done"
+
+    @app.errorhandler(500)
+    def soothe(error: Exception) -> tuple[str, int]:
+        return "do not worry", 200
+
+    assert app.test_client().get("/").text == "do not worry"
+    with pools.pools(app)["log"].acquire() as connection:
+        assert connection.execute("SELECT count(*) FROM line").fetchone() == (0,)
+
+
 def test_on_postgresql_too_the_status_decides_and_a_failed_statement_is_never_committed(postgres: Postgres) -> None:
     app, pools = flask.Flask("shop"), Pools()
     app.config.update(POOLING_URL=postgres.url, POOLING_TRANSACTION=True, POOLING_OPTIONS={"max_size": 1})
