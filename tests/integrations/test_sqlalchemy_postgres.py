@@ -221,7 +221,15 @@ def half_a_stream(raw: Any) -> Any:
     return rows
 
 
-LEFT = [autocommit, begun_in_autocommit, committing, aborted, pipeline, half_a_copy, half_a_stream]
+def a_synced_pipeline(raw: Any) -> Any:
+    left = raw.pipeline()
+    left.__enter__().sync()
+    return left
+
+
+LEFT = [autocommit, begun_in_autocommit, committing, aborted, pipeline, a_synced_pipeline, half_a_copy, half_a_stream]
+# Those are not worth waiting for.
+BUSY = {pipeline, a_synced_pipeline, half_a_copy, half_a_stream}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is left half is dropped at last
@@ -243,8 +251,50 @@ def test_nothing_of_what_a_lease_of_the_pool_underneath_leaves_reaches_the_engin
         connection.rollback()
         assert connection.execute(text("SELECT to_regclass('fair_mine')")).scalar() is None
         connection.rollback()
-    assert same == (leave not in {pipeline, half_a_copy, half_a_stream})  # those are not worth waiting for
+    assert same == (leave not in BUSY)
     del left
+
+
+def test_a_lease_of_the_pool_underneath_that_breaks_makes_the_others_suspect(
+    engines: Engines, admin: psycopg.Connection[Any]
+) -> None:
+    engine = engines("fair-below", pool_size=2, max_overflow=0, check_after=3600.0)
+    for session in fill(engine, 2):
+        admin.execute("SELECT pg_terminate_backend(%s)", (session,))
+    until(lambda: not sessions(admin, "fair-below"))
+    with pytest.raises(psycopg.OperationalError), below(engine).acquire() as raw:
+        raw.execute("SELECT 1")
+    assert below(engine).stats().errors_by["use"] == 1
+    with engine.connect() as one, engine.connect() as other:
+        assert pid(one) != pid(other)
+    until(lambda: below(engine).stats().closed["broken"] == 2)
+
+
+def test_work_on_the_pool_underneath_whose_connection_breaks_is_tried_again_where_that_does_no_harm(
+    engines: Engines, admin: psycopg.Connection[Any]
+) -> None:
+    engine = engines("fair-again", pool_size=1, max_overflow=0)
+    asked: list[int] = []
+
+    def ask(raw: psycopg.Connection[Any]) -> int:
+        asked.append(raw.info.backend_pid)
+        if len(asked) == 1:
+            admin.execute("SELECT pg_terminate_backend(%s)", asked)
+            until(lambda: not sessions(admin, "fair-again"))
+        raw.execute("SELECT 1")
+        return asked[-1]
+
+    assert below(engine).run(ask, idempotent=True) == asked[1] != asked[0]
+    assert len(asked) == 2
+
+
+def test_an_error_of_a_read_only_transaction_costs_no_connection(engines: Engines) -> None:
+    engine = engines("fair-reader", pool_size=1, max_overflow=0)
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), below(engine).acquire() as raw:
+        raw.execute("SET TRANSACTION READ ONLY")
+        raw.execute("CREATE TABLE fair_reader (x int)")
+    engine.connect().close()
+    assert (below(engine).stats().opened, below(engine).stats().errors) == (1, 0)
 
 
 @pytest.mark.parametrize("options", [{}, {"skip_autocommit_rollback": True}])
@@ -382,13 +432,15 @@ FORK = """
     from sqlalchemy import text
     from pooling.integrations.sqlalchemy import FairPool
 
-    engine = sqlalchemy.create_engine({url!r}, poolclass=FairPool, pool_size=2, pool_timeout=20)
+    engine = sqlalchemy.create_engine({url!r}, poolclass=FairPool, pool_size=2, max_overflow=0, pool_timeout=20)
     pid = lambda connection: connection.execute(text("SELECT pg_backend_pid()")).scalar()
     with engine.connect() as used, engine.connect() as idle:
         sessions = {{pid(used), pid(idle)}}
         descriptors = [each.connection.driver_connection.fileno() for each in (used, idle)]
     held = engine.connect()
     held.execute(text("CREATE TEMP TABLE parents (x int)"))
+    direct = engine.pool.pooling.acquire()
+    direct.connection.execute("CREATE TEMP TABLE parents (x int)")
 
     def use_own(deed):
         assert {{os.readlink(f"/proc/self/fd/{{number}}") for number in descriptors}} == {{os.devnull}}
@@ -398,7 +450,8 @@ FORK = """
         assert engine.pool.checkedout() == 0, (deed, engine.pool.status())
         engine.dispose()
 
-    for deed in ("held.close()", "del held", "held.connection.close()", "held.rollback()", "pass"):
+    deeds = "held.close()", "del held", "held.connection.close()", "held.rollback()", "pass", "direct.release()"
+    for deed in (*deeds, "direct.discard()", "del direct"):
         child = os.fork()
         if child == 0:
             code = 1
@@ -414,6 +467,9 @@ FORK = """
     assert held.execute(text("SELECT count(*) FROM parents")).scalar() == 1
     held.commit()
     held.close()
+    direct.connection.execute("INSERT INTO parents VALUES (1)")
+    direct.connection.commit()
+    direct.release()
     with engine.connect() as first, engine.connect() as second:
         assert {{pid(first), pid(second)}} == sessions
     engine.dispose()

@@ -19,6 +19,7 @@ from pooling._ledger.entry import Token
 from pooling._runtime.fork import keep_inherited
 from pooling.config import Check, Nested
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
+from pooling.integrations.sqlalchemy import _wire
 from pooling.integrations.sqlalchemy._errors import ClosedError, FullError, NoConnectionError
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
 from pooling.integrations.sqlalchemy._place_pool import PlacePool
@@ -302,7 +303,9 @@ class FairPool(QueuePool):
             return error.connection_invalidated
         dialect: Any = self._dialect
         driver = getattr(dialect, "dbapi", None)
-        return driver is not None and isinstance(error, driver.Error) and bool(dialect.is_disconnect(error, None, None))
+        if driver is None or not isinstance(error, driver.Error):
+            return False
+        return bool(dialect.is_disconnect(error, None, None)) or _wire.says_lost(error, driver)
 
 
 class _Queue:

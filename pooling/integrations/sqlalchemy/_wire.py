@@ -80,6 +80,18 @@ def refuse_busy(connection: Any) -> None:
         raise PoolError("a pipeline was not ended: end it before the lease ends")
 
 
+def says_lost(error: BaseException, driver: Any) -> bool:
+    """Whether an error of psycopg tells that the connection is lost, whose dialect looks at the connection alone."""
+    if driver.__name__ != "psycopg":
+        return False
+    from psycopg.errors import ReadOnlySqlTransaction
+
+    from pooling.backends.postgres import PostgresFactory
+
+    # In a transaction that is read-only by its user's wish nothing is lost.
+    return PostgresFactory().is_broken(error) and not isinstance(error, ReadOnlySqlTransaction)
+
+
 def pings(connection: Any, timeout: float) -> bool:
     """Make a round trip by libpq's own calls, where the driver is psycopg, whose calls have no timeout. False: the
     dialect has to ask, with :func:`patience`."""
