@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
-from django.db import OperationalError, ProgrammingError, close_old_connections, connections
+from django.db import IntegrityError, OperationalError, ProgrammingError, close_old_connections, connections
 from django.db.backends.signals import connection_created
 from django.db.utils import InterfaceError
 
 import pooling
 from tests.integrations.django_backends.asking import SESSION, ask, items, kill, pool
 from tests.servers import MariaDB, Postgres
+from tests.waiting import until
 
 # -- errors -------------------------------------------------------------------------------------------
 
@@ -25,6 +27,62 @@ def test_a_full_pool_says_who_holds_its_connections(alias: str, changed: Any) ->
     assert raised.value.stats is not None
     assert raised.value.stats.leased == 1
     assert len(raised.value.holders) == 1
+
+
+def test_one_waiter_too_many_is_djangos_operational_error(alias: str, changed: Any) -> None:
+    connection = changed(alias, OPTIONS={"pooling": {"max_size": 1, "max_waiting": 0, "timeout": 30}})
+    connection.ensure_connection()
+    with pytest.raises(OperationalError) as raised:
+        connection.copy().ensure_connection()
+    assert isinstance(raised.value, pooling.QueueFull)
+
+
+def test_a_pool_that_is_closed_while_somebody_waits_is_followed_by_another(alias: str, changed: Any) -> None:
+    connection = changed(alias, OPTIONS={"pooling": {"max_size": 1, "timeout": 30}})
+    connection.ensure_connection()
+    before = connection.pooling
+    other = connection.copy()
+    other.inc_thread_sharing()
+    waiting = threading.Thread(target=other.ensure_connection)
+    waiting.start()
+    until(lambda: before.stats().waiting == 1)
+    connection.close_pool()
+    waiting.join(30)
+    assert ask(other, "SELECT 5") == 5
+    assert (before.stats().leased, connection.pooling.stats().leased) == (1, 1)
+    other.close()
+
+
+def test_an_error_that_cannot_be_copied_reaches_the_caller_all_the_same(alias: str, changed: Any) -> None:
+    class OddError(Exception):
+        def __init__(self, connection: Any, *, why: str) -> None:
+            super().__init__(why)
+
+    def refuse(connection: Any) -> None:
+        raise OddError(connection, why="not today")
+
+    connection = changed(alias, OPTIONS={"pooling": {"on_connect": refuse, "fail_after": 0.0}})
+    with pytest.raises(OddError, match="not today"):
+        connection.ensure_connection()
+
+
+def test_a_violated_constraint_is_an_integrity_error_of_many_rows_too() -> None:
+    with connections["mysql"].cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE few (x INTEGER, CHECK (x < 100))")
+        with pytest.raises(IntegrityError):
+            cursor.execute("INSERT INTO few VALUES (200)")
+        with pytest.raises(IntegrityError):
+            cursor.executemany("INSERT INTO few VALUES (%s)", [(1,), (200,)])
+        with pytest.raises(ProgrammingError):
+            cursor.executemany("INSERT INTO nowhere VALUES (%s)", [(1,), (200,)])
+
+
+def test_a_session_that_the_server_has_ended_is_not_usable(server: str, changed: Any) -> None:
+    connection = changed(server)
+    session = ask(connection, SESSION[server])
+    assert connection.is_usable()
+    kill(server, session)
+    assert not connection.is_usable()
 
 
 def test_a_wrong_login_is_djangos_operational_error_at_once(changed: Any, postgres: Postgres, mariadb: MariaDB) -> None:

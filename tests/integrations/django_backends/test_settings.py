@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import django
+import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import connections, transaction
+from django.test import override_settings
 
 from pooling.integrations.django import pools
 from tests.integrations.django_backends.asking import ISOLATION, ask, isolation, items, pool
@@ -51,6 +53,39 @@ def test_a_time_zone_that_somebody_has_changed_is_put_right() -> None:
     until(lambda: pool("postgresql").stats().idle == 1)
     assert ask(connection, "SHOW TIME ZONE") == "UTC"
     assert pool("postgresql").stats().opened == 1
+
+
+def test_a_time_zone_that_was_put_right_outlasts_a_rollback_where_autocommit_is_off(changed: Any) -> None:
+    connection = changed("postgresql", AUTOCOMMIT=False)
+    ask(connection, "SELECT set_config('TimeZone', 'Asia/Tokyo', false)")
+    connection.commit()
+    connection.close()
+    until(lambda: connection.pooling.stats().idle == 1)
+    assert ask(connection, "SHOW TIME ZONE") == "UTC"
+    connection.rollback()
+    assert ask(connection, "SHOW TIME ZONE") == "UTC"
+    assert connection.pooling.stats().opened == 1
+
+
+def test_a_time_zone_that_is_overridden_reaches_the_connection_in_hand() -> None:
+    connection = connections["postgresql"]
+    with transaction.atomic("postgresql"):
+        assert ask(connection, "SHOW TIME ZONE") == "UTC"
+        with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+            assert ask(connection, "SHOW TIME ZONE") == "Asia/Tokyo"
+        assert ask(connection, "SHOW TIME ZONE") == "UTC"
+
+
+@pytest.mark.parametrize("level", [None, ISOLATION["postgresql"][0]])
+def test_an_isolation_level_that_somebody_has_changed_is_put_right(changed: Any, level: Any) -> None:
+    connection = changed("postgresql", OPTIONS={} if level is None else {"isolation_level": level})
+    before = isolation(connection)
+    connection.connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    assert isolation(connection) == "repeatable read"
+    connection.close()
+    until(lambda: connection.pooling.stats().idle == 1)
+    assert isolation(connection) == before
+    assert connection.pooling.stats().opened == 1
 
 
 def test_times_come_back_as_they_were(alias: str) -> None:
