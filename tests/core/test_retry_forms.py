@@ -88,10 +88,14 @@ def test_a_loop_may_be_left_by_return_or_break(make: Make) -> None:
 
 def test_a_loop_raises_what_is_not_to_be_tried_again(make: Make) -> None:
     pool = make()
-    with pytest.raises(FakeBroken):
+    with pytest.raises(FakeBroken, match=r"^1"):  # perhaps it was done
         for attempt in Retrying(pool):
             with attempt:
-                raise FakeBroken
+                raise FakeBroken(attempt.number)
+    with pytest.raises(pooling.PoolTimeout, match=r"^try 1"):  # of another pool
+        for attempt in Retrying(pool):
+            with attempt:
+                raise pooling.PoolTimeout(f"try {attempt.number}", stage="queue")
     with pytest.raises(RolledBack, match="third"):
         for attempt in Retrying(pool, retries=2):
             with attempt:

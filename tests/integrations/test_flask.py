@@ -312,10 +312,13 @@ def test_leases_may_be_given_back_early_and_taken_anew(site: Site) -> None:
 # -- 503 -------------------------------------------------------------------------------------------------------------
 
 
-def test_no_connection_is_503_with_retry_after_where_asked_for() -> None:
+def test_no_connection_is_503_with_retry_after_where_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     site = Site(POOLING_TIMEOUT=0.05, POOLING_RETRY_AFTER=1.5)
     with site.pool, site.pool.acquire(), site.pool.acquire():
         answer = site.get(site.pools.connection)
+        (record,) = [record for record in caplog.records if record.name == "site"]
+        assert record.getMessage().startswith("503: no connection from pool 'main' within ")
+        assert "\n" not in record.getMessage()
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert answer.mimetype == "text/plain"
 
@@ -357,6 +360,20 @@ def test_an_application_that_is_dropped_closes_its_own_pools_and_no_others() -> 
         assert gone() is None
         assert "closed" in repr(own)
         given.acquire().release()
+
+
+def test_pools_of_a_manager_that_was_given_outlive_the_application() -> None:
+    with pooling.PoolManager() as manager:
+        manager.add("main", FakeFactory())
+        app = flask.Flask("other")
+        pools = Pools(app, manager)
+        with app.app_context():
+            pools.connection()
+        gone = weakref.ref(app)
+        del app, pools
+        gc.collect()
+        assert gone() is None
+        manager["main"].acquire().release()
 
 
 def test_the_pools_are_closed_where_that_is_asked_for_whoever_has_made_them(site: Site) -> None:

@@ -59,7 +59,14 @@ def test_a_lease_never_commits(shop: Any) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status", "kept"),
-    [("/200", 200, [7]), ("/302", 302, [7]), ("/404", 404, []), ("/500", 500, []), ("/raise", 500, [])],
+    [
+        ("/200", 200, [7]),
+        ("/302", 302, [7]),
+        ("/400", 400, []),
+        ("/404", 404, []),
+        ("/500", 500, []),
+        ("/raise", 500, []),
+    ],
 )
 def test_with_transactions_the_status_decides(shop: Any, path: str, status: int, kept: list[int]) -> None:
     app, pools = shop(POOLING_TRANSACTION=True)

@@ -213,6 +213,29 @@ def test_leaks_show_up(clock: ManualClock, make: Make) -> None:
     assert told["totals"]["leaks"] == 1
 
 
+def test_workers_that_were_written_off_show_up(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    factory.gates["connect"].never()
+    pool = make(max_size=1, connect_timeout=2.0)
+    looking = Looking(clock, pool)
+    clock.spawn(pool.acquire, 3.0)
+    looking.passes(5)
+    assert pool.stats().hung == 1
+    assert "1 worker is written off: a call of the driver did not come back" in found(looking)
+    factory.gates["connect"].ok()
+    looking.passes(5)
+    assert not [text for text in found(looking) if "written off" in text]
+
+
+def test_slow_connects_show_up(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    factory.gates["connect"].slow(3.0)
+    pool = make(max_size=2)
+    looking = Looking(clock, pool)
+    clock.spawn(hold, clock, pool, 0.1)
+    looking.passes(5)
+    (text,) = found(looking)
+    assert re.fullmatch(r"opening a connection takes [\d.]+ s \(95 % are faster\)", text)
+
+
 def test_the_place_that_holds_most_connections_of_an_exhausted_pool_is_named(clock: ManualClock, make: Make) -> None:
     pool = make(max_size=3)
     looking = Looking(clock, pool)

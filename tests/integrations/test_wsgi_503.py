@@ -110,5 +110,13 @@ def test_a_full_queue_a_closed_pool_and_a_server_that_is_away_are_503_too_and_ot
         def wrong(environ: Any, start_response: Any) -> Iterable[bytes]:
             raise TimeoutError("something else")
 
+        def wrong_later(environ: Any, start_response: Any) -> Iterator[bytes]:
+            yield from wrong(environ, start_response)
+
         with pytest.raises(TimeoutError, match="something else"):
             Exchange(Middleware(wrong, full, retry_after=1))
+        exchange = Exchange(Middleware(wrong_later, full, retry_after=1))
+        with pytest.raises(TimeoutError, match="something else"):
+            exchange.next()
+        exchange.close()
+        assert exchange.status == ""
