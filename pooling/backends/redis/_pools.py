@@ -243,7 +243,7 @@ class ConnectionPool(redis.ConnectionPool):
         left alone."""
         old: SlotPool | None = self.__dict__.get("_pool")
         if old is not None:
-            self._count(idle=-len(self.shells.free()), used=-len(self.shells.used()))
+            self._count_out()
         if old is not None and self.pid != os.getpid():
             self._lock = threading.RLock()  # a thread that is not here may hold the old one
             old.stats()  # has the pool see that it was forked: it lets go of the parent's sockets
@@ -274,7 +274,7 @@ class ConnectionPool(redis.ConnectionPool):
         }
         if options.get("on_connect") is not None:
             options["on_connect"] = factory.for_shells(options["on_connect"])
-        return SlotPool(factory, refuses=self._timeout == 0, **options)
+        return SlotPool(factory, refuses=self._timeout == 0, missed=weakref.WeakMethod(self._miss), **options)
 
     def _order(self) -> str:
         return "lifo"
@@ -326,9 +326,18 @@ class ConnectionPool(redis.ConnectionPool):
 
     def __del__(self) -> None:
         try:
-            self._count(idle=-len(self.shells.free()), used=-len(self.shells.used()))
+            self._count_out()
         except Exception:
             pass  # half built, or the interpreter is ending
+
+    def _count_out(self) -> None:
+        """All that are here count no more; nor do those that were dropped and have not been missed yet."""
+        self._count(idle=-len(self.shells.free()), used=-len(self.shells.used()) - len(self._pool.lost))
+
+    def _miss(self, pool: SlotPool) -> None:
+        """A connection was dropped by its user. Where it was lent before a reset, that has counted it out."""
+        if pool is self._pool:
+            self._count(used=-1)
 
     def _count(self, *, idle: int = 0, used: int = 0) -> None:
         """Tell redis-py's metrics."""

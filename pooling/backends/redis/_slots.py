@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pooling._ledger.queue import Turn, Waiter
@@ -19,8 +20,12 @@ class SlotPool(Pool[Session]):
 
     _factory: ShellFactory
 
-    def __init__(self, factory: ShellFactory, *, refuses: bool, **options: Any) -> None:
+    def __init__(
+        self, factory: ShellFactory, *, refuses: bool, missed: Callable[[], Callable[[SlotPool], object] | None],
+        **options: Any,
+    ) -> None:  # fmt: skip  # one argument list
         self.lost: deque[tuple[float, Lease[Any]]] = deque()  # dropped leases, with the time when they are given up
+        self._missed = missed  # a weak reference to the method that is told of each
         super().__init__(factory, **options)
         self.refuse(refuses)
 
@@ -34,6 +39,9 @@ class SlotPool(Pool[Session]):
     def look(self) -> None:
         while self.lost and self.lost[0][0] <= self._now():
             self.lost.popleft()  # whose token dies with it
+            told = self._missed()
+            if told is not None:
+                told(self)
         super().look()
 
     def _is_too_many(self, waiter: Waiter[Session]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+from collections import Counter
 from queue import Empty
 from typing import Any
 from unittest import mock
@@ -16,6 +18,7 @@ from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection, Connection
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher, ReAuthConnectionListener
+from redis.observability.attributes import ConnectionState, get_pool_name
 from redis.retry import Retry
 
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool
@@ -43,6 +46,34 @@ class TestWhatTheDriversOwnCodeCalls:
         pool.set_retry(retry)
         assert used.retry is idle.retry is retry
         pool.release(used)
+
+    def test_a_connection_that_was_dropped_is_counted_out_of_the_drivers_metrics(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counted = Counter[str]()
+
+        def record(pool_name: str, connection_state: ConnectionState, counter: int) -> None:
+            if pool_name == name:
+                counted[connection_state.value] += counter
+
+        monkeypatch.setattr("pooling.backends.redis._pools._is_metered", lambda: True)
+        monkeypatch.setattr("pooling.backends.redis._pools.record_connection_count", record)
+        pool = make(max_connections=2)
+        name = get_pool_name(pool)
+        pool.release(pool.get_connection())
+        assert counted == {"idle": 1, "used": 0}
+        dropped: Any = pool.get_connection()
+        assert counted == {"idle": 0, "used": 1}
+        del dropped
+        gc.collect()
+        until(lambda: counted == {"idle": 0, "used": 0})
+        dropped = pool.get_connection()
+        pool.reset()  # which counts it out
+        del dropped
+        gc.collect()
+        time.sleep(0.6)
+        pool.release(pool.get_connection())
+        assert counted == {"idle": 1, "used": 0}
 
     def test_a_new_token_logs_idle_connections_in_at_once_and_the_others_when_they_come_back(
         self, make: Make, backend: Redis
