@@ -185,6 +185,17 @@ class TestNothingReachesTheNextUser:
                 client.execute_command(*command)
         assert self.like_new(backend, pool) == first
 
+    def test_so_it_is_where_the_driver_is_told_to_connect_what_is_connected(
+        self, backend: Redis, pool: Pool[Any]
+    ) -> None:
+        first = self.like_new(backend, pool)
+        with pool.acquire() as client:
+            client.execute_command("SELECT", 3)
+            connection = client.connection_pool.get_connection()
+            connection.connect()
+            client.connection_pool.release(connection)
+        assert self.like_new(backend, pool) == first
+
     def test_so_is_an_asking_that_nothing_has_followed(self, backend: Redis, pool: Pool[Any]) -> None:
         first = self.like_new(backend, pool)
         with pytest.raises(ResponseError), pool.acquire() as client:
@@ -373,6 +384,18 @@ class TestNothingReachesTheNextUser:
             pubsub.subscribe(backend.name)
         with pool.acquire() as client:
             assert backend.is_set_up(client)
+
+    def test_what_on_connect_has_set_is_no_reason_to_clean_up(
+        self, backend: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(backend.server)
+        pool = backend.pool(backend.at(*between.address), max_size=1, on_connect=backend.set_up)
+        lease = pool.acquire()
+        sent = between.bytes_from_client
+        lease.release()
+        settled(pool, leased=0, busy=0)
+        time.sleep(0.02)
+        assert between.bytes_from_client == sent
 
     def test_clean_uses_of_everything_that_cleans_up_after_itself_send_nothing_more(
         self, backend: Redis, proxy: Callable[..., Proxy]
