@@ -79,6 +79,19 @@ def test_the_queue_like_face_counts_places_and_hands_them_out(make: Any) -> None
         pool.request("GET", "/")
 
 
+@pytest.mark.parametrize("kind", [http.HTTPConnectionPool, urllib3.HTTPConnectionPool])
+def test_a_queue_without_a_place_or_without_room_says_so(http_server: HTTP, kind: Any) -> None:
+    pool = kind(http_server.host, http_server.port, maxsize=1)
+    with pytest.raises(queue.Full):
+        pool.pool.put(HTTPConnection(http_server.host, http_server.port), block=False)
+    taken = pool.pool.get(block=False)
+    with pytest.raises(queue.Empty):
+        pool.pool.get_nowait()
+    pool.pool.put(taken)
+    assert pool.pool.qsize() == 1
+    pool.close()
+
+
 # -- subclasses ------------------------------------------------------------------------------------------
 
 

@@ -394,6 +394,16 @@ def test_pooling_itself_yields_connected_connections(make: Any, http_server: HTT
     assert number(pool) == mine
 
 
+def test_its_connects_heed_the_timeout_of_urllib3s_pool(http_server: HTTP, proxy: Any) -> None:
+    between = proxy(http_server)
+    between.on_accept = "mute"
+    with http.HTTPSConnectionPool(between.host, between.port, timeout=0.2, connect_timeout=60.0) as pool:
+        with pytest.raises(PoolTimeout, match="timed out"):
+            pool.pooling.acquire(2.0)
+        assert pool.pooling.stats().errors >= 1
+    between.reset_all()
+
+
 def test_nor_does_it_yield_one_on_which_the_server_has_hung_up(make: Any, http_server: HTTP) -> None:
     pool = make(check_after=0.0)
     http_server.hang_up(number(pool))

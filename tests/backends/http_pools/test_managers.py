@@ -79,6 +79,16 @@ def test_a_total_that_is_reached_is_waited_for_in_time(manage: Any, http_server:
     assert (len(using), len(claimed)) == (0, 0)
 
 
+def test_a_total_is_waited_for_as_long_as_the_request_says(manage: Any, http_server: HTTP, proxy: Any) -> None:
+    other = proxy(http_server)
+    manager = manage(max_total=1, pool_timeout=0.0)
+    held = manager.request("GET", http_server.url + "/", preload_content=False)
+    reading = threading.Timer(0.2, held.read)
+    reading.start()
+    assert manager.request("GET", f"http://{other.host}:{other.port}/", pool_timeout=10.0).data == b"ok"
+    reading.join()
+
+
 @pytest.mark.parametrize("block", [False, True])
 def test_a_request_that_fails_gives_back_what_it_has_of_the_total(
     manage: Any, http_server: HTTP, proxy: Any, block: bool
