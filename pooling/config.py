@@ -83,7 +83,7 @@ class Config:
     max_connecting: int = 8
     """Connections being opened at the same time at most; opening starts with one and doubles."""
     connect_timeout: float = 10.0
-    """Seconds one connect, check, reset or close may take; longer is hung (see the life cycle page)."""
+    """Seconds one connect, check, reset or close may take; longer is hung: see "The life of a connection"."""
     fail_after: float | None = 5.0
     """Seconds of failing connects after which waiters fail at once; None: they wait their time out."""
     backoff: Backoff | None = field(default=None, repr=False)

@@ -239,7 +239,8 @@ class Pool(Inspection[T]):
     # -- orders -------------------------------------------------------------------------------------
 
     def warm_up(self, timeout: float | None = 30.0) -> None:
-        """Open ``min_size`` connections, one at least, and wait for them. Raises PoolTimeout or ConnectError."""
+        """Open ``min_size`` connections, one at least, and wait for them. Raises PoolTimeout, PoolClosed or
+        ConnectError."""
         seconds("timeout", timeout)
         self._check_process()
         waiter = self._waiter(timeout)
