@@ -29,7 +29,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from pooling import ConnectError, Pool, PoolError, create_pool
+from pooling import ConnectError, Pool, PoolError, PoolTimeout, create_pool
 from pooling.backends.redis import RedisFactory
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import fill, session_of, settled
@@ -115,6 +115,16 @@ class TestALeaseIsAClient:
             assert client.client_info()["resp"] == str(protocol)
             assert client.hset(backend.name, mapping={"a": 1}) == 1
             assert client.hgetall(backend.name) == {b"a": b"1"}
+
+    def test_a_server_that_does_not_answer_is_not_connected_though_protocol_2_has_no_greeting(
+        self, redis_server: Server, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(redis_server)
+        between.on_accept = "mute"
+        url = f"redis://{between.host}:{between.port}/0"
+        with create_pool(url, {"protocol": 2}, connect_timeout=0.1) as pool, pytest.raises(PoolTimeout):
+            pool.acquire(0.5)
+        between.reset_all()
 
     def test_opening_takes_one_round_trip(self, redis_server: Server, proxy: Callable[..., Proxy]) -> None:
         """All that a connection says until it can be used it says before it has heard anything."""
@@ -252,6 +262,38 @@ class TestNothingReachesTheNextUser:
         assert self.like_new(backend, pool) != first
         assert pool.stats().errors == 0
 
+    def test_so_there_is_where_a_command_cannot_be_undone(self, backend: Redis, pool: Pool[Any]) -> None:
+        first = self.like_new(backend, pool)
+        with pool.acquire() as client:
+            client.execute_command("SCRIPT", "DEBUG", "YES")  # the next script would not end before somebody debugs it
+        assert self.like_new(backend, pool) != first
+
+    def test_one_that_its_user_has_closed_is_connected_before_anybody_asks(
+        self, backend: Redis, pool: Pool[Any]
+    ) -> None:
+        """Else its next user would connect by himself, and for as long as that takes."""
+        for _ in range(2):
+            with pool.acquire() as client:
+                client.connection_pool.disconnect()
+            settled(pool, leased=0, busy=0, closing=0)
+            backend.wait_for(1)
+        self.like_new(backend, pool)
+
+    def test_a_handler_of_published_messages_does_not_stay_behind(self, backend: Redis) -> None:
+        pool = backend.pool(connect_args={"protocol": 3}, max_size=1)
+        heard: list[Any] = []
+        with pool.acquire() as client, client.pubsub(push_handler_func=heard.append) as pubsub:
+            pubsub.subscribe(backend.name)
+            pubsub.get_message(timeout=1)
+        count = len(heard)
+        assert count
+        with pool.acquire() as client, client.pubsub() as pubsub:
+            pubsub.subscribe(backend.name)
+            message = pubsub.get_message(timeout=5)
+            assert message is not None
+            assert message["type"] == "subscribe"
+        assert len(heard) == count
+
     @pytest.mark.parametrize("holder", ["pipeline", "pubsub", "monitor"])
     def test_what_outlives_its_lease_never_has_its_connection_again(self, backend: Redis, holder: str) -> None:
         """A pipeline unwatches when it dies, which may be in the middle of the next user's replies; redis-py would
@@ -294,6 +336,10 @@ class TestNothingReachesTheNextUser:
             client.set(backend.name, "1")
             client.set_response_callback("GET", lambda response, **options: "mine")
             client.set_retry(Retry(NoBackoff(), 7))
+            assert client.get(backend.name) == "mine"
+            with client.pipeline() as pipeline:
+                pipeline.watch("x")
+                assert pipeline.connection.retry.get_retries() == 7
         with pool.acquire() as client:
             assert client.get(backend.name) == b"1"
             assert client.connection_pool.get_connection().retry.get_retries() == 0
@@ -373,6 +419,29 @@ class TestNothingReachesTheNextUser:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.ping()
         backend.admin.acl_deluser(name)
+
+    def test_with_a_reset_of_the_session_on_connect_comes_again(self, backend: Redis) -> None:
+        """What it sent the last time is not sent any more, and what it sends now is what a new session gets."""
+        uses: list[int] = []
+
+        def begin(client: Any) -> None:
+            if not uses:
+                client.execute_command("SELECT", 3)
+            uses.append(1)
+            client.execute_command("CLIENT", "NO-EVICT", "OFF" if len(uses) < 3 else "ON")
+
+        pool = backend.pool(max_size=1, reset="session", on_connect=begin)
+        seen = []
+        for _ in range(3):
+            with pool.acquire() as client:
+                info = client.client_info()
+                seen.append((info["db"], "e" in info["flags"]))
+                client.select(4)
+        assert seen == [(3, False), (0, False), (0, True)]
+        with pool.acquire() as client:
+            client.connection_pool.disconnect()
+            assert "e" in client.client_info()["flags"]
+        assert pool.stats().opened == 1
 
     def test_a_session_that_was_begun_anew_is_set_up_as_well(self, backend: Redis) -> None:
         pool = backend.pool(max_size=1, on_connect=backend.set_up)

@@ -189,9 +189,12 @@ class TestAsAClientSeesIt:
         used, idle = pool.get_connection(), pool.get_connection()
         pool.release(idle)
         old = pool.pooling
+        places = pool.pool
         pool.reset()
         assert pool._created_connections == 0
         assert pool.pooling is not old
+        assert pool.pool is not places
+        assert pool.pool.qsize() == 2
         pool.release(used)
         assert not used.is_connected
         assert pool._created_connections == 0

@@ -18,6 +18,7 @@ from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection, Connection
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher, ReAuthConnectionListener
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.observability.attributes import ConnectionState, get_pool_name
 from redis.retry import Retry
 
@@ -288,10 +289,12 @@ class TestWhatTheDriversOwnCodeCalls:
         with pytest.raises(redis.RedisError, match="RESP version 3"):
             ConnectionPool(protocol=2, cache_config=CacheConfig())
 
-    def test_a_cached_answer_is_invalidated_by_others(self, make: Make, backend: Redis) -> None:
+    @pytest.mark.parametrize("moves", [True, False])
+    def test_a_cached_answer_is_invalidated_by_others(self, make: Make, backend: Redis, moves: bool) -> None:
         # The driver refuses servers before 7.4 on its own account; tracking works since 6.
         with mock.patch.object(CacheProxyConnection, "MIN_ALLOWED_VERSION", "6.0.0"):
-            pool = make(max_connections=2, protocol=3, cache_config=CacheConfig(), check_after=0.0)
+            notices = {} if moves else {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+            pool = make(max_connections=2, protocol=3, cache_config=CacheConfig(), check_after=0.0, **notices)
             client = redis.Redis(connection_pool=pool)
             backend.admin.set(backend.name, "old")
             assert client.get(backend.name) == client.get(backend.name) == b"old"
@@ -305,6 +308,7 @@ class TestWhatTheDriversOwnCodeCalls:
             assert client.get(backend.name) == b"newer"
             assert client.client_info()["db"] == 0
             assert "t" in client.client_info()["flags"]
+            assert pool.pooling.stats().opened == 1
 
     def test_it_has_what_cluster_and_failover_code_reaches_for(self) -> None:
         pool = BlockingConnectionPool(host="db.example")
