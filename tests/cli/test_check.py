@@ -258,6 +258,19 @@ def test_a_step_that_fails_is_named_and_the_connection_is_closed(
         assert factory.open == 0
 
 
+def test_ctrl_c_is_one_line_and_closes_what_was_opened(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = FakeFactory()
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr(factory, "check", interrupt)
+    code, out, err = main("check", "gopher://localhost")
+    assert (code, out, err) == (130, "", "pooling check: interrupted\n")
+    assert factory.open == 0
+
+
 # -- bad arguments ----------------------------------------------------------------------------------------------
 
 

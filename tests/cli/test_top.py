@@ -334,6 +334,21 @@ def test_a_frame_fits_the_terminal(width: int, server: PageServer, main: Main) -
     assert any(line.startswith("no answer for 3 s") for line in lines)
 
 
+def test_the_last_connect_error_is_told_when_all_is_well_again_and_once_while_it_is_not(
+    server: PageServer, main: Main
+) -> None:
+    document = json.loads(main("top", server.url, "--once", "--json")[1])
+    text = f"ConnectionRefusedError: nobody {ESCAPE}"
+    document["pools"][0]["last_error"] = {"text": text, "age": 5.0}
+    for condition, told in (("exhausted", 1), ("down", 0)):  # which has it among the findings
+        document["pools"][0]["verdict"]["condition"] = condition
+        console = Console(file=io.StringIO(), width=120, height=40)
+        console.print(frame(document, server.url, height=40))
+        drawn = console.file.getvalue()  # type: ignore[attr-defined]
+        assert drawn.count("last connect error, 5 s ago: ConnectionRefusedError: nobody ") == told
+        assert ESCAPE not in drawn
+
+
 def test_a_page_without_pools_is_drawn(main: Main) -> None:
     with serve({}, port=0) as server:
         code, out, _ = main("top", server.url, "--once")
