@@ -335,6 +335,37 @@ def test_several_processes_are_scraped_as_one(tmp_path: Path) -> None:
     assert closed["pooling_acquire_wait_seconds_count{pool=shop}"] == 16
 
 
+def test_an_exporter_writes_at_its_beginning_and_at_its_end_and_then_no_more(tmp_path: Path) -> None:
+    script = (
+        PREFORK
+        + """
+    import time
+    exporter.stop()  # does nothing to one that does not run
+    seldom = MultiProcessExporter(interval=3600)
+    with pooling.Pool(FakeFactory(), name="cafe") as late:
+        late.acquire().release()
+        seldom.add(late)
+        pool.acquire().release()
+        with seldom, exporter:
+            print(scrape())
+            late.acquire().release()
+            pool.acquire().release()
+        print("---")
+        print(scrape())
+        late.acquire().release()
+        pool.acquire().release()
+        time.sleep(0.3)
+        print("---")
+        print(scrape())
+    """
+    )
+    uses = [
+        [found[f"pooling_use_seconds_count{{pool={name}}}"] for name in ("cafe", "shop")]
+        for found in map(read, several(script, tmp_path).split("---\n"))
+    ]
+    assert uses == [[1, 1], [2, 2], [2, 2]]
+
+
 def test_a_worker_exports_by_itself_from_time_to_time(tmp_path: Path) -> None:
     """Started before the fork, as a server that loads the application first does: nobody calls write()."""
     script = (
