@@ -84,6 +84,26 @@ def test_levels_can_be_chosen_and_kinds_left_out(
     assert len(said(caplog)) == 1
 
 
+def test_an_ordinary_end_of_a_connection_is_no_warning_and_what_is_left_out_is_so_in_trouble_too(
+    clock: ManualClock, pool: Pool[FakeConnection], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("pooling.events")
+    quiet = {"acquire": 0, "release": 0, "wait": 0, "connect": 0, "error": 0, "clear": 0}
+    stop = log_events(pool, log, levels=quiet)
+    pool.acquire().release()
+    clock.advance(7)
+    pool.clear()
+    clock.advance(0)
+    assert said(caplog) == [(INFO, "pool 'shop': close (stale) connection 1 after 7 s")]
+    stop()
+    stop = log_events(pool, log, levels={**quiet, "close": 0, "state": 0})
+    with pytest.raises(FakeBroken), pool.acquire():
+        raise FakeBroken
+    clock.advance(0)
+    stop()
+    assert len(said(caplog)) == 1
+
+
 def test_a_kind_that_does_not_exist_is_refused(pool: Pool[FakeConnection]) -> None:
     with pytest.raises(ValueError, match=r"^there are no events of the kind 'aquire' \(kinds: acquire, clear, close, "):
         log_events(pool, levels={"aquire": INFO})

@@ -228,6 +228,19 @@ def test_several_export_by_one_provider(
     second.close()
 
 
+def test_what_differs_by_its_attributes_is_told_of_the_same_pool_too(clock: ManualClock, reading: Reading) -> None:
+    pool = Pool(FakeFactory(clock), name="shop", max_size=3, runtime=clock)
+    exporters = [
+        PoolMetrics(pool, attributes={"tenant": tenant}, meter_provider=reading.provider) for tenant in ("a", "b")
+    ]
+    pool.acquire().release()
+    points = reading.points()
+    for name in ("db.client.connection.max", "db.client.connection.use_time"):
+        assert sorted(point.attributes["tenant"] for point in points[name]) == ["a", "b"]
+    del exporters
+    pool.close()
+
+
 def test_pools_come_and_go(clock: ManualClock, reading: Reading) -> None:
     pools: Any = [Pool(FakeFactory(clock), name=name, runtime=clock) for name in "ab"]
     exported = PoolMetrics(meter_provider=reading.provider)
