@@ -357,6 +357,7 @@ class TestErrors:
         "conninfo",
         [
             "postgresql://anna:hid?den=1@db/shop?sslmod=require",
+            "postgresql://anna:12?hid=1@db/shop?sslmod=require",
             "postgresql://anna:hid/den?hidden=1",
             "postgresql://anna@db/shop?sslmode",
             "host=db password=hid den=1",
