@@ -13,7 +13,7 @@ from typing import Any
 import pymysql
 import pytest
 from pymysql.constants import CLIENT, FIELD_TYPE
-from pymysql.cursors import SSCursor
+from pymysql.cursors import Cursor, SSCursor
 
 from pooling import ConnectError, Pool, create_pool
 from pooling.backends.mysql import MysqlFactory
@@ -344,9 +344,10 @@ class TestTransaction:
             assert [backend.written(connection, token) for token in (1, 2, 3)] == [False, True, True]
         assert pool.stats().opened == 1
 
+    @pytest.mark.parametrize("kind", [Cursor, SSCursor])  # the latter is told in the place of a row
     @pytest.mark.parametrize(("autocommit", "mode"), [(False, "session"), (True, "transaction")])
     def test_one_that_a_deadlock_has_rolled_back_does_not_end_as_if_it_were_committed(
-        self, backend: MySQL, autocommit: bool, mode: Any
+        self, backend: MySQL, autocommit: bool, mode: Any, kind: type[Cursor]
     ) -> None:
         notes = f"{backend.name}.notes"
         backend.server.order(f"INSERT INTO {notes} VALUES (1), (2)")
@@ -363,8 +364,9 @@ class TestTransaction:
             )
             wait.start()
             time.sleep(0.1)
-            with pytest.raises(pymysql.OperationalError, match="Deadlock") as deadlock:
-                rows(light, f"SELECT * FROM {notes} WHERE token = 2 FOR UPDATE")
+            with pytest.raises(pymysql.OperationalError, match="Deadlock") as deadlock, light.cursor(kind) as cursor:
+                cursor.execute(f"SELECT * FROM {notes} WHERE token > 0 FOR UPDATE")
+                cursor.fetchall()
             wait.join()
             backend.write(light, 3)
         heavy.release()
