@@ -424,6 +424,17 @@ class TestTransaction:
             backend.write(connection, 1)
         assert pool.stats().opened == 1
 
+    @pytest.mark.parametrize("again", ["begin", "rollback"])
+    def test_one_that_its_user_begins_again_after_a_deadlock_is_committed(self, backend: MySQL, again: str) -> None:
+        pool = backend.pool(max_size=1)
+        with pool.transaction() as connection:
+            backend.write(connection, 1)
+            connection.failed(pymysql.OperationalError(1213, "Deadlock found"))
+            getattr(connection, again)()
+            backend.write(connection, 2)
+        with pool.acquire() as connection:
+            assert backend.written(connection, 2)
+
     def test_one_whose_connection_was_lost_does_not_end_as_if_it_were_committed(self, backend: MySQL) -> None:
         pool = backend.pool(max_size=1)
         with pytest.raises(pymysql.InterfaceError), pool.transaction() as connection:

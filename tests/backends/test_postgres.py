@@ -342,6 +342,7 @@ class TestErrors:
         [
             ("sslmod=require", "unknown option 'sslmod' in the PostgreSQL URL, did you mean 'sslmode'?"),
             ("application_name=a&SSLMODE=require", "'SSLMODE' in the PostgreSQL URL, did you mean 'sslmode'?"),
+            ("applicaton_name=a", "'applicaton_name' in the PostgreSQL URL, did you mean 'application_name'?"),
             ("ssl=require", "'ssl' in the PostgreSQL URL, did you mean 'sslmode'?"),
             ("ht%74pproxy=1", "unknown option 'httpproxy' in the PostgreSQL URL"),
             ("max_size=5", "'max_size' is an option of the pool and not of a PostgreSQL URL: create_pool(url, max_s"),
