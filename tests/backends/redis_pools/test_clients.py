@@ -288,6 +288,8 @@ class TestAsAClientSeesIt:
         assert "anna" not in repr(pool)
         assert "host=db.example" in repr(pool)
         assert pool.pooling.name == "db.example:6380/2"
+        pool = ConnectionPool.from_url("unix://anna:hidden@/run/redis.sock?db=3")
+        assert pool.pooling.name == "/run/redis.sock/3"
 
     def test_options_come_by_keyword_and_in_the_url(self) -> None:
         pool = BlockingConnectionPool.from_url(
