@@ -116,14 +116,24 @@ def test_a_query_that_makes_no_sense_is_no_query(query: str, pool: Pool[Any], sh
     assert answer.json["pools"][0]["history"]["rows"]
 
 
-def test_a_pool_that_cannot_be_told_about_is_an_error_500_that_says_nothing(
-    pool: Pool[Any], show: Show, monkeypatch: pytest.MonkeyPatch
+def test_samples_that_are_known_already_are_left_out_if_the_query_says_so(pool: Pool[Any], show: Show) -> None:
+    page = show(pool)
+    first = call(page, "/pools.json").json
+    known = f"run={first['run']}&since={first['tick']}"
+    for query, expected in (("", True), (known, False), (f"since={first['tick']}", True)):
+        rows = call(page, "/pools.json", QUERY_STRING=query).json["pools"][0]["history"]["rows"]
+        assert (first["tick"] in [row[0] for row in rows]) is expected, query
+
+
+def test_a_pool_that_cannot_be_told_about_is_an_error_500_that_says_nothing_and_a_word_in_the_log(
+    pool: Pool[Any], show: Show, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     page = show(pool)
     monkeypatch.setattr(Pool, "holders", lambda self: 1 / 0)
     answer = call(page, "/pools.json")
     assert answer.status == 500
     assert b"Zero" not in answer.body
+    assert "ZeroDivisionError" in caplog.text
 
 
 # -- orders -----------------------------------------------------------------------------------------------------
