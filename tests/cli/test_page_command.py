@@ -109,6 +109,12 @@ def test_it_ends_by_itself_after_its_time(main: Main) -> None:
     assert out.startswith("http://127.0.0.1:")
 
 
+def test_it_listens_where_it_is_told_to(main: Main) -> None:
+    code, out, err = main("page", "--host", "127.0.0.2", "--port", "0", "--duration", "0.1")
+    assert (code, err) == (0, "")
+    assert "http://127.0.0.2:" in out
+
+
 def test_an_address_that_is_taken_is_exit_code_1_and_one_line(main: Main) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_it_answers_on_the_loopback_interface_and_nowhere_else(pool: Pool[Any]) 
         status, body = get(server.url)
         assert (status, json.loads(body)["pools"][0]["name"]) == (200, "main")
         assert get(server.url, "/")[0] == 200
+
+
+def test_it_looks_at_the_pools_from_its_beginning_not_from_the_first_request(pool: Pool[Any]) -> None:
+    with serve(pool, port=0) as server:
+        time.sleep(1.1)
+        history = json.loads(get(server.url)[1])["pools"][0]["history"]
+    age = history["columns"].index("age")
+    assert max(row[age] for row in history["rows"]) >= 1.0
 
 
 @pytest.mark.parametrize("host", ["localhost:{}", "127.0.0.1:{}", "[::1]:{}", "localhost"])
