@@ -302,3 +302,33 @@ def test_a_check_by_ping_that_succeeds_keeps_the_connection_and_leaves_no_transa
     assert (asked != []) is with_engine
     pool.dispose()
     pool.pooling.close()
+
+
+def test_a_lease_of_the_pool_underneath_that_cannot_reconnect_leaves_nothing_behind(engines: Engines) -> None:
+    broken = False
+
+    def creator() -> sqlite3.Connection:
+        if broken:
+            raise sqlite3.OperationalError("no")
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+    engine = engines(creator=creator, pool_size=2, max_overflow=0)
+    held = [engine.raw_connection() for _ in range(2)]
+    for connection in held:
+        connection.invalidate()
+        connection.close()
+    broken = True
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError):
+            below(engine).acquire()
+    pool: Any = engine.pool
+    assert (pool.records, below(engine).stats().size) == ({}, 0)
+
+
+def test_a_pool_without_a_cap_keeps_what_comes_back(engines: Engines) -> None:
+    engine = engines(pool_size=0)
+    for _ in range(2):
+        held = [engine.connect() for _ in range(3)]
+        for connection in held:
+            connection.close()
+    assert (below(engine).stats().opened, below(engine).stats().idle) == (3, 3)
