@@ -14,8 +14,9 @@ import pooling
 from tests.schedules.explorer import explore
 
 ROOT = Path(__file__).parents[2]
-# Seeds that once found a fault: 569, a connection that came back in the moment of close() and stayed open.
-FOUND = [569]
+# Seeds that find a fault that was there once: 460, a connection that came back in the moment of close() and stayed
+# open. (A seed is another schedule where lines have come or gone: test_a_planted_fault_is_found shows that.)
+FOUND = [460]
 
 
 def test_no_schedule_of_those_that_once_found_a_fault_finds_one() -> None:
@@ -96,7 +97,7 @@ def test_a_planted_fault_is_found(fault: str, tmp_path: Path) -> None:
     source = path.read_text()
     assert code in source, "the fault has nowhere to be planted"
     path.write_text(source.replace(code, broken))
-    for first in range(500, 3500, 250):  # from where the known seeds are
+    for first in range(250, 3250, 250):  # from where the known seeds are
         run = start(tmp_path, 250, first)
         try:
             run.communicate(timeout=60)
