@@ -85,7 +85,7 @@ def test_a_pool_that_gives_one_connection_to_two_is_found_out(tmp_path: Path) ->
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", code, *PLAIN, f"sqlite:///{tmp_path}/stress.db?timeout=0.1"]
-    for _ in range(5):
+    for _ in range(20):
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         if run.returncode >= 0:  # else it was killed by a signal, before it could tell
             break
