@@ -15,7 +15,7 @@ import pytest
 from pooling import Pool, PoolClosed
 from pooling._log import PoolLog
 from pooling._runtime.reaper import Reaper
-from pooling._runtime.threads import THREADS, Threads
+from pooling._runtime.threads import Threads
 from pooling._runtime.workers import Workers, _Worker, begin
 from pooling.events import Outlet, PoolEvent
 from pooling.testing import FakeFactory
@@ -458,9 +458,10 @@ def test_a_reaper_that_was_replaced_while_it_looked_leaves_its_successor_alone(r
 def test_a_pool_at_rest_wakes_nobody() -> None:
     """Nothing due, nobody waiting: the reaper sleeps for ever."""
     looks: list[float] = []
-    with Pool(FakeFactory(), idle_timeout=None, max_lifetime=None, connect_timeout=0.05) as pool:
+    runtime = Threads()  # the process's own may have another test's pool to look at
+    with Pool(FakeFactory(), runtime=runtime, idle_timeout=None, max_lifetime=None, connect_timeout=0.05) as pool:
         pool.acquire().release()
-        until(lambda: pool.due_at() == THREADS._reaper.wakes_at == float("inf"))
+        until(lambda: pool.due_at() == runtime._reaper.wakes_at == float("inf"))
         look = pool.look
         pool.look = lambda: (looks.append(time.monotonic()), look())  # type: ignore[method-assign, assignment, return-value]
         time.sleep(0.3)  # several times as long as anything of this pool takes: what would wake it has had its time
