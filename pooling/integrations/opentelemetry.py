@@ -24,6 +24,7 @@ except ImportError as error:
 
 import pooling
 from pooling._changes import Changes
+from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import new_lock
 from pooling._secrets import hide
 from pooling._sources import CLOSED, Sources, one_pool
@@ -124,7 +125,7 @@ class PoolMetrics:
             metrics.get_meter_provider if meter_provider is None else weakref.ref(meter_provider)
         )
         self._attributes = dict(attributes or {})
-        self._lock = new_lock()
+        self._lock = PerProcess(new_lock)  # an exporter's thread may hold it while another one forks
         self._taken_at = float("-inf")
         self._snapshots: list[PoolStats] = []
         self._known: set[str] = set()  # the names of those and of what is closed
@@ -175,7 +176,7 @@ class PoolMetrics:
 
     def _fresh(self) -> list[PoolStats]:
         """Snapshots of now. With new ones, the histograms are told what has happened."""
-        with self._lock:
+        with self._lock():
             now = time.monotonic()
             if now >= self._taken_at + FRESH:
                 self._look(now)

@@ -21,7 +21,7 @@ from pooling import ConnectError, Pool, PoolManager, PoolTimeout
 from pooling.integrations import opentelemetry
 from pooling.integrations.opentelemetry import OBSERVED, TIMED, PoolMetrics, trace
 from pooling.testing import FakeFactory, ManualClock
-from tests.core.helpers import ROOT, outcome
+from tests.core.helpers import ROOT, outcome, run_python
 
 NAME = "db.client.connection.pool.name"
 
@@ -239,6 +239,46 @@ def test_what_differs_by_its_attributes_is_told_of_the_same_pool_too(clock: Manu
         assert sorted(point.attributes["tenant"] for point in points[name]) == ["a", "b"]
     del exporters
     pool.close()
+
+
+def test_a_child_of_a_fork_in_the_midst_of_a_collection_can_collect() -> None:
+    run_python(
+        """
+        import os, threading, warnings
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from pooling import Pool
+        from pooling.integrations.opentelemetry import PoolMetrics
+        from pooling.testing import FakeFactory
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork beside threads
+        reader = InMemoryMetricReader()
+        pool = Pool(FakeFactory(), name="shop")
+        pool_metrics = PoolMetrics(pool, meter_provider=MeterProvider([reader]))
+        taken, inside, forked = pool_metrics._changes.take, threading.Event(), threading.Event()
+
+        def take(now):
+            inside.set()
+            assert forked.wait(20)
+            return taken(now)
+
+        pool_metrics._changes.take = take
+        exporter = threading.Thread(target=pool_metrics._fresh)  # as one that the SDK calls: its locks are its own
+        exporter.start()
+        assert inside.wait(20)
+        child = os.fork()
+        if not child:
+            pool_metrics._changes.take = taken
+            pool.acquire().release()
+            done = threading.Event()
+            threading.Thread(target=lambda: (reader.get_metrics_data(), done.set()), daemon=True).start()
+            os._exit(0 if done.wait(20) else 1)
+        forked.set()
+        assert os.waitpid(child, 0)[1] == 0
+        exporter.join()
+        pool.close()
+        """
+    )
 
 
 def test_pools_come_and_go(clock: ManualClock, reading: Reading) -> None:
