@@ -25,10 +25,6 @@ from tests.waiting import until
 SOON = 5.0  # seconds until something that happens at once must have happened, on the noisiest of machines
 
 
-def names(prefix: str = "pooling-") -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(prefix)]
-
-
 def run(workers: Workers) -> threading.Thread:
     """Run one job; the thread that did it."""
     done: list[threading.Thread] = []

@@ -50,7 +50,8 @@ def test_the_test_runner_makes_its_databases_and_removes_them(
         [*command, "--noinput", f"--parallel={parallel}", "--settings=tests.integrations.django_project.settings"],
         ROOT, 120, SITE_DEFAULT=alias, SITE_REDIS=redis_server.url, **{f"SITE_{alias.upper()}": url}, **given,
     )  # fmt: skip  # one argument list
-    assert re.search(r"Ran 6 tests in .*\n\nOK", said), said
+    assert "Found 6 test(s)" in said
+    assert re.search(r"Ran [56] tests in .*\n\nOK", said), said  # Python 3.12.1 does not count what is skipped
     assert "Got an error" not in said
     assert "being accessed" not in said
     assert not list(tmp_path.glob("*.test*"))  # of SQLite

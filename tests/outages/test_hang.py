@@ -26,7 +26,6 @@ from tests.servers.launch import user_namespaces_permitted
 from tests.waiting import until
 
 LATE = 2.0  # seconds by which a loaded machine may be late
-NETWORKED = ["http", "mongodb", "mysql", "postgres", "redis"]
 
 
 def in_time(pool: Pool[Any], callers: int = 5, timeout: float = 0.4) -> None:
