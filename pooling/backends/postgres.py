@@ -56,7 +56,7 @@ _PERMANENT = (
     "definition of service", "channel binding required", "authentication method requirement",
     "unrecognized configuration parameter", "invalid value for parameter", "outside the valid range for parameter",
     "cannot be changed", "permission denied to set", "invalid command-line argument",
-    "no such database", "no such user", "unsupported startup parameter",
+    "no such database", "no such user", "unsupported startup parameter", "login rejected", "SSL required",
 )  # fmt: skip  # a list
 # What users can change on psycopg's object: what the next transaction begins with, and what only a whole session has.
 _OF_TRANSACTIONS = ("autocommit", "isolation_level", "read_only", "deferrable")

@@ -408,6 +408,8 @@ class TestErrors:
             "SSL error: sslv3 alert bad certificate",
             "SSL error: tlsv1 alert unknown ca",
             "SSL error: tlsv1 alert protocol version",
+            "FATAL:  login rejected",  # PgBouncer's word for pg_hba.conf's "rejects"
+            "FATAL:  SSL required",  # and for a client that comes without
         ],
     )
     def test_a_refusal_of_who_asks_or_of_his_certificate_is_told_at_once(self, said: str) -> None:
