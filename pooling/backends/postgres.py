@@ -388,14 +388,12 @@ def _told_for_good(text: str) -> bool:
 def _by_host(text: str) -> list[str]:
     """What was said of each host and port that a connect has tried. Where one of several may yet be reached, as while
     the primary restarts, it is no matter that another one would refuse for good."""
-    _, several, list_of_all = text.partition(_ALL_OF_THEM)
-    if not several:
-        return [text]
+    _, _, list_of_all = text.partition(_ALL_OF_THEM)
     by_host: dict[str, str] = {}  # one that has several addresses is one host
     for each in list_of_all.split("\n- host: ")[1:]:
         place, _, said = each.partition(", hostaddr: ")
         by_host[place] = by_host.get(place, "") + said
-    return list(by_host.values()) or [text]
+    return list(by_host.values()) or [text]  # where only one was tried, nothing is listed
 
 
 def _parts(conninfo: str) -> dict[str, Any]:
