@@ -17,7 +17,11 @@ from pooling._ledger.queue import Turn
 
 T = TypeVar("T")
 
-STARVING = "every connection is held by a thread that waits for another one, so none will come back"
+# A lease may have been handed to another thread, which nobody has told the pool: it cannot be sure.
+STARVING = (
+    "every connection was acquired by a thread that waits for another one: "
+    "unless one was handed to another thread, none will come back"
+)
 
 
 class Upkeep(Moves[T]):

@@ -119,6 +119,27 @@ def test_nobody_starves_where_one_more_may_be_opened_when_the_server_is_back(
             assert 1 <= clock.now() - 1000 < 2
 
 
+def test_of_a_lease_that_was_handed_to_another_thread_nothing_is_claimed(
+    clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by frameworks that make a request's connection on one thread and use it on another: it does come back."""
+    pool = make(max_size=1)
+    handed: list[Any] = []
+
+    def acquire_for_two() -> None:
+        handed.append(pool.acquire())
+        handed.append(pool.acquire(timeout=5))
+
+    actor = clock.spawn(acquire_for_two)
+    clock.advance(0.2)
+    (message,) = nesting(caplog)
+    assert "unless one was handed to another thread, none will come back" in message
+    handed[0].release()
+    clock.advance(0)
+    assert actor.done
+    handed[1].release()
+
+
 @pytest.mark.parametrize("nested", ["warn", "raise"])
 def test_nobody_is_accused_while_somebody_can_give_one_back(
     clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture, nested: Any
