@@ -28,6 +28,7 @@ class Sources:
     def __init__(self, *given: Any, kind: type = object, live: bool = False) -> None:
         self._kind, self._live = kind, live
         self._refs: list[Callable[[], Any]] = []
+        self._called: dict[tuple[int, str], tuple[Callable[[], Any], str]] = {}  # who was called what at the last look
         for source in given:
             self.add(source)
 
@@ -49,12 +50,32 @@ class Sources:
         return [stats for _, stats in self.all() if stats.state != CLOSED]
 
     def all(self) -> list[tuple[Any, PoolStats]]:
-        """Each pool that is there, and a snapshot of it. No two of those have the same name."""
+        """Each pool that is there, and a snapshot of it. No two of those have the same name. Each is called what it was
+        called at the look before, whoever has gone meanwhile and whatever their order is: else what one has done would
+        be taken for what another one has."""
         snapshots = [(pool, stats) for _, pool in self.pools() for stats in _snapshots(pool)]
+        names = self._names([(pool, stats.name) for pool, stats in snapshots])
         return [
             (pool, stats if name == stats.name else replace(stats, name=name))
-            for name, (pool, stats) in numbered((stats.name, (pool, stats)) for pool, stats in snapshots).items()
+            for name, (pool, stats) in zip(names, snapshots, strict=True)
         ]
+
+    def _names(self, pools: list[tuple[Any, str]]) -> list[str]:
+        """What each of the pools is called here, of whose own names some may be the same."""
+        taken: set[str] = set()
+        kept: list[str | None] = []
+        for pool, own in pools:
+            ref, name = self._called.get((id(pool), own), (_nobody, own))
+            keeps = ref() is pool and name not in taken
+            kept.append(name if keeps else None)
+            if keeps:
+                taken.add(name)
+        names = [_free(own, taken) if name is None else name for name, (_, own) in zip(kept, pools, strict=True)]
+        called: dict[tuple[int, str], tuple[Callable[[], Any], str]] = {}
+        for name, (pool, own) in zip(names, pools, strict=True):
+            called.setdefault((id(pool), own), (weakly(pool), name))  # a manager of the user's own may have two of one
+        self._called = called
+        return names
 
     def gone(self) -> bool:
         """Whether nothing is left to look at: every pool was collected."""
@@ -103,14 +124,22 @@ def _snapshots(pool: Any) -> Iterable[PoolStats]:
 
 def numbered(named: Iterable[tuple[str, T]]) -> dict[str, T]:
     """By name; of those that share one, the second ``shop`` is ``shop#2``."""
-    found: dict[str, T] = {}
-    for given, each in named:
-        name = given.encode("utf-8", "backslashreplace").decode()  # else it could be sent nowhere, nor the others'
-        unique, number = name, 2
-        while unique in found:
-            unique, number = f"{name}#{number}", number + 1
-        found[unique] = each
-    return found
+    taken: set[str] = set()
+    return {_free(given, taken): each for given, each in named}
+
+
+def _free(given: str, taken: set[str]) -> str:
+    """The name, or with a number behind it one that is not taken; now it is."""
+    name = given.encode("utf-8", "backslashreplace").decode()  # else it could be sent nowhere, nor the others'
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name}#{number}", number + 1
+    taken.add(unique)
+    return unique
+
+
+def _nobody() -> None:
+    """A reference to no pool."""
 
 
 def _refusal(source: Any) -> TypeError:

@@ -173,6 +173,41 @@ def test_a_monitor_watches_many_pools(
     assert told == {"a": 0, "b": 0, "b#2": 1}
 
 
+def test_of_pools_of_one_name_each_keeps_what_it_is_called_and_nothing_is_told_twice(make: Make) -> None:
+    first, second = pools = [make(name="shop"), make(name="shop")]
+    monitor = PoolMonitor(lambda: pools)
+
+    def told() -> dict[str, int]:
+        return {report.stats.name: report.interval.acquired for report in monitor.report()}
+
+    second.acquire().release()
+    assert told() == {"shop": 0, "shop#2": 1}
+    pools.reverse()  # as in urllib3's managers, where the one that was used last stands last
+    second.acquire().release()
+    assert told() == {"shop": 0, "shop#2": 1}
+    pools.remove(first)
+    second.acquire().release()
+    assert told() == {"shop#2": 1}
+    pools.append(make(name="shop"))
+    assert told() == {"shop": 0, "shop#2": 0}
+
+
+def test_a_manager_of_the_users_own_may_have_two_pools_of_one_name(make: Make) -> None:
+    class Both:
+        def __init__(self, *pools: Any) -> None:
+            self.pools = pools
+
+        def stats(self) -> dict[int, Any]:
+            return {number: pool.stats() for number, pool in enumerate(self.pools)}
+
+    both = Both(make(name="shop"), make(name="shop"))
+    monitor = PoolMonitor(both)
+    both.pools[1].acquire().release()
+    for acquired in (1, 0, 0):
+        told = {report.stats.name: report.interval.acquired for report in monitor.report()}
+        assert told == {"shop": 0, "shop#2": acquired}
+
+
 def test_what_another_pool_of_the_same_name_has_done_before_is_not_taken_from_a_pool_in_its_place(
     clock: ManualClock, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
