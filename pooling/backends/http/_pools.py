@@ -194,7 +194,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if returned is self._current():
             self._mine.use = returned.before
         if not self.is_open:
-            connection.close()
+            connection.close()  # now, as urllib3's does: the pool underneath would leave it to a worker
             self._retire(returned)
         elif not self.capped and self._is_surplus():
             connection.close()

@@ -428,6 +428,19 @@ def test_what_is_in_use_while_it_is_closed_is_closed_when_it_comes_back(
     assert [response.status for response in responses] == [200, 200]
 
 
+@pytest.mark.parametrize("kind", [http.HTTPConnectionPool, urllib3.HTTPConnectionPool])
+def test_what_comes_back_to_a_closed_pool_is_closed_at_once(http_server: HTTP, kind: Any) -> None:
+    closed_by: list[threading.Thread] = []
+    with kind(http_server.host, http_server.port, maxsize=1, block=True) as pool:
+        response = pool.request("GET", "/bytes/50000", preload_content=False)
+        connection = response.connection
+    close = connection.close
+    connection.close = lambda: (closed_by.append(threading.current_thread()), close())
+    response.read()
+    assert closed_by[0] is threading.current_thread()  # and by no worker, some time later
+    assert connection.sock is None
+
+
 def test_a_pool_underneath_that_its_owner_has_closed_is_a_closed_pool_of_urllib3s(make: Any) -> None:
     pool = make()
     pool.request("GET", "/")
