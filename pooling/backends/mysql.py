@@ -139,7 +139,7 @@ class MysqlFactory(Factory[Connection]):
         known.note()
         if not known.at_rest():
             known.commit()
-            known.note()
+            known.note()  # again: after an error nobody had told whether autocommit is on
 
     def interrupt(self, connection: Connection) -> None:
         sock = _known(connection)._sock

@@ -316,6 +316,19 @@ class TestSession:
             connection.rollback()
             assert backend.written(connection, 1)
 
+    def test_an_autocommit_that_on_connect_has_switched_on_before_an_error_lasts(self, backend: MySQL) -> None:
+        """An error tells no status: that autocommit is on, the server says with the next answer only."""
+
+        def set_up(connection: Any) -> None:
+            with contextlib.suppress(pymysql.MySQLError):
+                connection.query("BEGIN NOT ATOMIC SET autocommit = 1; SIGNAL SQLSTATE '45000'; END")
+
+        pool = backend.pool(max_size=1, on_connect=set_up)
+        for _ in range(2):
+            with pool.acquire() as connection:
+                assert one(connection, "SELECT @@autocommit") == 1
+        assert pool.stats().opened == 1
+
     def test_an_on_connect_that_leaves_a_result_unread_is_found_out(self, backend: MySQL) -> None:
         kept: list[Any] = []
 
