@@ -79,7 +79,7 @@ class RedisFactory(Factory[Any]):
     def view(self, connection: Any) -> Any:
         client = redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it
         connection.client = weakref.ref(client)
-        self._note_manners(connection)
+        self._note_manners(connection)  # for who never calls remember(), as the command "check"
         return client
 
     def remember(self, connection: Any) -> None:
