@@ -1,4 +1,4 @@
-"""Looks at a socket that send nothing, on every system."""
+"""What a socket shows without a byte being sent, and the ways to end one or let go of it, on every system."""
 
 from __future__ import annotations
 
