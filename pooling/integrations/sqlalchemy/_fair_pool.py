@@ -15,14 +15,13 @@ from sqlalchemy.pool import QueuePool
 
 from pooling._holders import Between
 from pooling._hooks import contained
-from pooling._ledger.entry import Token
 from pooling._runtime.fork import keep_inherited
 from pooling.config import Check, Nested
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
 from pooling.integrations.sqlalchemy import _wire
 from pooling.integrations.sqlalchemy._errors import ClosedError, FullError, NoConnectionError
 from pooling.integrations.sqlalchemy._place import Place, PlaceFactory
-from pooling.integrations.sqlalchemy._place_pool import PlacePool
+from pooling.integrations.sqlalchemy._place_pool import PlacePool, place_of
 from pooling.lease import Lease
 from pooling.pool import FIRST_COME
 from pooling.stats import CloseReason
@@ -117,7 +116,7 @@ class FairPool(QueuePool):
         record: Any = None
         try:
             lease = self._acquire()
-            place = _place(lease)
+            place = place_of(lease._entry)
             record = self.records.pop(place, None)
             if record is None:
                 record = self._create_connection()
@@ -145,7 +144,7 @@ class FairPool(QueuePool):
             raise
 
     def _take_back(self, record: Any, lease: Lease[Place]) -> None:
-        pooling, place = self.pooling, _place(lease)
+        pooling, place = self.pooling, place_of(lease._entry)
         if not pooling.owns(lease):
             keep_inherited(record, lease)
             return
@@ -165,7 +164,7 @@ class FairPool(QueuePool):
         self, lease: Lease[Place], record: Any, error: BaseException | None, reason: CloseReason = "dropped"
     ) -> None:
         """End a lease and its place: at once where nothing is open, else when a worker has closed it."""
-        place = _place(lease)
+        place = place_of(lease._entry)
         record = self.records.get(place) if record is None else record
         if record is not None and record.dbapi_connection is not None:
             self._keep(place, record)
@@ -228,11 +227,11 @@ class FairPool(QueuePool):
         if not self._pool.use_lifo:  # in the order in which they would have gone out, as QueuePool has it
             tokens.reverse()
         while tokens:
-            record = self.records.get(_holds(tokens[-1]))
+            record = self.records.get(place_of(tokens[-1].entry))
             if record is not None:
                 record.close()
             # Where that was interrupted, what is left goes with its tokens, and the pool closes it.
-            self.records.pop(_holds(tokens[-1]), None)
+            self.records.pop(place_of(tokens[-1].entry), None)
             self.pooling.forget(tokens.pop(), "stale")
         self.logger.info("Pool disposed. %s", self.status())
 
@@ -276,19 +275,19 @@ class FairPool(QueuePool):
         """Connect the place of a lease that was acquired from the pool underneath."""
         record: Any = None
         try:
-            record = self.records.get(_place(lease))
+            record = self.records.get(place_of(lease._entry))
             if record is None:
                 record = self._create_connection()
             else:
                 record.get_connection()
             if _TOOK in vars(record):  # it was opened here and now
                 self.pooling.filled(lease, vars(record).pop(_TOOK))
-            self._keep(_place(lease), record)
-            _place(lease).note()
+            self._keep(place_of(lease._entry), record)
+            place_of(lease._entry).note()
         except BaseException as error:
             self._give_up(lease, record, error)
             raise
-        _place(lease).clean = False
+        place_of(lease._entry).clean = False
         lease._entry.view = record.dbapi_connection
 
     def fill(self, place: Place) -> None:
@@ -328,7 +327,7 @@ class _Queue:
     def queue(self, kept: Iterable[Any]) -> None:
         kept = list(kept)
         for token in self.pooling.fetch_idle():
-            record = self.records.get(_holds(token))
+            record = self.records.get(place_of(token.entry))
             if any(record is one for one in kept):
                 self.pooling.bring_back(token)
             else:
@@ -343,18 +342,6 @@ class _Queue:
 
     def full(self) -> bool:
         return 0 < self.maxsize <= self.qsize()
-
-
-def _place(lease: Lease[Place]) -> Place:
-    place = lease._entry.connection
-    assert place is not None  # a lease has one
-    return place
-
-
-def _holds(token: Token[Place]) -> Place:
-    place = token.entry.connection
-    assert place is not None  # an idle one has one
-    return place
 
 
 def _equip(owner: weakref.ref[FairPool], lease: Lease[Place]) -> None:

@@ -39,7 +39,7 @@ class PlaceLedger(Ledger[Place]):
     def filled(self, entry: Entry[Place], took: float) -> None:
         """A leased place has got a connection, a new one in the place of another perhaps."""
         self.emptied(entry, "discarded")
-        _place(entry).live = True
+        place_of(entry).live = True
         self.limits.opened(entry, self.now)
         self._let_back(entry)
         self.tally.connected(took)
@@ -57,7 +57,7 @@ class PlaceLedger(Ledger[Place]):
 
     def emptied(self, entry: Entry[Place], reason: CloseReason) -> None:
         """The connection in a leased place was closed, or taken out for good."""
-        place = _place(entry)
+        place = place_of(entry)
         if place.live:
             place.live = False
             self.tally.closed[reason] += 1
@@ -66,16 +66,16 @@ class PlaceLedger(Ledger[Place]):
     def vacate(self, token: Token[Place], reason: CloseReason, error: BaseException | None = None) -> None:
         """A place is given up; its connection was closed before, or there has never been one."""
         entry = token.entry
-        _place(entry).connection = None  # the agenda may remember the entry for a while
+        place_of(entry).connection = None  # the agenda may remember the entry for a while
         if error is not None:
-            entry.stage = Stage.OPEN if _place(entry).live else Stage.CONNECTING  # what went wrong
+            entry.stage = Stage.OPEN if place_of(entry).live else Stage.CONNECTING  # what went wrong
             self._fault(entry, error)
         if entry.thread:
             self._used(entry)
             how = "clean" if reason == "surplus" else "discarded"  # the words of every pool
             self._emit("release", entry, duration=self.now - entry.since, reason=how)
             entry.thread = 0
-        self._free(entry, reason if _place(entry).live else None)
+        self._free(entry, reason if place_of(entry).live else None)
 
 
 class PlacePool(Pool[Place]):
@@ -120,7 +120,7 @@ class PlacePool(Pool[Place]):
 
     def emptied(self, lease: Lease[Place], reason: CloseReason) -> None:
         """The place of a lease has lost its connection."""
-        if _place(lease._entry).live:
+        if place_of(lease._entry).live:
             self._tell(self._ledger.emptied, lease._entry, reason)
 
     def vacate(self, lease: Lease[Place], reason: CloseReason, error: BaseException | None = None) -> None:
@@ -181,7 +181,7 @@ class PlacePool(Pool[Place]):
         super()._submit(job)
 
 
-def _place(entry: Entry[Place]) -> Place:
+def place_of(entry: Entry[Place]) -> Place:
     place = entry.connection
-    assert place is not None  # it is leased
+    assert place is not None  # it is leased or idle
     return place
