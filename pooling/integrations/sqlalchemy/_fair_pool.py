@@ -237,22 +237,11 @@ class FairPool(QueuePool):
 
     # -- numbers ----------------------------------------------------------------------------------------
 
-    def size(self) -> int:
-        """``pool_size``."""
-        return self._pool.maxsize
-
-    def checkedin(self) -> int:
-        """How many are idle."""
-        places, lent = self.pooling.counts()
-        return max(0, places - lent)
+    # QueuePool's own read them off the queue's face.
 
     def checkedout(self) -> int:
         """How many are in use."""
         return self.pooling.counts()[1]
-
-    def overflow(self) -> int:
-        """How many there are beyond ``pool_size``; negative while there are fewer."""
-        return self._overflow if self.size() else 0
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]  # an attribute in QueuePool
