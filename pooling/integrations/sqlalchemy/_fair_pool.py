@@ -237,7 +237,7 @@ class FairPool(QueuePool):
 
     # -- numbers ----------------------------------------------------------------------------------------
 
-    # QueuePool's own read them off the queue's face.
+    # Those that are not here are QueuePool's own, which reads them off the _Queue in _pool.
 
     def checkedout(self) -> int:
         """How many are in use."""
