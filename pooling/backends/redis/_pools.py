@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 _BETWEEN = Between("redis")
+ASK = 0.25  # seconds after which a caller who waits for the end of an outage asks again
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
 
@@ -144,7 +145,20 @@ class ConnectionPool(redis.ConnectionPool):
             except PoolTimeout as error:
                 raise _errors.NoConnection.like(error) from error.__cause__
             except ConnectError as error:
-                raise _errors.own(error) from error
+                left = self._left_to_retry(error, started, patience)
+                if left <= 0:
+                    raise _errors.own(error) from error
+                outage = pool._ledger.outage
+                pool._until(lambda outage=outage: not outage, min(left, ASK))  # type: ignore[misc]  # a default's type
+
+    def _left_to_retry(self, error: ConnectError, started: float, patience: float | None) -> float:
+        """For how many seconds more a caller whose connections have a ``retry`` is to be kept: in all for as long as a
+        try with that takes, as with redis-py's pools, whose callers each make their own."""
+        factory = self._pool._factory
+        if self.connection_kwargs.get("retry") is None or factory.is_permanent(error.__cause__ or error):
+            return 0.0
+        kept = factory.tried if patience is None else min(factory.tried, patience)
+        return started + kept - time.monotonic()
 
     def _ready(self, lease: Lease[Any], *, fresh: bool, last: bool) -> Any:
         """The connection of a lease if it may go out; None where it may not, and the lease has ended. Raises what is
@@ -269,6 +283,7 @@ class ConnectionPool(redis.ConnectionPool):
             "max_size": self.max_connections,
             "fail_after": 0.0,  # clients have retries of their own, and expect the error
             "connect_timeout": 10.0 * (1 + max(0, retry.get_retries() if retry else 0)),
+            "backoff": factory.pause if retry else None,
             "order": self._order(),
             **self._options,
         }

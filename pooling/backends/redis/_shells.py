@@ -13,6 +13,8 @@ their shells weakly, so that nothing the process keeps alive keeps a dropped poo
 from __future__ import annotations
 
 import os
+import random
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +23,7 @@ from typing import Any
 import redis
 from redis.exceptions import ConnectionError  # noqa: A004  # redis-py's name
 
+from pooling._ledger.outage import LONGEST_GAP
 from pooling._secrets import attributes, found
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._factory import Bound, renew
@@ -142,23 +145,31 @@ class ShellFactory(Factory[Session]):
 
     def __init__(self, owner: Callable[[], Any]) -> None:
         self._owner = owner  # a weak reference
+        self.tried = 0.0  # seconds that the last connect that failed has taken, with the retries of its connection
 
     def connect(self, timeout: float) -> Session:
         shells = self._shells()
         if shells is None:
             raise ConnectionError("the pool is gone")
-        shell = shells.fetch()
+        shell, began = shells.fetch(), time.monotonic()
         tracker = _connection.tracker(shell)
         try:
             if tracker is not None:
                 tracker.setup = ()
             _connection.connect(shell, timeout)
         except BaseException:
+            self.tried = time.monotonic() - began
             shells.spare(shell)
             raise
         if tracker is not None:
             tracker.recorded = ()
         return Session(shell, shells)
+
+    def pause(self, failures: int) -> float:
+        """The default ``backoff`` of a pool, but never as long as a try with retries takes: callers wait as long as
+        that, and each is to have one that begins meanwhile."""
+        longest = min(0.05 * failures, LONGEST_GAP, max(0.05, self.tried / 2))
+        return longest * random.uniform(0.9, 1.0)
 
     def for_shells(self, on_connect: Callable[[Any], object]) -> Callable[[Session], object]:
         """What a user wants done with each new connection, which it gets as a client."""

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, TimeoutError  # noqa: A004  # on 3.10 it is not Python's
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +16,9 @@ from unittest import mock
 import pytest
 import redis
 from redis._parsers.socket import SocketBuffer
+from redis.backoff import ConstantBackoff
 from redis.connection import AbstractConnection
+from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
 import pooling
@@ -95,6 +98,67 @@ class TestThroughPooling:
             pool.get_connection()
         assert 0.2 <= time.monotonic() - start < 0.2 + LATE  # nothing else would end it
         between.reset_all()
+
+    @pytest.mark.parametrize("kind", [BlockingConnectionPool, ConnectionPool])
+    def test_each_caller_with_retries_is_kept_for_as_long_as_they_take(
+        self, make: Make, backend: Redis, proxy: Callable[..., Proxy], kind: Any
+    ) -> None:
+        """Also while the pool knows that the server is away: with redis-py's pools each makes tries of its own."""
+        between = proxy(backend.server)
+        retry = Retry(ConstantBackoff(0.5), 3)
+        pool = make(kind, backend.at(*between.address), retry=retry)
+        client = redis.Redis(connection_pool=pool)
+        assert client.ping()
+        between.on_accept = "reset"
+        between.reset_all()
+
+        def refused() -> float:
+            start = time.monotonic()
+            with pytest.raises(redis.ConnectionError) as caught:
+                pool.get_connection()
+            assert not isinstance(caught.value, NoConnection)
+            return time.monotonic() - start
+
+        for _ in range(3):  # the first one's is a whole try, the others come in the middle of one, or between two
+            assert 1.4 < refused() < 1.5 + LATE
+        with ThreadPoolExecutor(1) as others:
+            later = others.submit(client.ping)
+            with pytest.raises(TimeoutError):
+                later.result(0.3)  # it is not told what is known already
+            between.on_accept = "forward"
+            assert later.result(LATE)
+        assert pool.pooling.stats().timeouts == 0
+
+    def test_a_timeout_ends_retries_too(self, make: Make, backend: Redis, proxy: Callable[..., Proxy]) -> None:
+        between = proxy(backend.server)
+        between.on_accept = "reset"
+        pool = make(url=backend.at(*between.address), timeout=20, retry=Retry(ConstantBackoff(1.0), 2))
+        with pytest.raises(redis.ConnectionError):
+            pool.get_connection()
+        pool.timeout = 0.1
+        start = time.monotonic()
+        with pytest.raises(redis.ConnectionError):
+            pool.get_connection()
+        assert time.monotonic() - start < 1.0  # a try takes twice as long
+
+    def test_without_retries_what_is_known_is_told_at_once(
+        self, make: Make, backend: Redis, proxy: Callable[..., Proxy]
+    ) -> None:
+        between = proxy(backend.server)
+        between.on_accept = "reset"
+        pool = make(url=backend.at(*between.address), backoff=lambda _: 60.0)
+        for _ in range(3):
+            with pytest.raises(redis.ConnectionError):
+                pool.get_connection()
+        assert pool.pooling.stats().errors_by["connect"] == 1
+
+    def test_what_retries_cannot_change_is_told_at_once(self, make: Make) -> None:
+        pool = make(username="nobody", password="wrong", retry=Retry(ConstantBackoff(0.1), 3))
+        with pytest.raises(redis.ConnectionError):
+            pool.get_connection()
+        waiting = mock.patch.object(pool.pooling, "_until", side_effect=AssertionError)
+        with waiting, pytest.raises(redis.ConnectionError):
+            pool.get_connection()
 
     def test_holders_are_told_by_the_line_that_called_redis(self, make: Make) -> None:
         pool = make()
