@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
 from pooling._clock import DEFAULT, LONGEST, Timeout
-from pooling._runtime.fork import PerProcess
+from pooling._runtime.fork import PerProcess, keep_inherited
 from pooling._runtime.lock import new_lock
 from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_connect_args, check_user
 from pooling.config import Config, nearest
@@ -249,6 +249,12 @@ class SharedClient(pymongo.MongoClient[Any]):
     def close(self) -> None:
         self._pooling_closed = True
         super().close()
+
+    def _after_fork(self) -> None:
+        # PyMongo lets go of what the parent has there, and its destructors close sockets by descriptors that may lead
+        # elsewhere in a child that becomes a daemon.
+        keep_inherited(self._topology)
+        super()._after_fork()
 
 
 SharedClient.__name__ = "MongoClient"  # which PyMongo's messages and repr() are to say

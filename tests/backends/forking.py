@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -40,6 +41,7 @@ def main(kind: str, url: str, folder: str, ending: str, name: str = "forking") -
                 assert not {backend.session(first), backend.session(second)} & sessions
             lease.release()  # the parent's: no concern of this process
             pool.close()
+            gc.collect()  # whose destructors close descriptors by their numbers
             for file in files:
                 file.write(b"a line")
                 assert os.fstat(file.fileno()).st_size == 6, "it leads elsewhere by now"
