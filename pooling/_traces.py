@@ -44,7 +44,7 @@ def _like(frame: FrameType) -> FrameType:
 def _named(file: str, line: int, name: str, qualified: str) -> CodeType:
     code = _nothing.__code__
     more: dict[str, Any] = {}
-    if sys.version_info >= (3, 11):  # pragma: no branch
+    if sys.version_info >= (3, 11):  # pragma: no cover  # not run on 3.10, where the core is covered as well
         # No columns are known of any instruction (so many bytes, each for eight of them, say that): else a traceback is
         # printed with an empty line in the place of carets.
         nowhere = b"\xff" * math.ceil(len(code.co_code) / 16)
