@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 _BETWEEN = Between("redis")
-ASK = 0.25  # seconds after which a caller who waits for the end of an outage asks again
+ASK = 0.25  # seconds after which a caller whom an outage keeps waiting asks again
 _OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
 
 
@@ -148,8 +148,7 @@ class ConnectionPool(redis.ConnectionPool):
                 left = self._left_to_retry(error, started, patience)
                 if left <= 0:
                     raise _errors.own(error) from error
-                outage = pool._ledger.outage
-                pool._until(lambda outage=outage: not outage, min(left, ASK))  # type: ignore[misc]  # a default's type
+                time.sleep(min(left, ASK))  # not in the queue, where all are told of an outage together
 
     def _left_to_retry(self, error: ConnectError, started: float, patience: float | None) -> float:
         """For how many seconds more a caller whose connections have a ``retry`` is to be kept: in all for as long as a
