@@ -74,7 +74,7 @@ class Sources:
         called: dict[tuple[int, str], tuple[Callable[[], Any], str]] = {}
         for name, (pool, own) in zip(names, pools, strict=True):
             called.setdefault((id(pool), own), (weakly(pool), name))  # a manager of the user's own may have two of one
-        self._called = called
+        self._called = called  # as a whole: several threads may look at once
         return names
 
     def gone(self) -> bool:

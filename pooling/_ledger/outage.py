@@ -70,7 +70,7 @@ class Outage:
             self.since = self._fell_at = now
         if not together:
             self.failures += 1
-            pause = self._gap() if pause is None else pause
+            pause = gap(self.failures, self._jitter()) if pause is None else pause
             self.next_try = now if now - began >= LONGEST_GAP else now + pause
         self.error, self.error_at, self.permanent = error, now, permanent
         self.told = describe(error)
@@ -117,8 +117,10 @@ class Outage:
         error.__cause__ = self.error
         return error
 
-    def _gap(self) -> float:
-        return min(0.05 * self.failures, LONGEST_GAP) * (1 - 0.1 * self._jitter())
+
+def gap(failures: int, jitter: float) -> float:
+    """Seconds between two tries after so many failures in a row, shortened by up to a tenth: ``jitter`` is random."""
+    return min(0.05 * failures, LONGEST_GAP) * (1 - 0.1 * jitter)
 
 
 def describe(error: BaseException | None) -> str:

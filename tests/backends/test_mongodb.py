@@ -16,7 +16,7 @@ from pooling import ConnectError, Pool, PoolError, create_pool
 from pooling.backends import _mongo, mongodb
 from pooling.backends.mongodb import MongoFactory, sockets
 from tests.backends.adapters_mongodb import MongoDB
-from tests.backends.contract import fill, in_threads, session_of, settled
+from tests.backends.contract import fill, in_threads, run_python, session_of, settled
 from tests.docs.pages import ROOT, bare, table
 from tests.proxy import Proxy
 from tests.servers import MongoDB as Server
@@ -204,6 +204,29 @@ class TestOneClient:
             pytest.raises(TypeError, match="'locks' is not a pool of MongoDB"),
         ):
             sockets(pool)
+
+
+    def test_a_child_of_a_fork_keeps_its_parents_sockets_from_their_destructors(self, mongodb: Server) -> None:
+        """They close by number, and the child may have something else there: a daemon closes every descriptor."""
+        run_python(
+            """
+            import gc, os, sys, warnings, weakref
+            from pooling import create_pool
+
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork beside threads
+            pool = create_pool(sys.argv[1])
+            with pool.acquire() as client:
+                client.admin.command("ping")
+                topology = weakref.ref(client._topology)
+            child = os.fork()
+            if not child:
+                gc.collect()
+                os._exit(client._topology is topology() or topology() is None)
+            assert os.waitpid(child, 0)[1] == 0
+            pool.close()
+            """,
+            mongodb.url,
+        )
 
 
 class TestBreaks:

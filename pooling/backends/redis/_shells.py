@@ -23,7 +23,7 @@ from typing import Any
 import redis
 from redis.exceptions import ConnectionError  # noqa: A004  # redis-py's name
 
-from pooling._ledger.outage import LONGEST_GAP
+from pooling._ledger.outage import gap
 from pooling._secrets import attributes, found
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._factory import Bound, renew
@@ -168,8 +168,7 @@ class ShellFactory(Factory[Session]):
     def pause(self, failures: int) -> float:
         """The default ``backoff`` of a pool, but never as long as a try with retries takes: callers wait as long as
         that, and each is to have one that begins meanwhile."""
-        longest = min(0.05 * failures, LONGEST_GAP, max(0.05, self.tried / 2))
-        return longest * random.uniform(0.9, 1.0)
+        return min(gap(failures, random.random()), max(0.05, self.tried / 2))
 
     def for_shells(self, on_connect: Callable[[Any], object]) -> Callable[[Session], object]:
         """What a user wants done with each new connection, which it gets as a client."""

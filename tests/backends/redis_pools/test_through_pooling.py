@@ -129,6 +129,16 @@ class TestThroughPooling:
             assert later.result(LATE)
         assert pool.pooling.stats().timeouts == 0
 
+    def test_with_retries_a_try_begins_within_the_time_of_each_caller(self, make: Make) -> None:
+        """However long the outage is, and the default pause between two tries."""
+        pool = make(retry=Retry(ConstantBackoff(0.1), 3))
+        pause = pool.pooling.config.backoff
+        pool._pool._factory.tried = 0.4
+        assert all(pause(failures) <= 0.2 for failures in range(1, 100))
+        pool._pool._factory.tried = 100.0
+        assert [round(pause(failures), 1) for failures in (0, 100)] in ([0.0, 1.8], [0.0, 1.9], [0.0, 2.0])
+        assert make().pooling.config.backoff is None
+
     def test_a_timeout_ends_retries_too(self, make: Make, backend: Redis, proxy: Callable[..., Proxy]) -> None:
         between = proxy(backend.server)
         between.on_accept = "reset"
