@@ -205,7 +205,6 @@ class TestOneClient:
         ):
             sockets(pool)
 
-
     def test_a_child_of_a_fork_keeps_its_parents_sockets_from_their_destructors(self, mongodb: Server) -> None:
         """They close by number, and the child may have something else there: a daemon closes every descriptor."""
         run_python(
