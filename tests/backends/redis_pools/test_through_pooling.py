@@ -306,6 +306,7 @@ class TestThroughPooling:
         if used:
             temporary.client.ping()
         pool = weakref.ref(temporary.client.connection_pool)
+        gc.collect()  # of one generation, else the socket's own destructor comes before redis-py's, and warns
         del temporary
         gc.collect()
         gc.collect()  # what is underneath had a hold on it while it worked: found to be alive, it goes the next time
