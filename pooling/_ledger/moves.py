@@ -17,7 +17,7 @@ from pooling._ledger.jobs import Job, Stuck
 from pooling._ledger.limits import Limits
 from pooling._ledger.nesting import Nesting
 from pooling._ledger.notice import Notice
-from pooling._ledger.outage import LONGEST_GAP, Outage
+from pooling._ledger.outage import Outage
 from pooling._ledger.phase import Phase
 from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter, WaitQueue
 from pooling._ledger.roster import Roster
@@ -166,7 +166,7 @@ class Moves(Generic[T]):
         """Give a job out, and look in time whether it came back."""
         timeout = self.config.connect_timeout
         if self.outage and stage is Stage.CONNECTING:
-            timeout = min(timeout, LONGEST_GAP)
+            timeout = self.outage.time_for_a_try(self.now, timeout)
         self.roster.start(token.entry, stage, self.now, timeout)
         self.outbox.append(Job(token, stage, timeout, self.roster.epoch, thorough))
         self._alarm(self.now + timeout)

@@ -15,6 +15,7 @@ from pooling.stats import PoolState
 LONGEST_TEXT = 1000  # characters of an error's text that are repeated
 READ = 10 * LONGEST_TEXT  # characters of it that are looked at
 LONGEST_GAP = 2.0  # seconds between two tries, and for one try, while the server is down
+PATIENT = 30.0  # seconds after which one try may take longer, where those before it ran out of time
 GRACE = 1.0  # seconds for which a permanent error is put up with while other connections are open
 MOMENT = 0.25  # seconds by which a driver that keeps to its time may come back later
 
@@ -23,7 +24,8 @@ class Outage:
     """The back-off of one pool. Nothing here knows the lock: the ledger calls it under the pool's.
 
     While ``failures`` is 0 the server is up. ``asked`` says that somebody wanted a connection since the last
-    try began: without that the pool leaves the server alone (unless min_size has to be kept).
+    try began: without that the pool leaves the server alone (unless min_size has to be kept). ``hurried`` says that
+    the last try ran out of its short time.
     """
 
     def __init__(self, config: Config, jitter: Callable[[], float] = random.random) -> None:
@@ -38,8 +40,10 @@ class Outage:
         self.error_at = 0.0
         self.doubt = False  # a connection broke, and nothing has gone well since
         self.permanent = False
+        self.hurried = False
         self._grace = 0.0
         self._fell_at = 0.0  # when the first of them failed
+        self._patient_at = 0.0  # from when on a try may take longer
 
     @property
     def state(self) -> PoolState:
@@ -68,13 +72,24 @@ class Outage:
         together = self.failures > 0 and began <= self._fell_at
         if not self.failures:
             self.since = self._fell_at = now
+            self._patient_at = now + PATIENT
+        self.hurried = now - began >= LONGEST_GAP
         if not together:
             self.failures += 1
             pause = gap(self.failures, self._jitter()) if pause is None else pause
-            self.next_try = now if now - began >= LONGEST_GAP else now + pause
+            self.next_try = now if self.hurried else now + pause
         self.error, self.error_at, self.permanent = error, now, permanent
         self.told = describe(error)
         self._grace = 0.0 if alone else min(GRACE, self._fail_after)
+
+    def time_for_a_try(self, now: float, whole: float) -> float:
+        """How long one that begins now may take: not long, for who has no answer by then may get one by the next.
+        But a server that is back may be slow, since it has to be woken up, or a name server does not answer it. What is
+        always short would never reach it: now and then one has the whole time."""
+        if not self.hurried or now < self._patient_at:
+            return min(whole, LONGEST_GAP)
+        self.hurried, self._patient_at = False, now + PATIENT
+        return whole
 
     def served(self, now: float) -> None:
         """Somebody got a connection all the same (the server refuses new ones, those it has work): the
@@ -90,7 +105,7 @@ class Outage:
     def over(self) -> None:
         self.failures = 0
         self.error = None
-        self.asked = self.doubt = self.permanent = False
+        self.asked = self.doubt = self.permanent = self.hurried = False
 
     def hopeless_at(self) -> float:
         """From when on waiters are not kept waiting any longer."""

@@ -36,6 +36,7 @@ class Upkeep(Moves[T]):
         for entry in self.roster.overdue(self.now):
             self.roster.write_off(entry)
             self._free(entry, "hung")
+            self.outage.hurried = self.outage.hurried or entry.stage is Stage.CONNECTING  # it would not heed its time
             if entry.connection is not None:
                 self.outbox.append(Stuck(entry.connection))
         for entry in self.roster.lines_due(self.now):

@@ -465,3 +465,69 @@ def test_a_server_that_refuses_new_ones_but_serves_the_old_fails_nobody_who_is_s
     assert not waiting
     for lease in leases:
         lease.release()
+
+
+@pytest.mark.parametrize("heeds", [True, False], ids=["driver with a timeout", "driver without one"])
+@pytest.mark.parametrize("max_size", [1, 4])
+def test_a_server_that_comes_back_slow_is_reached_all_the_same(
+    clock: ManualClock, make: Make, max_size: int, heeds: bool
+) -> None:
+    """Its login takes longer than a try has while the server is down: a name server that does not answer it, a database
+    that has to be woken up. What it took before the outage it may take after it."""
+
+    class Slow(FakeFactory):
+        calls = 0
+
+        def connect(self, timeout: float) -> FakeConnection:
+            self.calls += 1
+            if self.calls == 1:
+                raise OSError("down")
+            clock.sleep(min(5.0, timeout) if heeds else 5.0)
+            if heeds and timeout < 5.0:
+                raise TimeoutError
+            return super().connect(timeout)
+
+    pool = make(factory=Slow(clock), max_size=max_size, fail_after=None, connect_timeout=10.0)
+    took, lease = timed(clock, pool.acquire, 60)
+    assert 30 < took < 40
+    lease.release()
+    assert pool.stats().state == "up"
+    clock.advance(10)
+
+
+@pytest.mark.parametrize("max_size", [1, 4])
+def test_a_try_is_short_but_for_one_in_half_a_minute(clock: ManualClock, make: Make, max_size: int) -> None:
+    """A firewall that swallows everything: when it ends, the next try finds that out, where another has room beside the
+    one that takes long."""
+    tries: list[tuple[float, float]] = []
+
+    class Silent(FakeFactory):
+        def connect(self, timeout: float) -> FakeConnection:
+            tries.append((clock.now(), timeout))
+            if len(tries) == 1:
+                raise OSError("down")
+            clock.sleep(timeout)
+            raise TimeoutError
+
+    pool = make(factory=Silent(clock), max_size=max_size, fail_after=None, connect_timeout=10.0)
+    outcome(pool.acquire, 110)
+    assert {timeout for _, timeout in tries[1:]} == {2.0, 10.0}
+    long = [began for began, timeout in tries[1:] if timeout > 2]
+    assert len(long) == 3
+    assert long[0] >= tries[0][0] + 30
+    assert all(after - before >= 30 for before, after in itertools.pairwise(long))
+    most = 10.3 if max_size == 1 else 2.3
+    assert all(after - before <= most for (before, _), (after, _) in itertools.pairwise(tries))
+
+
+def test_a_try_of_a_server_that_refuses_is_always_short(clock: ManualClock, make: Make) -> None:
+    times: list[float] = []
+
+    class Refusing(FakeFactory):
+        def connect(self, timeout: float) -> FakeConnection:
+            times.append(timeout)
+            raise ConnectionRefusedError
+
+    pool = make(factory=Refusing(clock), max_size=4, fail_after=None, connect_timeout=10.0)
+    outcome(pool.acquire, 110)
+    assert set(times[1:]) == {2.0}
