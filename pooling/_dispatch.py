@@ -17,7 +17,7 @@ from pooling._ledger.notice import Notice
 from pooling._ledger.queue import Waiter
 from pooling._log import PoolLog, write
 from pooling._runtime.fork import Flag
-from pooling._runtime.lock import Lock
+from pooling._runtime.lock import Lock, let_go, under
 from pooling._runtime.offer import offer
 from pooling._runtime.threads import Runtime
 from pooling._traces import forget_frames
@@ -66,8 +66,13 @@ class Dispatch(Generic[T]):
                 self._ledger.settle(self._now(), transition, *args)
             self._act(work=work)
         except BaseException as struck:
+            let_go(self._lock)
             forget_frames(struck)  # somebody's token, whom it was about to serve
             raise
+
+    def _settle(self, transition: Callable[..., object] | None = None, *args: Any) -> None:
+        """Under the lock: the time is looked up there, for no transition comes before an earlier one."""
+        self._ledger.settle(self._now(), transition, *args)
 
     def _pass_on(self) -> None:
         """Report that a connection lies idle for which somebody may wait."""
@@ -77,11 +82,15 @@ class Dispatch(Generic[T]):
             self._tell()
             return
         ledger = self._ledger
-        with self._lock:
-            now = self._now()
-            passed_on = ledger.pass_on(now)
-            if not passed_on:
-                ledger.settle(now)
+        try:
+            with self._lock:
+                now = self._now()
+                passed_on = ledger.pass_on(now)
+                if not passed_on:
+                    ledger.settle(now)
+        except BaseException:
+            let_go(self._lock)
+            raise
         if not passed_on or ledger.inbox:
             self._act()
 
@@ -146,11 +155,9 @@ class Dispatch(Generic[T]):
         An interrupt (Ctrl-C, a killed greenlet) of a connect or check was meant for this thread: it is raised.
         """
         felt: list[BaseException] = []
-        with self._lock:
-            self._ledger.begin(job, self._now())
+        under(self._lock, self._ledger.begin, job, self._now())
         report = self._hooks.perform(job, self._ledger, felt)
-        with self._lock:
-            self._ledger.settle(self._now(), *report)
+        under(self._lock, self._settle, *report)
         if felt:
             raise felt.pop()
 
@@ -181,6 +188,5 @@ class Dispatch(Generic[T]):
         """Let the ledger see the time; called by the reaper, which does nobody's I/O."""
         self._check_process()
         if not self._lock._is_owned():
-            with self._lock:
-                self._ledger.settle(self._now())
+            under(self._lock, self._settle)
             self._act(work=not self._inline)

@@ -14,6 +14,7 @@ from pooling._ledger.ledger import Fate, Ledger
 from pooling._ledger.queue import SERVED, WAITING, Turn, Waiter
 from pooling._ledger.roster import Roster
 from pooling._report import Moment
+from pooling._runtime.lock import let_go, under
 from pooling._traces import forget_frames
 from pooling.config import Config
 from pooling.errors import PoolError, PoolTimeout, QueueFull
@@ -63,6 +64,7 @@ class WaitingRoom(Dispatch[T]):
                 raise refusal()
             self._await_turn(waiter, ledger, again, first, args)
         except BaseException as struck:
+            let_go(self._lock)
             forget_frames(struck)
             # Interrupted, or refused: what was handed over in this very moment goes back.
             ledger = self._ledger  # another one where it has forked meanwhile
@@ -154,8 +156,7 @@ class WaitingRoom(Dispatch[T]):
 
     def _expire(self, waiter: Waiter[T]) -> None:
         """The waiter's time is over: raise PoolTimeout, unless it was served in the last moment."""
-        with self._lock:
-            then = self._give_up(waiter)
+        then = under(self._lock, self._give_up, waiter)
         self._act(work=not self._inline)  # inline the rest is for those who have time, or come next
         if then is not None:
             raise _report.timed_out(then, waiter)
@@ -166,8 +167,7 @@ class WaitingRoom(Dispatch[T]):
         return _report.moment(self._ledger, self._now()) if waiter.turn is Turn.LEFT else None
 
     def _starved(self, waiter: Waiter[T]) -> PoolTimeout:
-        with self._lock:
-            then = _report.moment(self._ledger, self._now(), stage="nested")
+        then = under(self._lock, lambda: _report.moment(self._ledger, self._now(), stage="nested"))
         return _report.timed_out(then, waiter)
 
     def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:

@@ -49,7 +49,7 @@ from pooling._ledger.phase import Phase
 from pooling._ledger.queue import WAITING
 from pooling._log import PoolLog
 from pooling._runtime.fork import PerProcess, flag, settled
-from pooling._runtime.lock import new_lock
+from pooling._runtime.lock import new_lock, under
 from pooling._runtime.threads import THREADS, Runtime
 from pooling._traces import forget_frames
 from pooling._waiting import SLICE, SLICE_INLINE
@@ -320,14 +320,12 @@ class Pool(Inspection[T]):
     def stats(self) -> PoolStats:
         """The pool's numbers at this moment."""
         self._check_process()
-        with self._lock:
-            return _report.snapshot(self._ledger, self._now())
+        return under(self._lock, lambda: _report.snapshot(self._ledger, self._now()))
 
     def holders(self) -> tuple[Holder, ...]:
         """Who holds the connections: thread, age, call site; longest first."""
         self._check_process()
-        with self._lock:
-            holds = _report.holds(self._ledger)
+        holds = under(self._lock, _report.holds, self._ledger)
         return named(holds, self._now(), thread_names())
 
     def waiters(self, most: int = 100) -> tuple[Waiting, ...]:
@@ -335,8 +333,7 @@ class Pool(Inspection[T]):
         served."""
         count("most", most, 0)
         self._check_process()
-        with self._lock:
-            first = _report.queue(self._ledger, most)
+        first = under(self._lock, _report.queue, self._ledger, most)
         return _report.waiting(first, self._now())
 
     @property

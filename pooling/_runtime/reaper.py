@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pooling._log import write
-from pooling._runtime.lock import new_lock
+from pooling._runtime.lock import new_lock, under
 from pooling._runtime.workers import await_end, begin, check_running
 
 _log = logging.getLogger("pooling")
@@ -85,11 +85,14 @@ class Reaper:
         """Let the thread end; the next alarm starts it again, or :meth:`resume`."""
         if sys.is_finalizing():
             return  # it has ended already, with the lock in its hands perhaps
-        with self._starting:
-            thread, self._thread = self._thread, None
+        thread = under(self._starting, self._dismiss)
         self.poke(None)
         if thread is not None:
             await_end(thread, time.monotonic() + patience)
+
+    def _dismiss(self) -> threading.Thread | None:
+        thread, self._thread = self._thread, None
+        return thread
 
     def resume(self) -> None:
         """Start the thread again if anything is going to be due. Raises RuntimeError where none can be started."""
@@ -112,13 +115,13 @@ class Reaper:
 
     def _start(self) -> None:
         check_running()  # before the lock: as in park()
-        with self._starting:
-            lost = self._thread is not None and not self._thread.is_alive()  # struck before its first line
-            if (self._thread is None or lost) and not self._starts:
-                self._start_thread()
+        under(self._starting, self._start_thread)
 
     def _start_thread(self) -> None:
         # A function of its own: CPython takes a "try" within a "with" for a place outside of both.
+        lost = self._thread is not None and not self._thread.is_alive()  # struck before its first line
+        if self._starts or not (self._thread is None or lost):
+            return
         try:
             self._starts, self.wakes_at = True, float("inf")
             thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
@@ -138,8 +141,7 @@ class Reaper:
         return living
 
     def _run(self) -> None:
-        with self._starting:  # until _thread is set. (Not a "pass": CPython takes that for a place outside, too.)
-            me = threading.current_thread()
+        me = under(self._starting, threading.current_thread)  # not before _thread is set
         try:
             self._live(me)
         finally:
@@ -185,11 +187,13 @@ class Reaper:
 
     def _end(self) -> bool:
         """Whether the thread may end: not if a pool has come while it made up its mind."""
-        with self._starting:
-            if self._living():
-                return False
-            self._thread = None
-            return True
+        return under(self._starting, self._end_if_alone)
+
+    def _end_if_alone(self) -> bool:
+        if self._living():
+            return False
+        self._thread = None
+        return True
 
     def _round(self) -> float | None:
         """Look at every pool that is due; when the next one is, or None with no pool left."""

@@ -6,14 +6,19 @@ import ast
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pooling
-from pooling._runtime.lock import EnteredCarefully, new_lock
+from pooling import Pool
+from pooling._runtime.lock import EnteredCarefully, let_go, new_lock, under
+from pooling._runtime.reaper import Reaper
+from pooling._runtime.threads import Threads
+from pooling.testing import FakeFactory
+from tests.core.helpers import outcome
 from tests.waiting import until
 
 STRIKES = 300
@@ -111,6 +116,95 @@ def test_no_strike_leaves_it_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         # Asked by this thread: another new one may go by the identity of the one that has ended.
         assert lock.acquire(blocking=False), f"left behind by strike {number}"
         lock.release()
+
+
+# -- for want of memory the call that leaves it is not made -------------------------------------------------
+
+
+class Starved(EnteredCarefully):
+    """The thread that has said so is starved as it leaves it for the n-th time from then on."""
+
+    starving: tuple[int, int] = 0, 0
+
+    def starve(self, times: int) -> None:
+        self.starving = threading.get_ident(), times
+
+    def __exit__(self, *details: object) -> None:
+        thread, times = self.starving
+        if thread == threading.get_ident():
+            self.starving = thread, times - 1
+            if times == 1:
+                raise MemoryError
+        super().__exit__(*details)
+
+
+def test_one_that_was_left_taken_is_let_go_of() -> None:
+    lock = Starved()
+    lock.starve(1)
+    assert type(outcome(under, lock, int)) is MemoryError
+    assert not lock._is_owned()
+
+
+def test_one_that_a_thread_had_before_stays_with_it() -> None:
+    lock = Starved()
+    with lock:
+        lock.starve(1)
+        assert type(outcome(under, lock, int)) is MemoryError
+        assert lock._is_owned()
+    let_go(lock)
+    assert not lock._is_owned()
+
+
+OPERATIONS: dict[str, Callable[[Any, Any], object]] = {
+    "acquire": lambda pool, lease: pool.acquire(timeout=0.01),
+    "release": lambda pool, lease: lease.release(),
+    "release with an error": lambda pool, lease: lease.__exit__(OSError, OSError(), None),
+    "discard": lambda pool, lease: lease.discard(),
+    "refresh": lambda pool, lease: lease.refresh(),
+    "clear": lambda pool, lease: pool.clear(),
+    "stats": lambda pool, lease: pool.stats(),
+    "holders": lambda pool, lease: pool.holders(),
+    "waiters": lambda pool, lease: pool.waiters(),
+    "look": lambda pool, lease: pool.look(),
+}
+
+
+@pytest.mark.parametrize("workers", ["threads", "inline"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_operation_of_a_pool_leaves_it_taken(operation: str, workers: Any) -> None:
+    """Nobody else ever got a connection, nor a PoolTimeout: they waited for the lock."""
+
+    class Starving(Threads):
+        def lock(self) -> Any:
+            return lock
+
+    for times in range(1, 5):
+        lock = Starved()
+        with Pool(FakeFactory(), runtime=Starving(), max_size=1, workers=workers, timeout=10.0) as pool:
+            lease = pool.acquire()
+            other = threading.Thread(target=lambda: pool.acquire().release(), daemon=True)
+            other.start()
+            until(lambda: pool.stats().waiting)
+            lock.starve(times)
+            struck = type(outcome(OPERATIONS[operation], pool, lease))
+            assert times > 1 or struck is MemoryError
+            lock.starve(0)
+            assert not lock._is_owned()
+            del lease
+            other.join(20)
+            assert not other.is_alive()
+
+
+@pytest.mark.parametrize("times", range(1, 4))
+def test_the_reapers_is_not_left_taken(times: int) -> None:
+    reaper = Reaper(at_rest=lambda: None)
+    reaper._starting = lock = Starved()
+    lock.starve(times)
+    for step in (lambda: reaper.alarm(0.0), lambda: reaper.park(5.0), reaper._end):
+        outcome(step)
+        assert not lock._is_owned()
+    lock.starve(0)
+    reaper.park(5.0)
 
 
 LOOPS = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp)
