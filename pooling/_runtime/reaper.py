@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pooling._log import write
 from pooling._runtime.lock import new_lock, under
-from pooling._runtime.workers import await_end, begin, check_running
+from pooling._runtime.workers import arrive, await_end, begin, check_running
 
 _log = logging.getLogger("pooling")
 
@@ -141,6 +141,7 @@ class Reaper:
         return living
 
     def _run(self) -> None:
+        arrive()
         me = under(self._starting, threading.current_thread)  # not before _thread is set
         try:
             self._live(me)

@@ -37,11 +37,35 @@ def await_end(thread: threading.Thread, until: float) -> None:
         time.sleep(_LOOK)
 
 
-class _Begun(threading.Event):
-    """What Thread.start() waits for, in time."""
+class _Begun:
+    """What Thread.start() waits for, in time, in the place of an event: that the new thread has come to where it is to
+    work, not that it is there. It may end between the two, for want of memory say, and what it was given would lie
+    there for ever. Nor can it end inside an event, whose lock would stay taken, and whoever starts it wait for that.
+    """
 
-    def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(BIRTH if timeout is None else timeout)
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._born = False
+        self.arrived = False
+
+    def arrive(self) -> None:
+        self.arrived = True
+        self._gate.release()
+
+    # -- what threading calls: the first two of them on the new thread -----------------------------------------
+
+    def set(self) -> None:
+        self._born = True
+
+    def is_set(self) -> bool:
+        return self._born
+
+    def wait(self) -> None:
+        self._gate.acquire(True, BIRTH)
+
+    def _at_fork_reinit(self) -> None:
+        """In a forked child, where nobody waits for it."""
 
 
 def check_running() -> None:
@@ -49,6 +73,11 @@ def check_running() -> None:
     and never runs, as none does that is there already."""
     if sys.is_finalizing():
         raise RuntimeError("no thread runs any more: the interpreter is ending")
+
+
+def arrive() -> None:
+    """The first thing that a thread does which was started by begin()."""
+    threading.current_thread()._started.arrive()  # type: ignore[attr-defined]  # as in begin()
 
 
 def begin(thread: threading.Thread) -> bool:
@@ -60,7 +89,7 @@ def begin(thread: threading.Thread) -> bool:
     check_running()
     begun = thread._started = _Begun()  # type: ignore[attr-defined]  # called so from Python 3.3 to 3.14 at least
     thread.start()
-    return begun.is_set()
+    return begun.arrived
 
 
 class Workers:
@@ -142,6 +171,7 @@ class _Worker:
 
     def _run(self) -> None:
         try:
+            arrive()
             self._work()
         finally:
             self._owner.gone(self)

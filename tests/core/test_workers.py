@@ -181,22 +181,55 @@ def test_a_thread_that_is_just_being_started_is_not_waited_for(workers: Workers)
     workers._all.discard(newborn)
 
 
-def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second each, in real time: what would be waited for does not come."""
-    bootstrap, stillborn = threading.Thread._bootstrap, []  # type: ignore[attr-defined]
+@pytest.mark.parametrize("where", ["_bootstrap", "_set_native_id", "run"])
+def test_a_thread_that_is_struck_before_it_begins_is_not_waited_for_for_ever(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One second each, in real time: what would be waited for does not come. One that was there already was given the
+    connect, which nobody did: the slot was lost for as long as threading kept the thread among those in limbo."""
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+    ordinary = getattr(threading.Thread, where)
+    stillborn: dict[str, threading.Thread] = {}
 
     def first(self: Any) -> None:
-        if self.name.startswith("pooling-") and self.name.partition("-")[2][:6] not in stillborn:
-            stillborn.append(self.name.partition("-")[2][:6])
-        else:
-            bootstrap(self)
+        kind = self.name.partition("-")[2][:6]
+        if self.name.startswith("pooling-") and kind not in stillborn:
+            stillborn[kind] = self
+            raise MemoryError
+        ordinary(self)
 
-    monkeypatch.setattr(threading.Thread, "_bootstrap", first)
+    monkeypatch.setattr(threading.Thread, where, first)
     with Pool(FakeFactory(), runtime=Threads(), max_size=1, idle_timeout=0.1) as pool:
         pool.acquire(timeout=10).release()
         pool.acquire(timeout=10).release()
         until(lambda: pool.stats().closed == {"idle": 1})
     assert sorted(stillborn) == ["reaper", "worker"]
+
+
+def test_a_thread_that_is_struck_as_it_says_that_it_is_there_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An event's lock stayed taken, and whoever had started the thread waited for that without a deadline."""
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+    ordinary = threading.Condition.__exit__
+
+    def leave(self: Any, *details: Any) -> None:
+        if threading.get_ident() not in threading._active:  # type: ignore[attr-defined]  # a newborn thread
+            raise MemoryError
+        ordinary(self, *details)
+
+    begin_to_use = threading.Event()
+    with Pool(FakeFactory(), runtime=Threads(), max_size=1) as pool:
+        user = threading.Thread(
+            target=lambda: begin_to_use.wait(20) and pool.acquire(timeout=10).release(), daemon=True
+        )
+        user.start()
+        monkeypatch.setattr(threading.Condition, "__exit__", leave)
+        begin_to_use.set()
+        user.join(20)
+        assert not user.is_alive()
 
 
 def test_where_no_thread_can_be_started_the_caller_does_the_io(monkeypatch: pytest.MonkeyPatch) -> None:
