@@ -124,7 +124,8 @@ class Tracked(AbstractConnection):
 
     def read_response(self, disable_decoding: bool = False, **kwargs: Any) -> Any:
         try:
-            response = super().read_response(disable_decoding, **kwargs)
+            # By its name: a class that stands in for the driver's may take nothing else.
+            response = super().read_response(disable_decoding=disable_decoding, **kwargs)
         except ResponseError as error:
             self._answered(kwargs)
             if is_demoted(error):  # it is of no use any more, and so are the others: see Factory.is_demoted
@@ -261,8 +262,10 @@ def awaits_login(connection: Any) -> bool:
 
 
 def socket_of(connection: Any) -> Any:
-    """None where there is none, or none that is seen: a class of the user's need not have the driver's attribute."""
-    return getattr(getattr(connection, "_conn", connection), "_sock", None)
+    """None where there is none, or none that is seen: a class of the user's need not have the driver's attribute, and a
+    fake of a test has there what is no socket, whose fileno() is a number of somebody else's."""
+    sock = getattr(getattr(connection, "_conn", connection), "_sock", None)
+    return sock if hasattr(sock, "settimeout") else None
 
 
 def is_open(connection: Any) -> bool:
@@ -289,11 +292,11 @@ def connect(connection: Any, timeout: float) -> None:
 def is_alive(connection: Any, *, chatty: bool = False) -> bool:
     """Whether it is open with nothing to read. What there is to read may be a session ticket of TLS, which the driver
     takes in. ``chatty``: the server may have something to say, and the user's driver will read it."""
-    sock = socket_of(connection)
-    if sock is None:
+    if getattr(getattr(connection, "_conn", connection), "_sock", None) is None:
         return False
+    sock = socket_of(connection)
     try:
-        if not _sockets.readable(sock.fileno()) and not getattr(sock, "pending", int)():
+        if sock is not None and not _sockets.readable(sock.fileno()) and not getattr(sock, "pending", int)():
             return True
         return chatty or not connection.can_read(timeout=0)
     except (RedisError, OSError, ValueError):
@@ -349,7 +352,7 @@ def forget_handler(connection: Any) -> None:
 
 def _apply(connection: Any, timeout: float | None) -> None:
     """Set the timeout of an open connection; the driver's own way has none for None."""
-    sock, parser = connection._sock, connection._parser
+    sock, parser = socket_of(connection), connection._parser
     if sock is None:
         return
     sock.settimeout(timeout)
