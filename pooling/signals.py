@@ -21,6 +21,7 @@ _log = logging.getLogger("pooling")
 AGAIN = 0.05  # seconds until a signal is sent again that the main thread has not noticed
 ECHO = 1.0  # seconds after its effect in which the same signal counts as that one
 ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # whose default action ends a process, of those that ask for it
+REAL_TIME = getattr(signal, "SIGRTMIN", signal.NSIG)  # from here on each ends one: systemd's way is SIGRTMIN + 3
 DRAIN = 20.0  # seconds: what waits for a process to end (a container's runtime, say) usually gives it 30 or less
 
 
@@ -154,7 +155,7 @@ class _Handlers:
         else:
             self.restore()
             signal.raise_signal(number)
-            if os.getpid() == 1 and _name(number) in ENDING:
+            if os.getpid() == 1 and (_name(number) in ENDING or number >= REAL_TIME):
                 # The first process of a container has no default actions: the kernel drops the signal, and the process
                 # would go on, with closed pools, until it is killed.
                 os._exit(128 + number)
@@ -169,4 +170,7 @@ def _send_to_main_thread(number: int) -> None:
 
 
 def _name(number: int) -> str:
-    return signal.Signals(number).name
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one: of those Python names the first and the last only
+        return f"signal {number}"

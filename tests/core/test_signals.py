@@ -27,6 +27,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals as POSIX has them")
 
 CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+REAL_TIME = getattr(signal, "SIGRTMIN", 34) + 3  # what systemd asks a container to end by; Python has no name for it
 LENIENT = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 
@@ -282,7 +283,9 @@ def test_the_default_action_is_the_systems(effects: Effects, manager: PoolManage
     until(lambda: signal.getsignal(signal.SIGURG) == signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [143]), (signal.SIGURG, [])])
+@pytest.mark.parametrize(
+    ("number", "codes"), [(signal.SIGTERM, [143]), (signal.SIGURG, []), (REAL_TIME, [128 + REAL_TIME])]
+)
 def test_the_first_process_of_a_container_has_no_default_action_and_ends_all_the_same(
     effects: Effects, manager: PoolManager, monkeypatch: pytest.MonkeyPatch, number: int, codes: list[int]
 ) -> None:
@@ -425,6 +428,12 @@ def test_the_first_process_of_a_container_ends_by_default_once_it_is_drained() -
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip  # one argument list
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "ready\nreleased\n")
+
+
+def test_by_default_it_ends_by_a_signal_without_a_name_when_the_time_is_over() -> None:
+    script = WAITS_FOR_EVER.format(timeout=f"0.5, signals=[{REAL_TIME}]", held=25)
+    code, _, _ = killed(script, REAL_TIME)
+    assert code == -REAL_TIME
 
 
 def test_by_default_it_ends_by_the_signal_when_the_time_is_over() -> None:
