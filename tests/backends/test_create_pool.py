@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from pooling.backends.postgres import PostgresFactory
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, RedisFactory
 from pooling.backends.sqlite import SqliteFactory
 from tests.backends.contract import run_python
+from tests.docs.pages import ROOT
 
 
 def test_nothing_is_opened_before_the_first_use(tmp_path: Path) -> None:
@@ -198,6 +200,28 @@ def test_a_driver_that_is_missing_or_too_old_is_told_with_the_extra_that_brings_
             print(error)
     """
     assert f"pip install 'pooling[{extra}]'" in run_python(script, missing, scheme)
+
+
+def test_a_urllib3_that_is_too_old_is_told_with_the_extra_that_brings_another() -> None:
+    script = """
+        import sys
+        from types import ModuleType
+        sys.modules["urllib3"] = old = ModuleType("urllib3")
+        old.__version__ = "1.26.20"
+        import pooling
+        try:
+            pooling.create_pool("http://localhost")
+        except ImportError as error:
+            print(error)
+    """
+    assert run_python(script) == "HTTP needs urllib3 2 or later, this is 1.26.20: pip install 'pooling[http]'\n"
+
+
+@pytest.mark.parametrize("extra", ["http", "requests"])
+def test_an_extra_brings_a_urllib3_that_is_new_enough(extra: str) -> None:
+    """requests would leave an older one where it is."""
+    (needs,) = re.findall(rf"^{extra} = \[(.*)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert '"urllib3>=2"' in needs
 
 
 def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

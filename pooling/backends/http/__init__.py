@@ -8,7 +8,7 @@ except ImportError as error:
     raise ImportError("HTTP needs urllib3: pip install 'pooling[http]'", name="urllib3") from error
 
 if _version.startswith("1."):
-    raise ImportError(f"HTTP needs urllib3 2 or later, this is {_version}", name="urllib3")
+    raise ImportError(f"HTTP needs urllib3 2 or later, this is {_version}: pip install 'pooling[http]'", name="urllib3")
 
 from urllib3.exceptions import EmptyPoolError
 
