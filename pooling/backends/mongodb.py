@@ -27,6 +27,9 @@ from pooling.pool import Pool
 
 try:
     import pymongo
+
+    if pymongo.version_tuple < (4, 6):  # which fails elsewhere, and says nothing of versions
+        raise ImportError(f"this is PyMongo {pymongo.version}")
     from pymongo import errors
     from pymongo.common import SERVER_SELECTION_TIMEOUT
     from pymongo.driver_info import DriverInfo
@@ -35,7 +38,7 @@ try:
     from pooling.backends import _mongo
     from pooling.backends._mongo import Sockets
 except ImportError as error:
-    raise ImportError("MongoDB needs PyMongo: pip install 'pooling[mongodb]'") from error
+    raise ImportError("MongoDB needs PyMongo 4.6 or later: pip install 'pooling[mongodb]'") from error
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession

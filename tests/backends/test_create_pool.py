@@ -217,6 +217,21 @@ def test_a_urllib3_that_is_too_old_is_told_with_the_extra_that_brings_another() 
     assert run_python(script) == "HTTP needs urllib3 2 or later, this is 1.26.20: pip install 'pooling[http]'\n"
 
 
+def test_a_pymongo_that_is_too_old_is_told_with_the_extra_that_brings_another() -> None:
+    script = """
+        import sys
+        import pymongo
+        pymongo.version, pymongo.version_tuple = "4.0.2", (4, 0, 2)
+        import pooling
+        try:
+            pooling.create_pool("mongodb://localhost")
+        except ImportError as error:
+            print(error, error.__cause__, sep="\\n")
+    """
+    told = "MongoDB needs PyMongo 4.6 or later: pip install 'pooling[mongodb]'\nthis is PyMongo 4.0.2\n"
+    assert run_python(script) == told
+
+
 @pytest.mark.parametrize("extra", ["http", "requests"])
 def test_an_extra_brings_a_urllib3_that_is_new_enough(extra: str) -> None:
     """requests would leave an older one where it is."""
