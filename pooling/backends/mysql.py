@@ -203,7 +203,7 @@ class MysqlFactory(Factory[Connection]):
         return (
             isinstance(error, wrong)
             or type(error).__name__ in ("SSLError", "SSLCertVerificationError")
-            or (isinstance(error, RuntimeError) and "'cryptography' package is required" in str(error))
+            or (isinstance(error, RuntimeError) and "package is required" in str(error))  # to authenticate
         )
 
     def is_retryable(self, error: BaseException) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pymysql
 import pytest
+from pymysql import _auth
 from pymysql.constants import CLIENT, FIELD_TYPE
 from pymysql.cursors import Cursor, SSCursor
 
@@ -535,6 +538,19 @@ class TestErrors:
         assert not factory.is_broken(error)
         assert not factory.is_permanent(error)
         assert not factory.is_retryable(error)
+
+    @pytest.mark.parametrize("package", ["cryptography", "nacl"])
+    def test_a_package_that_is_missing_to_authenticate_is_missing_for_good(
+        self, monkeypatch: pytest.MonkeyPatch, package: str
+    ) -> None:
+        monkeypatch.setattr(_auth, "_have_cryptography", False)
+        monkeypatch.setattr(_auth, "_nacl_bindings", None)
+        monkeypatch.setitem(sys.modules, "nacl", None)  # what makes an import fail
+        ask = _auth.sha2_rsa_encrypt if package == "cryptography" else _auth.ed25519_password
+        with pytest.raises(RuntimeError, match=f"{package}' package is required") as caught:
+            ask(*[b"secret"] * len(inspect.signature(ask).parameters))
+        assert MysqlFactory().is_permanent(caught.value)
+        assert not MysqlFactory().is_permanent(RuntimeError("can't start new thread"))
 
     def test_errors_without_a_number_are_known_by_their_words(self) -> None:
         assert MysqlFactory().is_broken(pymysql.InternalError("Packet sequence number wrong - got 1 expected 2"))
