@@ -324,18 +324,27 @@ def _option(name: str, text: str) -> dict[str, Any]:
     """The arguments that an option in the URL's query stands for."""
     if name == "ssl_mode":
         if text.upper() not in _SSL_MODES:
-            raise ValueError(f"ssl_mode in the MySQL URL must be one of {', '.join(_SSL_MODES)}")
+            raise ValueError(f"ssl_mode in the MySQL URL must be one of {', '.join(_SSL_MODES)}, not {text!r}")
         return dict(_SSL_MODES[text.upper()])
+    if name in _PLACES:
+        raise TypeError(
+            f"unknown option {name!r} in the MySQL URL: it stands before the '?', mysql://user:password@host:port/database"
+        )
     if name not in _QUERY:
         known = sorted((*_QUERY, "ssl_mode"))
         raise TypeError(f"unknown option {name!r} in the MySQL URL{nearest(name, known)} (known: {', '.join(known)})")
     try:
         return {name: _QUERY[name](text)}
     except (ValueError, KeyError):
-        raise ValueError(f"{name} in the MySQL URL cannot be {text!r}") from None
+        wanted = _WANTED.get(_QUERY[name], f"one of {', '.join(_SWITCH)}")
+        by_server = " or server" if name == "autocommit" else ""
+        raise ValueError(f"{name} in the MySQL URL must be {wanted}{by_server}, not {text!r}") from None
 
 
+# In the query of other programs' URLs.
+_PLACES = {"user", "username", "password", "passwd", "host", "port", "database", "db", "dbname"}
 _SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
+_WANTED: dict[Callable[[str], Any], str] = {float: "seconds", int: "a whole number"}
 _QUERY: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
         (

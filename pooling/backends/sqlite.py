@@ -421,10 +421,12 @@ def _parsed(name: str, text: str) -> Any:
     try:
         return _QUERY[name](text)
     except (ValueError, KeyError):
-        raise ValueError(f"{name} in the SQLite URL cannot be {text!r}") from None
+        wanted = _WANTED.get(_QUERY[name], f"one of {', '.join(_SWITCH)}")
+        raise ValueError(f"{name} in the SQLite URL must be {wanted}, not {text!r}") from None
 
 
 _SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
+_WANTED: dict[Callable[[str], Any], str] = {float: "seconds", int: "a whole number"}
 _QUERY: dict[str, Callable[[str], Any]] = {
     "timeout": float,
     "cached_statements": int,

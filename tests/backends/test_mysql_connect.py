@@ -307,7 +307,7 @@ class TestURL:
         [
             ("auto_commit=1", "unknown option 'auto_commit' in the MySQL URL, did you mean 'autocommit'"),
             ("ssl-mod=REQUIRED", "unknown option 'ssl_mod' in the MySQL URL, did you mean 'ssl_mode'"),
-            ("password=hidden", "unknown option 'password'"),
+            ("password=hidden", "unknown option 'password' in the MySQL URL: it stands before the '?'"),
         ],
     )
     def test_an_unknown_option_is_refused_with_the_nearest(self, query: str, told: str) -> None:
@@ -315,9 +315,18 @@ class TestURL:
             create_pool(f"mysql://db/shop?{query}")
         assert "hidden" not in str(caught.value)
 
-    @pytest.mark.parametrize("query", ["autocommit=maybe", "read_timeout=soon", "client_flag=", "ssl_mode=SAFE"])
-    def test_a_value_of_the_wrong_kind_is_refused(self, query: str) -> None:
-        with pytest.raises(ValueError, match=query.partition("=")[0]):
+    @pytest.mark.parametrize(
+        ("query", "told"),
+        [
+            ("autocommit=True", "one of 0, 1, false, .*, on or server, not 'True'"),
+            ("ssl_disabled=maybe", "one of 0, 1, false, .*, on, not 'maybe'"),
+            ("read_timeout=soon", "seconds, not 'soon'"),
+            ("client_flag=", "a whole number, not ''"),
+            ("ssl_mode=SAFE", "one of DISABLED, .*, VERIFY_IDENTITY, not 'SAFE'"),
+        ],
+    )
+    def test_a_value_of_the_wrong_kind_is_refused_with_those_there_are(self, query: str, told: str) -> None:
+        with pytest.raises(ValueError, match=f"{query.partition('=')[0]} in the MySQL URL must be {told}"):
             create_pool(f"mysql://db/shop?{query}")
 
     def test_a_missing_driver_is_told_with_the_extra_that_brings_it(self) -> None:

@@ -169,8 +169,9 @@ def test_a_uri_of_sqlites_own_gets_the_rest_of_the_query(url: str, tmp_path: Pat
     ("url", "kind", "message"),
     [
         ("sqlite:///x.db?timout=1", TypeError, "unknown option 'timout' in the SQLite URL, did you mean 'timeout'"),
-        ("sqlite:///x.db?timeout=soon", ValueError, "timeout in the SQLite URL cannot be 'soon'"),
-        ("sqlite:///x.db?wal=maybe", ValueError, "wal in the SQLite URL cannot be 'maybe'"),
+        ("sqlite:///x.db?timeout=soon", ValueError, "timeout in the SQLite URL must be seconds, not 'soon'"),
+        ("sqlite:///x.db?cached_statements=x", ValueError, "in the SQLite URL must be a whole number, not 'x'"),
+        ("sqlite:///x.db?wal=True", ValueError, "wal in the SQLite URL must be one of 0, 1, false, .*, on, not 'True'"),
         ("sqlite://host/x.db", ValueError, "an SQLite URL has no host"),
         ("sqlite://x.db", ValueError, "an SQLite URL has no host"),
     ],
