@@ -656,9 +656,16 @@ class TestErrors:
         with pytest.raises(ValueError, match="the value of socket_timeout in the Redis URL cannot be read"):
             create_pool("redis://db.example/0?socket_timeout=2s")
 
-    def test_an_unknown_argument_in_the_url_is_refused(self) -> None:
-        with pytest.raises(TypeError, match="nothing"):
-            create_pool("redis://db.example/0?nothing=1")
+    @pytest.mark.parametrize(
+        ("query", "told"),
+        [
+            ("nothing=1", "unknown argument 'nothing'$"),
+            ("socket_timout=1", "unknown argument 'socket_timout', did you mean 'socket_timeout'"),
+        ],
+    )
+    def test_an_unknown_argument_in_the_url_is_refused_with_the_nearest(self, query: str, told: str) -> None:
+        with pytest.raises(TypeError, match=told):
+            create_pool(f"redis://db.example/0?{query}")
 
     def test_a_factory_tells_no_secret(self) -> None:
         factory = RedisFactory("redis://anna:hidden@db.example:6380/2")

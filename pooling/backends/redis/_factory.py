@@ -74,7 +74,10 @@ class RedisFactory(Factory[Any]):
         kind = args.pop("connection_class", Connection)
         if isinstance(kind, type) and issubclass(kind, AbstractConnection):
             args = {**self._defaults, **args}
-        return _connection.tracked(kind)(**args), args
+        try:
+            return _connection.tracked(kind)(**args), args
+        except TypeError as error:
+            raise _errors.explained(error, kind, ()) from None
 
     def view(self, connection: Any) -> Any:
         client = redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it
