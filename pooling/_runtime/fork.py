@@ -90,8 +90,8 @@ def keep_inherited(*things: object) -> None:
         import ctypes  # 5 ms, once, and in a child that has inherited connections alone
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_inherited))
-    except (ImportError, AttributeError):
-        pass  # no CPython, or one without it
+    except (ImportError, AttributeError, OSError):
+        pass  # no CPython, or one without it; or no descriptor is left to read it by
 
 
 def once_back(call: Callable[[], object]) -> bool:
@@ -106,7 +106,7 @@ def once_back(call: Callable[[], object]) -> bool:
         import ctypes  # 5 ms, and only a process that forks beside a pool needs it
 
         ask = ctypes.pythonapi.Py_AddPendingCall
-    except (ImportError, AttributeError):  # no CPython, or one without it
+    except (ImportError, AttributeError, OSError):  # as in keep_inherited()
         return False
 
     def answer(_: object) -> int:

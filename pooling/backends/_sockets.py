@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import select
 import socket
@@ -34,7 +35,13 @@ def wait_readable(fd: int, seconds: float) -> bool:
 def shut_down(fd: int) -> None:
     """End both directions, so that whoever is blocked on the socket fails; the descriptor stays valid."""
     try:
-        twin = os.dup(fd)
+        try:
+            twin = os.dup(fd)
+        except OSError as error:
+            if error.errno not in _NONE_LEFT:
+                raise
+            _shut_down_itself(fd)
+            return
         try:
             copy = socket.socket(fileno=twin)
         except OSError:
@@ -46,6 +53,18 @@ def shut_down(fd: int) -> None:
         pass  # it is closed already, or a pipe
 
 
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE)  # no descriptor
+
+
+def _shut_down_itself(fd: int) -> None:
+    """Without a twin, which whatever strikes here may close."""
+    borrowed = socket.socket(fileno=fd)
+    try:
+        borrowed.shutdown(socket.SHUT_RDWR)
+    finally:
+        borrowed.detach()
+
+
 def let_go(fd: int) -> bool:
     """In a forked child: point the descriptor at nothing. The parent's socket is not touched, and the number
     stays taken, so that a late destructor of the driver cannot hit somebody else's descriptor.
@@ -55,11 +74,18 @@ def let_go(fd: int) -> bool:
     """
     if fd in _inherited and _target(fd) != _inherited[fd]:
         return False
-    nothing = os.open(os.devnull, os.O_RDWR)
     try:
-        os.dup2(nothing, fd, inheritable=False)
-    finally:
-        os.close(nothing)
+        nothing = os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        if error.errno not in _NONE_LEFT:
+            raise
+        os.close(fd)
+        nothing = os.open(os.devnull, os.O_RDWR)  # there is this one number for it
+    if nothing != fd:
+        try:
+            os.dup2(nothing, fd, inheritable=False)
+        finally:
+            os.close(nothing)
     return True
 
 

@@ -132,6 +132,73 @@ def test_to_shut_down_what_is_no_socket_does_nothing_and_leaves_no_descriptor(mo
         assert end.read(1) == b"x"
 
 
+NO_DESCRIPTOR_LEFT = """
+    import os, resource, socket
+    from pooling._runtime.fork import keep_inherited, once_back
+    from pooling.backends import _sockets
+
+    reading, writing = os.pipe()
+    ours, theirs = socket.socketpair()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            os.dup(reading)
+    except OSError:
+        pass
+"""
+
+
+def test_where_no_descriptor_is_left_who_is_blocked_on_a_socket_is_interrupted_all_the_same() -> None:
+    """A lease's discard(), and the pool itself, left the driver's call where it was."""
+    run_python(
+        NO_DESCRIPTOR_LEFT
+        + """
+    _sockets.shut_down(ours.fileno())
+    assert theirs.recv(1) == b""
+    ours.getsockname()  # it is not closed
+    _sockets.shut_down(reading)  # what is no socket
+    os.write(writing, b"x")
+    assert os.read(reading, 1) == b"x"
+    ours.close()
+    theirs.close()
+    """
+    )
+
+
+def test_where_no_descriptor_is_left_a_child_lets_go_of_what_it_has_inherited() -> None:
+    """Each of its parent's connections was an error in the log instead, and led to the server for as long as the child
+    lived."""
+    run_python(
+        NO_DESCRIPTOR_LEFT
+        + """
+    number = ours.fileno()
+    assert _sockets.let_go(number)
+    assert os.stat(os.devnull).st_rdev == os.fstat(number).st_rdev and not os.get_inheritable(number)
+    assert theirs.recv(1) == b""
+    keep_inherited(reading)
+    assert not once_back(print)
+    ours.close()
+    theirs.close()
+    """
+    )
+
+
+def test_where_nothing_can_be_opened_an_inherited_number_is_not_given_up(
+    plain: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else might get it, and the driver close that."""
+    monkeypatch.setattr(os, "devnull", "/there/is/no/such/file")
+    with pytest.raises(FileNotFoundError):
+        _sockets.let_go(plain[0].fileno())
+    assert _sockets.looks_open(plain[0])
+
+
+def test_what_is_closed_already_cannot_be_shut_down(plain: tuple[socket.socket, socket.socket]) -> None:
+    number = plain[0].fileno()
+    plain[0].close()
+    _sockets.shut_down(number)
+
+
 def test_what_looking_a_name_up_imports_is_there_before_anybody_forks() -> None:
     """A child that was forked while its parent's first connect was under way hung in its own, and in every other."""
     run_python(
