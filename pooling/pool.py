@@ -279,8 +279,8 @@ class Pool(Inspection[T]):
     def resume(self) -> None:
         """End a suspend(). Does nothing to a pool that is draining or closed."""
         self._check_process()
-        if self._ledger.phase is Phase.SUSPENDED:
-            self._tell(self._ledger.enter, Phase.RUNNING)
+        # Not asked here whether it is: of a suspend() that has struck inside the lock the ledger is still to hear.
+        self._tell(self._ledger.enter, Phase.RUNNING)
 
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Take no new acquires (PoolClosed), wait for the leases that are out, then close. True if all came back

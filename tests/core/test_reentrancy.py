@@ -314,6 +314,17 @@ def test_a_use_that_began_after_the_transition_that_takes_in_its_end_took_no_tim
     assert (use.count, use.percentile(100)) == (3, 0.0)
 
 
+def test_a_resume_after_a_suspend_that_has_struck_inside_the_lock_ends_it(clock: ManualClock, make: Make) -> None:
+    """The ledger had not heard of the suspend() yet, so the resume() did nothing, and the pool stayed suspended."""
+    pool = make()
+    Inside(pool).strike(lambda: (pool.suspend(), pool.resume()))
+    pool.acquire().release()
+    clock.advance(0)
+    assert pool.stats().state == "up"
+    with pool.acquire(timeout=0):
+        pass
+
+
 class Cycle:
     """Garbage that gives its lease back when it is collected: its weak references are told before it does."""
 
