@@ -112,8 +112,7 @@ class Ledger(Settling[T]):
         entry = token.entry
         if not entry.owned_by(token):
             return  # it was reported as lost, and is being closed as that
-        self._used(entry)
-        self._emit("release", entry, duration=self.now - entry.since, reason=fate.value)
+        self._emit("release", entry, duration=self._used(entry), reason=fate.value)
         if fate is Fate.DEMOTED:
             if entry.epoch >= self.roster.cleared:
                 self._heed_demotion()
@@ -162,8 +161,7 @@ class Ledger(Settling[T]):
         if not entry.owned_by(token):
             waiter.fail(PoolError("the lease was lost before: whoever had it was collected as garbage"))
             return
-        self._used(entry)
-        self._emit("release", entry, duration=self.now - entry.since, reason=Fate.DISCARDED.value)
+        self._emit("release", entry, duration=self._used(entry), reason=Fate.DISCARDED.value)
         if self.phase is Phase.CLOSED:
             waiter.fail(self._closed())
         else:

@@ -268,14 +268,17 @@ class Moves(Generic[T]):
         else:
             self.roster.doom(token, entry.reason or "dropped")
 
-    def _used(self, entry: Entry[T]) -> None:
-        """A lease has ended: this is what counts it. It may have begun after the transition that takes its end in: in a
-        destructor or signal handler that has struck there, or on the plain path, to be lost at once."""
-        self.tally.uses.samples.append(max(self.now - entry.since, 0.0))
+    def _used(self, entry: Entry[T]) -> float:
+        """A lease has ended: this is what counts it; returns how long it was used. It may have begun after the
+        transition that takes its end in: in a destructor or signal handler that has struck there, or on the plain path,
+        to be lost at once."""
+        used = max(self.now - entry.since, 0.0)
+        self.tally.uses.samples.append(used)
+        return used
 
     def _leaked(self, entry: Entry[T], what: str, reason: CloseReason | None = None) -> None:
         self.tally.leaks += 1
-        self._emit("leak", entry, duration=self.now - entry.since, reason=reason)
+        self._emit("leak", entry, duration=max(self.now - entry.since, 0.0), reason=reason)
         self.outbox.append(Notice(what, (entry.hold(),), self.now))
 
     def _retire_all(self) -> None:

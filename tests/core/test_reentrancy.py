@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, PoolError
+from pooling import Pool, PoolError, PoolEvent
 from pooling._runtime.bell import Bell
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
@@ -295,23 +295,31 @@ def test_a_signal_handler_that_serves_its_own_threads_wait_does_not_block_it(mon
 def test_a_use_that_began_after_the_transition_that_takes_in_its_end_took_no_time(
     clock: ManualClock, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A negative time would be the longest of all for the histogram."""
-    pool = make(max_size=2)
-    idle, other = pool.acquire(), pool.acquire()
+    """A negative time would be the longest of all for the histogram. A listener was told of one."""
+    pool = make(max_size=3)
+    idle, more, other = pool.acquire(), pool.acquire(), pool.acquire()
     idle.release()
+    more.release()
+    heard: list[PoolEvent] = []
 
     def handler() -> None:
         monkeypatch.setattr(pool, "_now", lambda: clock.now() + 0.5)
+        pool.subscribe(heard.append)
         lease = pool.acquire()
         lease.connection.dirty = True
         lease.release()
+        pool.acquire()  # and lost
         monkeypatch.undo()
 
     Inside(pool).strike(handler)
     other.discard()
     clock.advance(0)
     use = pool.stats().use
-    assert (use.count, use.percentile(100)) == (3, 0.0)
+    assert (use.count, use.percentile(100)) == (5, 0.0)
+    assert {event.kind: event.duration for event in heard if event.kind in ("release", "leak")} == {
+        "release": 0.0,
+        "leak": 0.0,
+    }
 
 
 def test_a_resume_after_a_suspend_that_has_struck_inside_the_lock_ends_it(clock: ManualClock, make: Make) -> None:

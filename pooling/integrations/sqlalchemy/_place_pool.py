@@ -71,9 +71,8 @@ class PlaceLedger(Ledger[Place]):
             entry.stage = Stage.OPEN if place_of(entry).live else Stage.CONNECTING  # what went wrong
             self._fault(entry, error)
         if entry.thread:
-            self._used(entry)
             how = "clean" if reason == "surplus" else "discarded"  # the words of every pool
-            self._emit("release", entry, duration=self.now - entry.since, reason=how)
+            self._emit("release", entry, duration=self._used(entry), reason=how)
             entry.thread = 0
         self._free(entry, reason if place_of(entry).live else None)
 
