@@ -35,6 +35,7 @@ GROUP = "pooling.backends"
 """The entry-point group: ``name`` is the scheme, the object ``create(url, connect_args=None, **options)``."""
 _SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(\+[a-z0-9_.-]+)?://", re.IGNORECASE)
 _WITHOUT_SLASHES = re.compile(r"([a-z][a-z0-9.-]*)(?:\+[a-z0-9_.-]+)?:(/?)(?!/)", re.IGNORECASE)
+_QUOTED = re.compile(r"""([\s"']+)[a-z][a-z0-9.+_-]*://""", re.IGNORECASE)
 _FILE = re.compile(r"[\w./-]+\.(?:db|db3|sqlite|sqlite3)")
 _QUERY = re.compile(r"\?[^@=]*=")  # without an "@" in the first name: what looks like a query may be in a password
 # What ends user and password for the reader of such a URL, also before an "@". The others refuse it by themselves.
@@ -78,6 +79,10 @@ def _no_url(text: str) -> str:
         return f"url must look like 'sqlite:///shop.db': {text!r} has no scheme, write 'sqlite:///{text}'"
     if text == ":memory:":
         return "url must look like 'sqlite:///shop.db': for a database in memory write 'sqlite://'"
+    if not text or text.isspace():
+        return "url must look like 'postgresql://user@host/db' or 'sqlite:///shop.db': it is empty"
+    if quoted := _QUOTED.match(text):  # as a file of variables has it whose reader keeps the quotes, Docker's for one
+        return f"url must look like 'postgresql://user@host/db': it has {quoted[1]!r} before its scheme"
     begun = _WITHOUT_SLASHES.match(text)
     scheme = begun[1].lower() if begun else ""
     if begun is None or scheme not in schemes():

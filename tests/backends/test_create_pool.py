@@ -45,7 +45,13 @@ def test_an_unknown_scheme_is_told_with_the_nearest_and_with_the_list() -> None:
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["host=db password=hidden", "anna:hidden@db/shop", "://hidden", "", "a hidden://b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host=db password=hidden", "anna:hidden@db/shop", "://hidden", "", "a hidden://b",
+        "'postgresql://anna:hidden@db/shop'", " hidden@x postgresql://db",
+    ],
+)  # fmt: skip  # a list
 def test_what_is_no_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ValueError, match="must look like") as caught:
         pooling.create_pool(url)
@@ -63,6 +69,10 @@ def test_what_is_no_url_is_refused_and_not_repeated(url: str) -> None:
         ("sqlite:my shop", "write 'sqlite:///shop.db'"),
         ("postgres:localhost/x", "like 'postgres://host': it has no '//' after 'postgres:'"),
         ("Redis:/localhost", "like 'redis://host'"),
+        ("", "it is empty"),
+        (" \n", "it is empty"),
+        ('"postgresql+psycopg://db/shop"', """it has '"' before its scheme"""),
+        (" '\tredis://localhost", "before its scheme"),
         ("localhost:5432/x", "'postgresql://user@host/db' or 'sqlite:///shop.db': it has no scheme"),
     ],
 )
