@@ -154,6 +154,10 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _made(config: Mapping[str, Any]) -> PoolManager:
+    for key in ("POOLING_OPTIONS", "POOLING_POOLS"):
+        if not isinstance(config[key] or {}, Mapping):  # of the environment, where Flask keeps as text what is no JSON
+            kind = type(config[key]).__name__  # and no more: there may be a URL in it
+            raise TypeError(f"{key} must be a dict (in the environment: as JSON) or None, not {kind}")
     described = dict(config["POOLING_POOLS"] or {})
     if config["POOLING_URL"] is not None:
         described[SOLE] = {**(config["POOLING_OPTIONS"] or {}), "url": config["POOLING_URL"]}

@@ -395,6 +395,11 @@ def test_the_pools_are_closed_where_that_is_asked_for_whoever_has_made_them(site
     ("config", "message"),
     [
         ({}, "no pool is configured: set POOLING_URL"),
+        (
+            {"POOLING_URL": "sqlite://", "POOLING_OPTIONS": "{max_size: 8}"},
+            "POOLING_OPTIONS must be a dict .*, not str",
+        ),
+        ({"POOLING_POOLS": ["sqlite://"]}, "POOLING_POOLS must be a dict .* or None, not list"),
         ({"POOLING_URL": "gopher://host"}, "unknown URL scheme 'gopher'"),
         ({"POOLING_URL": "sqlite://", "POOLING_OPTIONS": {"max_sise": 1}}, "did you mean 'max_size'"),
         ({"POOLING_POOLS": {"log": {"max_size": 1}}}, "pool 'log': give either url or url_env"),
