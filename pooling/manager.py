@@ -110,7 +110,8 @@ class PoolManager(Mapping[str, Pool[Any]]):
 
     def __getitem__(self, name: str) -> Pool[Any]:
         """The pool of that name. Raises KeyError where there is none, PoolClosed where it would have to be made after
-        :meth:`close`, ImportError where its driver is missing."""
+        :meth:`close`, ImportError where its driver is missing, ValueError or TypeError where that cannot read the URL
+        or ``url_env`` names a variable that is not set."""
         pool = self._pools.get(name)
         return self._make(name) if pool is None else pool
 
