@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -63,8 +63,9 @@ class MysqlFactory(Factory[Connection]):
     """Connections to MySQL or MariaDB, given as ``mysql://user:password@host:port/database?option=value``.
 
     ``connect_args`` goes to :class:`pymysql.connections.Connection`; a ``connect_timeout`` there or in the URL counts
-    where it is shorter than the pool's. ``tcp_keepalive`` is the pool's own: the seconds of silence after which the
-    kernel probes the other side, 0 for never; PyMySQL leaves it at the system's two hours.
+    where it is shorter than the pool's. ``ssl_mode`` is that of MySQL's own clients. ``tcp_keepalive`` is the pool's
+    own: the seconds of silence after which the kernel probes the other side, 0 for never; PyMySQL leaves it at the
+    system's two hours.
 
     Raises ValueError for a URL that cannot be read, TypeError for an unknown option in it.
     """
@@ -81,7 +82,7 @@ class MysqlFactory(Factory[Connection]):
 
     def connect(self, timeout: float) -> Connection:
         given = asked(self._connect_args, self)
-        args = {**self._args, **{_ALIASES.get(name, name): value for name, value in given.items()}}
+        args = with_ssl_mode({**self._args, **{_ALIASES.get(name, name): value for name, value in given.items()}})
         delay = args.pop("tcp_keepalive", None)
         args["connect_timeout"] = min(timeout, args.get("connect_timeout") or timeout, _MOST)
         args["password"] = _encoded(args.get("password"))
@@ -199,7 +200,7 @@ class MysqlFactory(Factory[Connection]):
             untrusted = type(cause).__name__ == "SSLCertVerificationError"
             return untrusted or isinstance(error, pymysql.ProgrammingError) or _code(error) in _PERMANENT
         # The arguments (PyMySQL meets an unknown charset with an AttributeError), or a file of certificates.
-        wrong = (TypeError, ValueError, AttributeError, FileNotFoundError, PermissionError)
+        wrong = (TypeError, ValueError, AttributeError, FileNotFoundError, PermissionError, NotImplementedError)
         return (
             isinstance(error, wrong)
             or type(error).__name__ in ("SSLError", "SSLCertVerificationError")
@@ -272,6 +273,34 @@ def _made(args: dict[str, Any]) -> _Connection:
     return _Connection(**{**args, "password": password.encode()})
 
 
+def with_ssl_mode(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for PyMySQL, which does not know the ``ssl_mode`` of MySQL's own clients and of mysqlclient. Raises
+    ValueError for one that does not exist."""
+    given = dict(args)
+    mode = given.pop("ssl_mode", None)
+    if mode is None:
+        return given
+    mode, tls = _ssl_mode("ssl_mode", mode), given.get("ssl")
+    given["ssl_disabled"] = mode == "DISABLED"
+    if not tls:
+        given.update(_SSL_MODES[mode])
+    elif isinstance(tls, Mapping) and mode.startswith("VERIFY"):  # PyMySQL would drop it for arguments of its own
+        given["ssl"] = {**tls, "verify_mode": True, "check_hostname": mode == "VERIFY_IDENTITY"}
+    elif isinstance(tls, Mapping):
+        given["ssl"] = {
+            "check_hostname": False,
+            **tls,
+        }  # a ca beside REQUIRED has the certificate verified, not the name
+    return given
+
+
+def _ssl_mode(what: str, mode: Any) -> str:
+    name = str(mode).upper()
+    if name not in _SSL_MODES:
+        raise ValueError(f"{what} must be one of {', '.join(_SSL_MODES)}, not {mode!r}")
+    return name
+
+
 def _encoded(password: Any) -> Any:
     """PyMySQL encodes by Latin-1 and shows, in its error, the password for which that fails."""
     if isinstance(password, str) and any(character > "\xff" for character in password):
@@ -323,9 +352,7 @@ def _unreadable() -> ValueError:
 def _option(name: str, text: str) -> dict[str, Any]:
     """The arguments that an option in the URL's query stands for."""
     if name == "ssl_mode":
-        if text.upper() not in _SSL_MODES:
-            raise ValueError(f"ssl_mode in the MySQL URL must be one of {', '.join(_SSL_MODES)}, not {text!r}")
-        return dict(_SSL_MODES[text.upper()])
+        return dict(_SSL_MODES[_ssl_mode("ssl_mode in the MySQL URL", text)])
     if name in _PLACES:
         raise TypeError(
             f"unknown option {name!r} in the MySQL URL: it stands before the '?', mysql://user:password@host:port/database"

@@ -234,6 +234,53 @@ class TestTLS:
             assert (connection._sock.context.verify_mode == ssl.CERT_REQUIRED) is verified
         factory.close(connection)
 
+    @pytest.mark.parametrize(
+        ("mode", "beside", "host", "outcome"),
+        [
+            ("DISABLED", {}, "127.0.0.1", "plain"), ("PREFERRED", {}, "127.0.0.1", "unverified"),
+            ("REQUIRED", {}, "127.0.0.1", "unverified"), ("required", {"ca": ...}, "127.1", "verified"),
+            ("REQUIRED", {"cipher": "ALL"}, "127.1", "unverified"),
+            ("VERIFY_CA", {"ca": ...}, "127.1", "verified"), ("VERIFY_CA", {}, "127.0.0.1", "refused"),
+            ("VERIFY_IDENTITY", {"ca": ...}, "127.0.0.1", "verified"),
+            ("VERIFY_IDENTITY", {"ca": ...}, "127.1", "refused"),
+        ],
+    )  # fmt: skip  # a table; 127.1 is the same place by a name that is not in the certificate
+    def test_so_they_are_among_the_arguments_where_they_count_more_than_the_url(
+        self, secure: MySQL, mode: str, beside: dict[str, Any], host: str, outcome: str
+    ) -> None:
+        """As mysqlclient has them, and Django's settings with it."""
+        assert secure.server.certificates is not None
+        beside = {
+            name: str(secure.server.certificates.authority) if given is ... else given for name, given in beside.items()
+        }
+        other = "REQUIRED" if mode == "DISABLED" else "DISABLED"
+        url = f"{secure.url.partition('?')[0]}?ssl_mode={other}".replace("127.0.0.1", host)
+        factory = MysqlFactory(url, {"ssl_mode": mode, "ssl": beside})
+        if outcome == "refused":
+            with pytest.raises(pymysql.OperationalError, match="certificate verify failed"):
+                factory.connect(5.0)
+            return
+        connection: Any = factory.connect(5.0)
+        if outcome == "plain":
+            assert not isinstance(connection._sock, ssl.SSLSocket)
+        else:
+            assert (connection._sock.context.verify_mode == ssl.CERT_REQUIRED) is (outcome == "verified")
+        factory.close(connection)
+
+    def test_a_context_of_the_users_own_is_left_alone(self, secure: MySQL) -> None:
+        assert secure.server.certificates is not None
+        context = ssl.create_default_context(cafile=str(secure.server.certificates.authority))
+        factory = MysqlFactory(secure.url.partition("?")[0], {"ssl_mode": "VERIFY_CA", "ssl": context})
+        connection: Any = factory.connect(5.0)
+        assert connection._sock.context is context
+        factory.close(connection)
+
+    @pytest.mark.parametrize("wrong", [{"ssl_mode": "SAFE"}, {"ssl_mode": ["REQUIRED"]}, {"compress": True}])
+    def test_arguments_that_cannot_be_are_permanent(self, backend: MySQL, wrong: dict[str, Any]) -> None:
+        with create_pool(backend.url, wrong) as pool, pytest.raises(ConnectError, match=next(iter(wrong))):
+            pool.acquire(10.0)
+        assert pool.stats().errors_by["connect"] == 1
+
     def test_a_certificate_that_is_not_trusted_is_permanent(self, secure: MySQL) -> None:
         url = f"{secure.url.partition('?')[0]}?ssl_mode=VERIFY_CA"
         with create_pool(url) as pool, pytest.raises(ConnectError, match="certificate verify failed"):

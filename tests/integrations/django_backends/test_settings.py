@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import django
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.test import override_settings
 
 from pooling.integrations.django import pools
 from tests.integrations.django_backends.asking import ISOLATION, ask, isolation, items, pool
+from tests.servers import MariaDB
+from tests.servers.mariadb import DATABASE, PASSWORD, USER
 from tests.waiting import until
 
 # -- set-up -------------------------------------------------------------------------------------------
@@ -43,6 +46,31 @@ def test_the_role_is_assumed_by_each_new_connection(changed: Any) -> None:
     wrong = changed("postgresql", OPTIONS={"assume_role": "nobody at all"})
     with pytest.raises(Exception, match="does not exist"):
         wrong.ensure_connection()
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[MariaDB]:
+    with MariaDB(external=False, tls=True) as server:
+        yield server
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize(("mode", "encrypted"), [("DISABLED", False), ("REQUIRED", True), ("VERIFY_IDENTITY", True)])
+def test_the_ssl_mode_of_mysqlclient_is_understood(
+    tls_server: MariaDB, changed: Any, pooled: bool, mode: str, encrypted: bool
+) -> None:
+    assert tls_server.certificates is not None
+    options = {"pooling": None if pooled else False, "ssl_mode": mode}
+    place = {"HOST": tls_server.host, "PORT": tls_server.port, "NAME": DATABASE, "USER": USER, "PASSWORD": PASSWORD}
+    if mode == "VERIFY_IDENTITY":
+        untrusted = changed("mysql", **place, OPTIONS=dict(options))
+        with pytest.raises(OperationalError, match="certificate verify failed"):
+            untrusted.ensure_connection()
+        options["ssl"] = {"ca": str(tls_server.certificates.authority)}
+    connection = changed("mysql", **place, OPTIONS=options)
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+        assert bool(cursor.fetchone()[1]) is encrypted
 
 
 def test_a_time_zone_that_somebody_has_changed_is_put_right() -> None:

@@ -12,7 +12,8 @@ from django.db.backends.utils import typecast_time
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
-from pooling.backends.mysql import MysqlFactory
+from pooling.backends._mysql_connection import Connection
+from pooling.backends.mysql import MysqlFactory, with_ssl_mode
 from pooling.integrations.django._creation import ClosesPools
 from pooling.integrations.django._wrapper import Pooled
 
@@ -67,7 +68,9 @@ class DatabaseWrapper(Pooled, base.DatabaseWrapper):
         return {**super().get_connection_params(), "conv": {**conversions, FIELD_TYPE.TIME: typecast_time}}
 
     def open(self, conn_params: dict[str, Any]) -> Any:
-        return pymysql.connect(**conn_params)
+        # Ours verifies the name by the system's authorities too, where ssl_mode asks for that.
+        connect = pymysql.connect if conn_params.get("ssl_mode") is None else Connection
+        return connect(**with_ssl_mode(conn_params))
 
     def make_factory(self, another: Callable[[], Any]) -> MysqlFactory:
         def arguments() -> dict[str, Any]:
