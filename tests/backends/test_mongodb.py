@@ -267,6 +267,17 @@ class TestBreaks:
             link.mute = True
         assert session_of(backend, pool, 10.0) != first
 
+    def test_a_check_waits_no_longer_than_a_user_would(self, backend: MongoDB, proxy: Callable[..., Proxy]) -> None:
+        between = proxy(backend.server)
+        url, args = backend.at(between.host, between.port), {"timeoutMS": 300}
+        pool = backend.pool(url, connect_args=args, max_size=1, check="ping", check_after=0.0, connect_timeout=10.0)
+        first = session_of(backend, pool)
+        for link in between.links():
+            link.mute = True
+        start = time.monotonic()
+        assert session_of(backend, pool, 9.0) != first
+        assert time.monotonic() - start < 5.0
+
     def test_a_restarted_server_is_used_again_at_once(self, own_server: Callable[..., Server], tmp_path: Path) -> None:
         server = own_server("mongodb")
         with MongoDB(server, tmp_path) as backend:

@@ -556,6 +556,19 @@ class TestIdle:
         session_of(backend, pool)
         assert pool.stats().closed == {"broken": 1}
 
+    def test_a_check_waits_no_longer_than_a_user_would(self, backend: Redis, proxy: Callable[..., Proxy]) -> None:
+        """By his socket_timeout every reply comes within that, or the link is lost; one that a firewall has forgotten
+        would be waited for in vain all the rest of connect_timeout."""
+        between = proxy(backend.server)
+        url, args = backend.at(*between.address), {"socket_timeout": 0.3}
+        pool = backend.pool(url, connect_args=args, max_size=1, check="ping", check_after=0.0, connect_timeout=10.0)
+        session_of(backend, pool)
+        between.links()[0].mute = True
+        start = time.monotonic()
+        session_of(backend, pool)
+        assert time.monotonic() - start < 5.0
+        assert pool.stats().closed == {"broken": 1}
+
     def test_a_keepalive_makes_round_trips(self, backend: Redis) -> None:
         pool = backend.pool(max_size=1, keepalive=0.1)
         first = session_of(backend, pool)
