@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3 import HTTPResponse
-from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError, ReadTimeoutError
 from urllib3.util import Timeout
 from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
@@ -58,7 +58,7 @@ class _Use:
     """One use of one connection: its lease, the permit where there is a total, what went wrong, and the use that its
     thread had before."""
 
-    __slots__ = ("__weakref__", "before", "connection", "error", "lease", "permit")
+    __slots__ = ("__weakref__", "before", "connection", "error", "lease", "permit", "unanswered")
 
     def __init__(self, lease: Lease[Any], before: _Use | None) -> None:
         self.lease = lease
@@ -66,6 +66,7 @@ class _Use:
         self.connection: Any = lease._entry.view
         self.permit: Lease[Any] | None = None
         self.error: BaseException | None = None
+        self.unanswered = False  # nothing came in time on a connection that had been used before
 
 
 class HTTPConnectionPool(urllib3.HTTPConnectionPool):
@@ -172,7 +173,10 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 if known is not None:
                     self._mine.use = known.before
                     self._uses.pop(id(known.connection), None)
-                    self._retire(known)
+                    if known.unanswered:
+                        self._empty(known)
+                    else:
+                        self._retire(known)
                     self._count(-1)
                 return
             known = self._uses.pop(id(connection), None)
@@ -215,6 +219,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             if use is not None:
                 fault = self._factory.is_broken(error) and not self._factory.is_permanent(error)
                 use.error = error if fault else None
+                use.unanswered = isinstance(error, ReadTimeoutError) and getattr(conn, "reused", False)
             raise
         known = self._uses.get(id(conn))
         if isinstance(known, _Use):
@@ -329,6 +334,15 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         if self._total is not None and use.permit is not None:
             with self._total.leaving(connection, use.permit):
                 pass
+
+    def _empty(self, use: _Use) -> None:
+        """Give a place back whose connection did not answer: the server may be slow, or the link forgotten by a
+        firewall, and with it those that lie idle. The next request connects anew, in this very place, as in urllib3's
+        pool: else it would have the next of those, and one request after the other would time out."""
+        connection = use.connection
+        connection.close()
+        connection.reused = False
+        self._put_back(use, connection)
 
     def _put_stranger(self, connection: Any) -> None:
         """A connection that this pool has not handed out, or that has come back already."""

@@ -290,6 +290,26 @@ def test_a_connection_that_breaks_in_use_has_the_idle_ones_replaced(make: Any) -
 # -- connects ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [http.HTTPConnectionPool, urllib3.HTTPConnectionPool])
+def test_after_one_that_did_not_answer_the_next_request_connects_anew(http_server: HTTP, proxy: Any, kind: Any) -> None:
+    """A firewall has forgotten all that lay idle. urllib3's own pool has one request find that out, if they come one
+    after the other."""
+    between = proxy(http_server)
+    pool = kind(between.host, between.port, maxsize=3, block=True, timeout=0.4, retries=False)
+    try:
+        responses = [pool.request("GET", "/", preload_content=False) for _ in range(3)]
+        for response in responses:
+            response.drain_conn()
+        for link in between.links():
+            link.mute = True
+        with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+            pool.request("GET", "/")
+        assert pool.request("GET", "/", timeout=5.0).status == 200
+        assert pool.pool.qsize() == 3
+    finally:
+        pool.close()
+
+
 def test_a_connect_ends_in_time_where_nobody_accepts_and_where_names_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         fillers = [socket.socket() for _ in range(4)]
