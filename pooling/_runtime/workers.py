@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 Job = Callable[[], None]
 IDLE = 5.0  # seconds after which a thread without work ends
@@ -46,22 +47,17 @@ class _Begun:
     def __init__(self) -> None:
         self._gate = threading.Lock()
         self._gate.acquire()
-        self._born = False
         self.arrived = False
+        born: list[bool] = []
+        # What threading calls, the first on the new thread, before any tracer comes there: C alone.
+        self.set, self.is_set = partial(born.append, True), partial(bool, born)
 
     def arrive(self) -> None:
         self.arrived = True
         self._gate.release()
 
-    # -- what threading calls: the first two of them on the new thread -----------------------------------------
-
-    def set(self) -> None:
-        self._born = True
-
-    def is_set(self) -> bool:
-        return self._born
-
     def wait(self) -> None:
+        """Called by threading, on the thread that starts the new one."""
         self._gate.acquire(True, BIRTH)
 
     def _at_fork_reinit(self) -> None:

@@ -672,7 +672,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("query", "told"),
         [
-            ("nothing=1", "unknown argument 'nothing'$"),
+            ("zzz=1", "unknown argument 'zzz'$"),
             ("socket_timout=1", "unknown argument 'socket_timout', did you mean 'socket_timeout'"),
         ],
     )
