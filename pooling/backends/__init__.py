@@ -1,7 +1,7 @@
 """One module a backend, and what they have in common."""
 
 from pooling.backends._connect_args import ConnectArgs, asked, check_connect_args
-from pooling.backends._url import GROUP, check_text, check_user, create_pool, scheme_of, schemes
+from pooling.backends._url import GROUP, check_text, check_user, create_pool, scheme_of, schemes, unknown_option
 from pooling.errors import ConnectArgsError
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "create_pool",
     "scheme_of",
     "schemes",
+    "unknown_option",
 ]

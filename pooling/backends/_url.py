@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from pooling.backends._connect_args import ConnectArgs, check_connect_args
-from pooling.config import nearest
+from pooling.config import Config, nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -113,6 +114,19 @@ def check_user(url: str) -> None:
             f"the URL cannot be read: it has a {ending!r} before an '@'. Special characters in user, password and "
             "database have to be percent-encoded: '@' as %40, '/' as %2F, '?' as %3F, '#' as %23"
         )
+
+
+def unknown_option(
+    name: str, kind: str, known: Iterable[str], *, meant: str | None = None, listed: bool = False
+) -> TypeError:
+    """An error for an option in a URL of that kind that nobody knows, with the nearest one; or with where it is given,
+    if it is the pool's. ``meant``: what it is looked for as."""
+    if name in (field.name for field in fields(Config)):
+        return TypeError(f"{name!r} is an option of the pool and not of the {kind} URL: create_pool(url, {name}=…)")
+    known = list(known)
+    near = nearest(meant or name, [*known, "max_size", "min_size"])  # by which a pool_size or max_connections is meant
+    rest = f" (known: {', '.join(known)})" if listed else ""
+    return TypeError(f"unknown option {name!r} in the {kind} URL{near}{rest}")
 
 
 def schemes() -> list[str]:

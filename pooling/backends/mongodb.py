@@ -19,8 +19,8 @@ from urllib.parse import unquote_plus
 from pooling._clock import DEFAULT, LONGEST, Timeout
 from pooling._runtime.fork import PerProcess, keep_inherited
 from pooling._runtime.lock import new_lock
-from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_connect_args, check_user
-from pooling.config import Config, nearest
+from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_connect_args, check_user, unknown_option
+from pooling.config import Config
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -342,7 +342,7 @@ def _read(url: str, srv: bool) -> tuple[str, dict[str, Any]]:
             split_options(option, warn=False)  # as it is written: which parts of a value to decode, PyMongo knows
         except (ValueError, errors.PyMongoError) as error:
             if "unknown option" in str(error).lower():
-                raise TypeError(f"unknown option {name!r} in the MongoDB URL{nearest(name, _THEIRS)}") from None
+                raise unknown_option(name, "MongoDB", _THEIRS) from None
             raise ValueError(f"{name} in the MongoDB URL has a value that it cannot have") from None
         given[name] = unquote_plus(value)
     hosts = ",".join(host if srv or port is None else f"{host}:{port}" for host, port in parts["nodelist"])

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text
-from pooling.config import nearest
+from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text, unknown_option
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -358,8 +357,7 @@ def _option(name: str, text: str) -> dict[str, Any]:
             f"unknown option {name!r} in the MySQL URL: it stands before the '?', mysql://user:password@host:port/database"
         )
     if name not in _QUERY:
-        known = sorted((*_QUERY, "ssl_mode"))
-        raise TypeError(f"unknown option {name!r} in the MySQL URL{nearest(name, known)} (known: {', '.join(known)})")
+        raise unknown_option(name, "MySQL", sorted((*_QUERY, "ssl_mode")), listed=True)
     try:
         return {name: _QUERY[name](text)}
     except (ValueError, KeyError):

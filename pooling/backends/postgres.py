@@ -7,13 +7,11 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_user
-from pooling.config import Config, nearest
+from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_user, unknown_option
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -428,10 +426,8 @@ def _unknown(conninfo: str) -> TypeError | None:
     name = next((name for name in names if name not in known), None)
     if name is None:
         return None
-    if name in (field.name for field in fields(Config)):
-        return TypeError(f"{name!r} is an option of the pool and not of a PostgreSQL URL: create_pool(url, {name}=…)")
     meant = "sslmode" if name == "ssl" else name.lower()  # ssl: as JDBC and asyncpg have it
-    return TypeError(f"unknown option {name!r} in the PostgreSQL URL{nearest(meant, known)}")
+    return unknown_option(name, "PostgreSQL", known, meant=meant)
 
 
 def _shorter(timeout: float, given: Any) -> int:

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from pooling.backends import ConnectArgs, asked, check_connect_args
-from pooling.config import nearest
+from pooling.backends import ConnectArgs, asked, check_connect_args, unknown_option
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -230,10 +229,7 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
     if args.get("uri") and given:
         database += "?" + urlencode(given, safe="/:")
     elif given:
-        name = next(iter(given))
-        raise TypeError(
-            f"unknown option {name!r} in the SQLite URL{nearest(name, _QUERY)} (known: {', '.join(_QUERY)})"
-        )
+        raise unknown_option(next(iter(given)), "SQLite", _QUERY, listed=True)
     options.setdefault("name", database.partition("?")[0].rpartition("/")[2])
     return Pool(SqliteFactory(database, lambda: {**args, **asked(connect_args)}, wal=wal), **options)
 

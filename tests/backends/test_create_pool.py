@@ -212,6 +212,24 @@ def test_a_driver_that_is_missing_or_too_old_is_told_with_the_extra_that_brings_
     assert f"pip install 'pooling[{extra}]'" in run_python(script, missing, scheme)
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite:///shop.db?", "mysql://db?", "postgresql://db?", "redis://db?", "mongodb://db/?"]
+)
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("max_size=5", r"'max_size' is an option of the pool and not of .*: create_pool\(url, max_size=…\)$"),
+        ("keepalive=5", r"'keepalive' is an option of the pool .*: create_pool\(url, keepalive=…\)$"),
+        ("pool_size=5", "'pool_size'.*, did you mean 'max_size'"),
+        ("max_connections=5", "'max_connections'.*, did you mean 'max_size'"),
+        ("zzz=5", "'zzz'( in the .* URL)?( [(]known: .*)?$"),
+    ],
+)
+def test_an_option_in_a_url_that_is_the_pools_is_told_with_its_place(url: str, option: str, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        pooling.create_pool(url + option)
+
+
 def test_a_urllib3_that_is_too_old_is_told_with_the_extra_that_brings_another() -> None:
     script = """
         import sys

@@ -345,7 +345,7 @@ class TestErrors:
             ("applicaton_name=a", "'applicaton_name' in the PostgreSQL URL, did you mean 'application_name'?"),
             ("ssl=require", "'ssl' in the PostgreSQL URL, did you mean 'sslmode'?"),
             ("ht%74pproxy=1", "unknown option 'httpproxy' in the PostgreSQL URL"),
-            ("max_size=5", "'max_size' is an option of the pool and not of a PostgreSQL URL: create_pool(url, max_s"),
+            ("max_size=5", "'max_size' is an option of the pool and not of the PostgreSQL URL: create_pool(url, max"),
         ],
     )
     def test_a_wrong_option_is_told_with_the_nearest(self, query: str, told: str) -> None:

@@ -100,10 +100,14 @@ def own(error: ConnectError) -> BaseException:
 
 def explained(error: TypeError, kind: Any, options: Iterable[str]) -> TypeError:
     """What a connection class has said of an argument that nobody knows, with the nearest one that it or somebody else
-    does; any other error as it is."""
+    does, or with where it is given, if it is one of these ``options``; any other error as it is."""
     found = _UNKNOWN.search(str(error))
     if found is None:
         return error
+    if found[1] in options:
+        return TypeError(
+            f"{found[1]!r} is an option of the pool and not of a connection: create_pool(url, {found[1]}=…)"
+        )
     makers = [vars(each).get("__init__") for each in inspect.getmro(kind)] if isinstance(kind, type) else []
     known = {name for maker in makers if inspect.isfunction(maker) for name in inspect.signature(maker).parameters}
-    return TypeError(f"unknown argument {found[1]!r}{nearest(found[1], sorted({*known, *options}))}")
+    return TypeError(f"unknown argument {found[1]!r}{nearest(found[1], sorted({*known, *options} - {'self'}))}")

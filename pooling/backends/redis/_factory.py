@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -16,6 +17,7 @@ from redis.retry import Retry
 
 from pooling.backends import ConnectArgs, asked, check_connect_args, check_user
 from pooling.backends.redis import _connection, _errors
+from pooling.config import Config
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from pooling.config import Options
 
+_POOLS = {field.name for field in fields(Config)}
 _SCHEMES = ("redis", "rediss", "unix")
 _WRONG_VALUE = re.compile(r"Invalid value for '(\w+)'")  # which redis-py says of an option; it leaves the value out
 
@@ -77,7 +80,7 @@ class RedisFactory(Factory[Any]):
         try:
             return _connection.tracked(kind)(**args), args
         except TypeError as error:
-            raise _errors.explained(error, kind, ()) from None
+            raise _errors.explained(error, kind, _POOLS) from None
 
     def view(self, connection: Any) -> Any:
         client = redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it
