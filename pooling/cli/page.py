@@ -92,7 +92,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, unit in (("hold", 1000), ("think", 1000), ("timeout", 1), ("duration", 1)):
         value = getattr(arguments, name)
         if value is not None and not 0 <= value / unit <= YEAR:
-            raise Mistake(f"--{name} must be a finite time, 0 or more and a year at most")
+            raise Mistake(f"--{name} must be a finite time, 0 or more and a year at most, not {value:g}")
     if not 0 <= arguments.port <= 65535:
         raise Mistake(f"--port must be a number from 0 to 65535, not {arguments.port}")
 

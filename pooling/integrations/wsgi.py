@@ -62,7 +62,7 @@ class Middleware:
             seconds("timeout", timeout)
         seconds("retry_after", retry_after)
         if retry_after == math.inf:
-            raise ValueError("retry_after must be a finite number of seconds")
+            raise ValueError(f"retry_after must be a finite number of seconds, not {retry_after!r}")
         self._application = application
         self._pools = as_pools(pools)
         self._timeout = timeout

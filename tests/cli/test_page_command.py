@@ -133,7 +133,7 @@ def test_an_address_that_is_taken_is_exit_code_1_and_one_line(main: Main) -> Non
         (["--threads", "-1"], "--threads must be at least 1, not -1"),
         (["--threads", "0"], "--threads must be at least 1, not 0"),
         (["--max-size", "0"], "--max-size must be at least 1, not 0"),
-        (["--hold", "nan"], "--hold must be a finite time, 0 or more"),
+        (["--hold", "nan"], "--hold must be a finite time, 0 or more and a year at most, not nan"),
         (["--threads", "1000000"], "--threads must be at most 10,000, not 1,000,000"),
         (["--hold", "1e300"], "--hold must be a finite time, 0 or more and a year at most"),
         (["--duration", "inf"], "--duration must be a finite time, 0 or more"),

@@ -290,7 +290,7 @@ def test_user_and_password_do_not_follow_a_redirect_to_another_host(main: Main) 
         (["http://localhost", "--interval", "nan"], "--interval must be a finite time of 0.1 seconds or more"),
         (
             ["http://localhost", "--interval", "1e30"],
-            "--interval must be a finite time of 0.1 seconds or more, a year at most",
+            "--interval must be a finite time of 0.1 seconds or more, a year at most, not 1e+30",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

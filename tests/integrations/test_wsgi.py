@@ -446,7 +446,7 @@ def test_the_page_lists_every_member_of_what_a_request_has() -> None:
         ({"timeout": "soon"}, "timeout must be seconds"),
         ({"timeout": -1}, "timeout must be at least 0 seconds"),
         ({"retry_after": -1}, "retry_after must be at least 0 seconds"),
-        ({"retry_after": float("inf")}, "retry_after must be a finite number"),
+        ({"retry_after": float("inf")}, "retry_after must be a finite number of seconds, not inf"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(pool: Any, arguments: dict[str, Any], message: str) -> None:

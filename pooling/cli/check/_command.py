@@ -74,7 +74,7 @@ class Failure(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.timeout <= LONGEST:
-        raise Mistake("--timeout must be a finite time, greater than 0 and a week at most")
+        raise Mistake(f"--timeout must be a finite time, greater than 0 and a week at most, not {arguments.timeout:g}")
     if arguments.times < 1:
         raise Mistake(f"--times must be at least 1, not {arguments.times}")
     factory = _factory(arguments.url)

@@ -56,7 +56,8 @@ class StressOptions:
         value = getattr(self, name)
         if not 0 <= value <= YEAR or (name == "duration" and value == 0):  # nan as well
             least = "greater than 0" if name == "duration" else "0 or more"
-            raise Mistake(f"--{name} must be a finite time, {least} and a year at most")
+            given = value * 1000 if name in ("think", "hold") else value  # in milliseconds
+            raise Mistake(f"--{name} must be a finite time, {least} and a year at most, not {given:g}")
 
 
 def _dashed(name: str) -> str:

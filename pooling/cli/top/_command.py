@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if not 0.1 <= arguments.interval <= YEAR:
-        raise Mistake("--interval must be a finite time of 0.1 seconds or more, a year at most")
+        raise Mistake(
+            f"--interval must be a finite time of 0.1 seconds or more, a year at most, not {arguments.interval:g}"
+        )
     remote = Remote(arguments.url)
     if not arguments.json:
         require_rich()
