@@ -103,8 +103,9 @@ class WaitingRoom(Dispatch[T]):
                     ledger = self._ledger
                     again = self._wait_anew(waiter, again, first, *args)
             if waiter.turn is WAITING:
-                # The first report may have been lost to an exception on the thread that took it in.
-                self._tell(*(() if again is None else (again, waiter)))
+                # The first report may have been lost to an exception on the thread that took it in. What an order waits
+                # for, a drain() above all, may be held up by a lease whose end nobody was told of.
+                self._tell(*((ledger._find_unreported,) if again is None else (again, waiter)))
 
     def _wait_anew(
         self,

@@ -245,6 +245,22 @@ def test_a_lease_whose_end_could_not_be_reported_for_want_of_memory_is_found(
     assert pool.stats().closed == {"dropped": 1}
 
 
+def test_a_lease_whose_end_could_not_be_reported_for_want_of_memory_holds_no_drain_up(
+    clock: ManualClock, make: Make
+) -> None:
+    pool = make(max_size=2)
+    lease = pool.acquire()
+    unheard = TokenRef(lease._token)
+    unheard.entry = lease._entry
+    lease._entry.refs = (None, unheard)
+    del lease
+    gc.collect()
+    draining = clock.spawn(pool.drain, 30)
+    clock.advance(2)
+    assert draining.result()
+    assert pool.stats().closed == {"dropped": 1}
+
+
 def test_discard_frees_capacity_and_wakes_a_waiter(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(max_size=1)
     lease = pool.acquire()
