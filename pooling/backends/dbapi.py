@@ -248,6 +248,8 @@ def create(
     """A pool of what ``connect(*args, **connect_args)`` returns; :class:`DbapiFactory` explains the arguments."""
     if options.get("reset") == "session" and reset_session is None:
         raise ValueError("reset='session' needs reset_session=…: the DB-API has no word for it")
+    if check_query is None and (options.get("check") == "ping" or options.get("keepalive") is not None):
+        raise ValueError("check='ping' and keepalive need check_query=…: the DB-API has no word for a round trip")
     factory = DbapiFactory(
         connect, args, connect_args, module=module, check_query=check_query, is_clean=is_clean, is_broken=is_broken,
         reset_session=reset_session,

@@ -160,8 +160,9 @@ class TestDriver:
         options: dict[str, Any] = {"max_sise": 2}
         with pytest.raises(TypeError, match="did you mean 'max_size'"):
             dbapi.create(driver.connect, **options)
-        with pytest.raises(ValueError, match="need a factory with a check"):
-            dbapi.create(driver.connect, check="ping")
+        for option in ({"check": "ping"}, {"keepalive": 5.0}):
+            with pytest.raises(ValueError, match="check='ping' and keepalive need check_query="):
+                dbapi.create(driver.connect, **option)
         with pytest.raises(ValueError, match="needs reset_session="):
             dbapi.create(driver.connect, reset="session")
 
