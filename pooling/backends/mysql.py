@@ -54,6 +54,7 @@ _PERMANENT = {
     1193, 1227, 1231, 1251,  # system variable, privilege, value, way of authentication
     2026, 2059, 2061,  # no TLS there, no such plugin
 }  # fmt: skip  # a list with its meanings
+_SCHEME = re.compile(r"(mysql|mariadb)(\+[a-z0-9_.-]+)?://", re.IGNORECASE)
 _MOST = 31536000.0  # seconds; PyMySQL's limit
 _ALIASES = {"passwd": "password", "db": "database"}  # PyMySQL's old names, which give way to the new ones of the URL
 
@@ -317,6 +318,8 @@ def _host(args: dict[str, Any]) -> str:
 
 def _arguments(url: str) -> dict[str, Any]:
     """PyMySQL's arguments. The errors never repeat the URL: it may hold a password."""
+    if _SCHEME.match(url) is None:
+        raise _unreadable()
     try:
         parts = urlsplit("mysql://" + url.partition("://")[2])
         port = parts.port

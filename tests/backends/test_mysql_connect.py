@@ -349,6 +349,12 @@ class TestURL:
         assert "hi" not in str(caught.value).replace("special characters", "")
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
+    @pytest.mark.parametrize("url", ["db/hidden", "postgresql://anna:hidden@db/shop", ""])
+    def test_what_is_none_does_not_lead_to_this_machine(self, url: str) -> None:
+        with pytest.raises(ValueError, match="the MySQL URL cannot be read") as caught:
+            MysqlFactory(url)
+        assert "hidden" not in str(caught.value)
+
     @pytest.mark.parametrize(
         ("query", "told"),
         [
