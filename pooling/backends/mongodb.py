@@ -228,9 +228,7 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
 
 def sockets(pool: Pool[Any]) -> Sockets:
     """PyMongo's sockets behind a pool. Raises TypeError for a pool of something else."""
-    if not isinstance(pool._factory, MongoFactory):
-        raise TypeError(f"pool {pool.name!r} is not a pool of MongoDB")
-    return pool._factory._state().tally.snapshot()
+    return _factory_of(pool)._state().tally.snapshot()
 
 
 @contextlib.contextmanager
@@ -238,10 +236,19 @@ def transaction(pool: Pool[Any], timeout: Timeout = DEFAULT, **options: Any) -> 
     """A lease, a session and a transaction in one ``with``: commits at its end, aborts on an exception.
 
     Yields the session; ``session.client`` is the MongoClient, and each operation has to be given ``session=session``.
-    ``options`` are those of :meth:`pymongo.client_session.ClientSession.start_transaction`.
+    ``options`` are those of :meth:`pymongo.client_session.ClientSession.start_transaction`. Raises TypeError for a pool
+    of something else.
     """
+    _factory_of(pool)
     with pool.acquire(timeout) as client, client.start_session() as session, session.start_transaction(**options):
         yield session
+
+
+def _factory_of(pool: Pool[Any]) -> MongoFactory:
+    factory: object = pool._factory
+    if not isinstance(factory, MongoFactory):
+        raise TypeError(f"pool {pool.name!r} is not a pool of MongoDB")
+    return factory
 
 
 class SharedClient(pymongo.MongoClient[Any]):

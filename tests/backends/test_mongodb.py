@@ -14,7 +14,7 @@ from pymongo import errors, monitoring
 
 from pooling import ConnectError, Pool, PoolError, create_pool
 from pooling.backends import _mongo, mongodb
-from pooling.backends.mongodb import MongoFactory, sockets
+from pooling.backends.mongodb import MongoFactory, sockets, transaction
 from tests.backends.adapters_mongodb import MongoDB
 from tests.backends.contract import fill, in_threads, run_python, session_of, settled
 from tests.docs.pages import ROOT, bare, table
@@ -198,12 +198,13 @@ class TestOneClient:
         assert backend.count() <= 2
         assert pool.stats().errors == 0
 
-    def test_sockets_are_those_of_a_pool_of_mongodb(self) -> None:
+    @pytest.mark.parametrize("ask", [sockets, lambda pool: transaction(pool).__enter__()])
+    def test_sockets_and_transactions_are_those_of_a_pool_of_mongodb(self, ask: Callable[[Any], Any]) -> None:
         with (
             Pool(threading.Lock, name="locks") as pool,
             pytest.raises(TypeError, match="'locks' is not a pool of MongoDB"),
         ):
-            sockets(pool)
+            ask(pool)
 
     def test_a_child_of_a_fork_keeps_its_parents_sockets_from_their_destructors(self, mongodb: Server) -> None:
         """They close by number, and the child may have something else there: a daemon closes every descriptor."""
