@@ -77,6 +77,8 @@ def test_bad_options_are_refused(engines: Engines) -> None:
         engines(leak_after=0)
     with pytest.raises(ValueError, match="timeout must be at least 0"):
         engines(pool_timeout=-1)
+    with pytest.raises(ValueError, match="pool_size must be at least 0, not -1"):
+        engines(pool_size=-1)
 
 
 def test_it_is_a_queue_pool_to_whoever_asks(engines: Engines) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 from pooling._holders import Between
 from pooling._hooks import contained
 from pooling._runtime.fork import keep_inherited
-from pooling.config import Check, Nested
+from pooling.config import Check, Nested, count
 from pooling.errors import PoolClosed, PoolTimeout, QueueFull
 from pooling.integrations.sqlalchemy import _wire
 from pooling.integrations.sqlalchemy._errors import ClosedError, FullError, NoConnectionError
@@ -73,6 +73,7 @@ class FairPool(QueuePool):
         connect_timeout: float = 10.0,
         **kw: Any,
     ) -> None:
+        count("pool_size", pool_size, 0)  # else it would be told by a name of the pool underneath
         sqlalchemy_pool.Pool.__init__(self, creator, **kw)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
         self._timeout = timeout  # type: ignore[assignment]  # QueuePool takes None as well
