@@ -7,6 +7,9 @@ import errno
 import os
 import select
 import socket
+from typing import Any
+
+from pooling._runtime.fork import keep_inherited
 
 # Python imports this when the first name is looked up. A process that is forked in that moment has a child in which no
 # name ever is: the lock of the module belongs to a thread that the child does not have.
@@ -87,6 +90,15 @@ def let_go(fd: int) -> bool:
         finally:
             os.close(nothing)
     return True
+
+
+def disown(connection: Any) -> None:
+    """Where :func:`let_go` was False: take the number away from the socket, so that nobody who has that closes it, be
+    it a client or a response that dies. What is no socket itself, as TLS within TLS, is kept for ever."""
+    try:
+        connection.detach()
+    except AttributeError:
+        keep_inherited(connection)
 
 
 _inherited: dict[int, tuple[int, int] | None] = {}

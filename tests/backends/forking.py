@@ -41,6 +41,7 @@ def main(kind: str, url: str, folder: str, ending: str, name: str = "forking") -
                 assert not {backend.session(first), backend.session(second)} & sessions
             lease.release()  # the parent's: no concern of this process
             pool.close()
+            del used, idle, first, second, lease, pool
             gc.collect()  # whose destructors close descriptors by their numbers
             for file in files:
                 file.write(b"a line")

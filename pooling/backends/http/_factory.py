@@ -106,13 +106,13 @@ class HttpFactory(Factory[Any]):
         if _sockets.let_go(descriptor):
             connection.close()
         else:
-            super().abandon(connection)
+            _sockets.disown(connection.sock)
 
     def abandon_in_use(self, connection: Any) -> None:
         super().abandon(connection)
         descriptor = _descriptor(connection)
-        if descriptor >= 0:
-            _sockets.let_go(descriptor)
+        if descriptor >= 0 and not _sockets.let_go(descriptor):
+            _sockets.disown(connection.sock)
 
     def begin(self, connection: Any) -> None:
         raise PoolError("HTTP has no transactions: use acquire()")

@@ -15,7 +15,6 @@ from redis._parsers.socket import SocketBuffer
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError  # noqa: A004  # redis-py's names
 
-from pooling._runtime.fork import keep_inherited
 from pooling.backends import _sockets
 from pooling.backends.redis._errors import is_demoted
 
@@ -335,12 +334,12 @@ def interrupt(connection: Any) -> None:
 
 
 def let_go(connection: Any) -> bool:
-    """In a forked child: have its descriptor lead nowhere. False where that is somebody else's by now: it is kept then,
-    so that no destructor closes it."""
+    """In a forked child: have its descriptor lead nowhere. False where that is somebody else's by now: nobody who
+    has the connection, be it a client that dies, closes it then."""
     sock = socket_of(connection)
     done = sock is None or sock.fileno() < 0 or _sockets.let_go(sock.fileno())
     if not done:
-        keep_inherited(connection)
+        _sockets.disown(sock)
     return done
 
 

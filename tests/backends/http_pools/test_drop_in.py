@@ -504,6 +504,37 @@ def test_a_forked_child_has_connections_of_its_own_and_leaves_the_parents_alone(
     http_server.wait_for_sessions(0)
 
 
+def test_a_daemon_has_its_descriptors_whatever_response_its_parent_was_reading(http_server: HTTP) -> None:
+    """One that dies closes its connection, and that a number that is a file's of the daemon by now."""
+    script = """
+        import gc, os, sys
+        from pooling.backends import http
+        from tests.backends.forking import taken_again
+        manager = http.PoolManager(maxsize=2, block=True)
+        url = f"http://{sys.argv[1]}:{sys.argv[2]}"
+        held = manager.request("GET", url + "/bytes/100000", preload_content=False)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                files = taken_again()
+                assert manager.request("GET", url + "/connection").status == 200
+                manager.clear()
+                del held, manager
+                gc.collect()
+                for file in files:
+                    file.write(b"a line")
+                    assert os.fstat(file.fileno()).st_size == 6
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(held.read()) == 100000
+        manager.clear()
+    """
+    run_python(script, http_server.host, str(http_server.port))
+
+
 def test_a_child_that_is_forked_while_a_manager_looks_for_a_pool_can_use_it(http_server: HTTP) -> None:
     """urllib3's lock was its parent's for ever."""
     script = """

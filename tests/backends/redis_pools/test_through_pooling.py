@@ -474,3 +474,37 @@ class TestThroughPooling:
         """
         for ending in ("exit", "os._exit"):
             run_python(script, backend.url, ending)
+
+    def test_a_daemon_has_its_descriptors_whatever_its_parent_had_out(self, backend: Redis) -> None:
+        """Clients that die disconnect, and close by a number that is a file's of the daemon by now."""
+        script = """
+            import gc, os, sys
+            import redis
+            from pooling.backends.redis import BlockingConnectionPool
+            from tests.backends.forking import taken_again
+
+            pool = BlockingConnectionPool.from_url(sys.argv[1], max_connections=4, timeout=5)
+            client = redis.Redis(connection_pool=pool)
+            pipeline, listener, single = client.pipeline(), client.pubsub(), client.client()
+            pipeline.watch("x")
+            listener.subscribe("x")
+            single.ping()
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    files = taken_again()
+                    assert client.ping()
+                    pool.close()
+                    del pipeline, listener, single, client, pool
+                    gc.collect()
+                    for file in files:
+                        file.write(b"a line")
+                        assert os.fstat(file.fileno()).st_size == 6
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert single.ping()
+        """
+        run_python(script, backend.url)
