@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -135,9 +134,32 @@ def schemes() -> list[str]:
 
 
 def _creator(scheme: str) -> Callable[..., Pool[Any]]:
-    if scheme in _MODULES:
-        create: Callable[..., Pool[Any]] = import_module(f"pooling.backends.{_MODULES[scheme]}").create
-        return create
+    # Each import is written out: what packs a program with all that it imports reads them here.
+    match _MODULES.get(scheme):
+        case "sqlite":
+            import pooling.backends.sqlite
+
+            return pooling.backends.sqlite.create
+        case "postgres":
+            import pooling.backends.postgres
+
+            return pooling.backends.postgres.create
+        case "mysql":
+            import pooling.backends.mysql
+
+            return pooling.backends.mysql.create
+        case "redis":
+            import pooling.backends.redis
+
+            return pooling.backends.redis.create
+        case "http":
+            import pooling.backends.http
+
+            return pooling.backends.http.create
+        case "mongodb":
+            import pooling.backends.mongodb
+
+            return pooling.backends.mongodb.create
     (point, *_) = entry_points(group=GROUP, name=scheme)
     loaded: Callable[..., Pool[Any]] = point.load()
     return loaded

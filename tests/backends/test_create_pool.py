@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from functools import partial
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,15 @@ def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path, monkeyp
     with pool, pool.acquire() as file:
         assert file.read() == "hello"
         assert pool.name == "elsewhere://there"
+
+
+def test_what_packs_a_program_finds_every_backend(tmp_path: Path) -> None:
+    """It looks for imports in the code, as the standard library's ModuleFinder does."""
+    root = Path(pooling.__file__).parent
+    script = tmp_path / "program.py"
+    script.write_text("import pooling")
+    finder = ModuleFinder([str(root.parent)])
+    finder.run_script(str(script))
+    backends = {path.stem for path in root.joinpath("backends").glob("[!_]*")}
+    assert {"sqlite", "redis"} < backends
+    assert {f"pooling.backends.{backend}" for backend in backends - {"dbapi"}} <= finder.modules.keys()
