@@ -78,7 +78,7 @@ def let_go(fd: int) -> bool:
     if fd in _inherited and _target(fd) != _inherited[fd]:
         return False
     try:
-        nothing = os.open(os.devnull, os.O_RDWR)
+        nothing = _nothing()
     except OSError as error:
         if error.errno not in _NONE_LEFT:
             raise
@@ -90,6 +90,19 @@ def let_go(fd: int) -> bool:
         finally:
             os.close(nothing)
     return True
+
+
+def _nothing() -> int:
+    """A descriptor that leads nowhere: in a child with another root, where there is no null device, to a pipe that has
+    ended."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        if error.errno in _NONE_LEFT:
+            raise
+        nothing, other_end = os.pipe()
+        os.close(other_end)
+        return nothing
 
 
 def disown(connection: Any) -> None:

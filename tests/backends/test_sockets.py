@@ -188,7 +188,12 @@ def test_where_nothing_can_be_opened_an_inherited_number_is_not_given_up(
 ) -> None:
     """Somebody else might get it, and the driver close that."""
     monkeypatch.setattr(os, "devnull", "/there/is/no/such/file")
-    with pytest.raises(FileNotFoundError):
+
+    def refuse() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    with pytest.raises(PermissionError):
         _sockets.let_go(plain[0].fileno())
     assert _sockets.looks_open(plain[0])
 
@@ -208,3 +213,17 @@ def test_what_looking_a_name_up_imports_is_there_before_anybody_forks() -> None:
         assert "encodings.idna" in sys.modules
         """
     )
+
+
+@pytest.mark.parametrize("device", [os.devnull, "/nowhere/null"])
+def test_a_descriptor_leads_nowhere_also_where_there_is_no_null_device(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """A child may have changed its root before it comes to the pool."""
+    monkeypatch.setattr(os, "devnull", device)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert _sockets.let_go(ours.fileno())
+        assert os.read(ours.fileno(), 1) == b""
+        assert theirs.recv(1) == b""  # nobody else has it
+        assert not os.get_inheritable(ours.fileno())
