@@ -73,7 +73,7 @@ class Outage:
         if not self.failures:
             self.since = self._fell_at = now
             self._patient_at = now + PATIENT
-        self.hurried = now - began >= LONGEST_GAP
+        self.hurried = now >= began + LONGEST_GAP  # the sum: a difference may be a rounding less
         if not together:
             self.failures += 1
             pause = gap(self.failures, self._jitter()) if pause is None else pause
