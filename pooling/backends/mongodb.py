@@ -142,7 +142,7 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
             _raise(client)
         if permit._shared.lost(permit):
             raise errors.AutoReconnect("a socket was closed by the other side")
-        with pymongo.timeout(min(timeout, client.options.timeout or timeout)):  # the latter by the user's timeoutMS
+        with pymongo.timeout(min(timeout, client.options.timeout or timeout)):  # as short as his timeoutMS
             _mongo.turn(client)
             _ping(client)
             _mongo.fill(client, permit._shared.permits)  # PyMongo may have closed some after an error
