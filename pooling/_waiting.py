@@ -50,7 +50,7 @@ class WaitingRoom(Dispatch[T]):
         """Report ``first(*args)``, or where there is none that somebody joins, and wait for the waiter's turn.
         ``again`` is what is reported once more now and then. Raises what the turn brought, or PoolTimeout."""
         if self._lock._is_owned():
-            raise PoolError(
+            raise QueueFull(
                 f"pool {self.name!r} cannot wait here: a destructor or signal handler has struck inside its own lock"
             )
         ledger = self._ledger

@@ -680,6 +680,17 @@ class TestErrors:
         with pytest.raises(TypeError, match=told):
             create_pool(f"redis://db.example/0?{query}")
 
+    @pytest.mark.parametrize(
+        "url", ["redis://db.example/x", "redis+unix:///run/r.sock?db=1", "redis+socket:///run/r.sock"]
+    )
+    def test_a_database_that_is_no_number_is_refused_whatever_stands_beside_it(self, url: str) -> None:
+        """Of a socket's path redis-py makes localhost's port, where a db is given too."""
+        with pytest.raises(ValueError, match=r"must be a number \(for a socket's path: unix:///run/redis.sock\?db=1\)"):
+            create_pool(url)
+
+    def test_a_database_that_is_a_number_may_have_another_beside_it(self) -> None:
+        assert RedisFactory("redis://db.example/1/?db=2").where == "db.example:6379/2"
+
     def test_a_factory_tells_no_secret(self) -> None:
         factory = RedisFactory("redis://anna:hidden@db.example:6380/2")
         assert repr(factory) == "RedisFactory(db.example:6380/2)"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pooling import Pool, PoolError, PoolEvent
+from pooling import Pool, PoolError, PoolEvent, QueueFull
 from pooling._runtime.bell import Bell
 from pooling.testing import FakeFactory, ManualClock
 from tests.core.conftest import Make
@@ -171,7 +171,7 @@ def test_what_would_have_to_wait_inside_the_lock_is_refused_in_one_clear_line(cl
     for call in (pool.acquire, pool.warm_up):
         Inside(pool).strike(lambda call=call: errors.append(outcome(call)))
         pool.clear()
-    assert [type(error) for error in errors] == [PoolError, PoolError]
+    assert [type(error) for error in errors] == [QueueFull, QueueFull]
     assert {str(error) for error in errors} == {
         "pool 'p' cannot wait here: a destructor or signal handler has struck inside its own lock"
     }

@@ -22,6 +22,8 @@ from sqlalchemy.pool import QueuePool
 
 import pooling
 from pooling.integrations.sqlalchemy import ClosedError, FairPool, FullError, NoConnectionError
+from tests.core.helpers import outcome
+from tests.core.test_reentrancy import Inside
 from tests.integrations.sqlalchemy_engines import SOON, Engines, below, borrow, counts, engines_on
 from tests.waiting import until
 
@@ -236,6 +238,15 @@ def test_a_timeout_comes_in_time_and_says_who_has_the_connections_and_where_they
     assert error.code == "3o7r"
     copy: Any = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.stage) == (NoConnectionError, str(error), "queue")
+
+
+def test_who_cannot_wait_inside_the_pools_lock_is_refused_by_an_error_of_sqlalchemys(engines: Engines) -> None:
+    pool, told = engines(pool_size=1, max_overflow=0).pool, list[Any]()
+    used = pool.connect()
+    Inside(pool.pooling).strike(lambda: told.append(outcome(pool.connect)))
+    pool.pooling.clear()
+    assert isinstance(told[0], exc.TimeoutError)
+    used.close()
 
 
 def test_a_timeout_in_the_middle_of_a_statement_leaves_the_transaction_as_it_is(engines: Engines) -> None:

@@ -6,6 +6,7 @@ import re
 import weakref
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import redis
 from redis._parsers import Encoder
@@ -250,7 +251,9 @@ def _parsed(url: str) -> dict[str, Any]:
             "the Redis URL cannot be read: it looks like redis://user:password@host:port/database?option=value, "
             "with special characters percent-encoded"
         ) from None
-    database = rest.partition("?")[0].rpartition("@")[2].partition("/")[2]
-    if scheme != "unix" and database and "db" not in args:
-        raise ValueError("the database in the Redis URL must be a number")
+    database = unquote(rest.partition("?")[0].rpartition("@")[2].partition("/")[2]).replace("/", "")
+    if scheme != "unix" and database and not database.isdecimal():  # which redis-py passes over, with a db beside it
+        raise ValueError(
+            "the database in the Redis URL must be a number (for a socket's path: unix:///run/redis.sock?db=1)"
+        )
     return args

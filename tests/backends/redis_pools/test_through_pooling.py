@@ -28,6 +28,8 @@ from pooling.backends.redis._connection import is_quiet
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, run_python, settled
 from tests.backends.redis_pools.conftest import Make, identity
+from tests.core.helpers import outcome
+from tests.core.test_reentrancy import Inside
 from tests.proxy import Proxy
 from tests.waiting import LATE
 
@@ -313,6 +315,14 @@ class TestThroughPooling:
         assert said == [True]
         assert pool() is None
         backend.wait_for(0)
+
+    def test_who_cannot_wait_inside_the_pools_lock_is_refused_by_an_error_of_redis_py(self, make: Make) -> None:
+        pool, told = make(max_connections=1, timeout=5), list[Any]()
+        used = pool.get_connection()
+        Inside(pool.pooling).strike(lambda: told.append(outcome(pool.get_connection)))
+        pool.pooling.clear()
+        assert isinstance(told[0], redis.MaxConnectionsError)
+        pool.release(used)
 
     def test_a_connection_outlives_a_dropped_pool(self, backend: Redis) -> None:
         connection = BlockingConnectionPool.from_url(backend.url, client_name=backend.name).get_connection()
