@@ -69,8 +69,8 @@ class PoolTimeout(PoolError, TimeoutError):
 
 
 class QueueFull(PoolError):
-    """As many callers as ``max_waiting`` allows are waiting already: raised at once, nobody waited. Or it is a destructor
-    or signal handler that struck inside the pool's own lock, and cannot wait."""
+    """As many callers as ``max_waiting`` allows are waiting already: raised at once, nobody waited. Or a destructor or
+    signal handler, which has struck inside the pool's own lock, cannot wait."""
 
 
 class PoolClosed(PoolError):

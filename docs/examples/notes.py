@@ -162,7 +162,11 @@ def main() -> None:
             why = " ".join(str(error.__cause__ or error).split())
             sys.exit(f"notes: the database of --database cannot be reached: {why}")
         application = Middleware(Site(notes, page), pool, retry_after=1)
-        with make_server("127.0.0.1", options.port, application, Server, Handler) as server:
+        try:
+            server = make_server("127.0.0.1", options.port, application, Server, Handler)
+        except (OSError, OverflowError) as error:  # another program has that port, or there is none of that number
+            sys.exit(f"notes: nobody can be served at --port {options.port}: {error}")
+        with server:
             # SIGTERM and Ctrl-C: the server stops, the pool is drained, and only then the process ends.
             drain_on_signals(pool, timeout=20.0, stop=server.stop)
             threading.Thread(target=server.serve_forever).start()

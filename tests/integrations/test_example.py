@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -196,6 +199,17 @@ def test_it_answers_what_it_does_not_like(start: Start) -> None:
     assert notes.get("/notes/again") == (200, b"2")
     status, body = notes.get("/pools/")
     assert (status, b"<html" in body) == (200, True)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_port_that_cannot_be_had_is_one_line(tmp_path: Path, taken: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1] if taken else 70000
+        program = [sys.executable, str(PAGE.with_suffix(".py")), "--port", str(port)]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"notes: nobody can be served at --port {port}: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.soak
