@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
-from pooling.config import Config
-
-_OPTIONS = tuple(field.name for field in fields(Config))
+from pooling.config import OPTIONS
 
 
 class Variable:
@@ -84,7 +81,7 @@ def from_env(prefix: str, environ: Mapping[str, str]) -> dict[str, dict[str, str
         # The longest name counts: ORDERS_MAX_SIZE may be about "orders", ORDERS_OLD_MAX_SIZE about "orders_old".
         name = max((name for name in described if key.startswith(f"{name}_")), key=len, default=None)
         if name is None:
-            if f"_{key}".endswith(tuple(f"_{option}" for option in ("url", *_OPTIONS))):
+            if f"_{key}".endswith(tuple(f"_{option}" for option in ("url", *OPTIONS))):
                 known = ", ".join(described) or "none"
                 raise ValueError(f"{variable} is about no pool: {prefix}…_URL is set for {known}")
         elif key != f"{name}_url":

@@ -105,7 +105,7 @@ class WaitingRoom(Dispatch[T]):
             if waiter.turn is WAITING:
                 # The first report may have been lost to an exception on the thread that took it in. What an order waits
                 # for, a drain() above all, may be held up by a lease whose end nobody was told of.
-                self._tell(*((ledger._find_unreported,) if again is None else (again, waiter)))
+                self._tell(*((ledger.find_unreported,) if again is None else (again, waiter)))
 
     def _wait_anew(
         self,

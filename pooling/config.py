@@ -106,10 +106,10 @@ class Config:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Config:
         """The options as a Config. Raises TypeError with the nearest name for one that does not exist."""
-        known = [field.name for field in fields(cls)]
         for name in options:
-            if name not in known:
-                hint = ": it is the driver's, for the URL or connect_args" if name in _DRIVERS else nearest(name, known)
+            if name not in OPTIONS:
+                drivers = ": it is the driver's, for the URL or connect_args"
+                hint = drivers if name in _DRIVERS else nearest(name, OPTIONS)
                 raise TypeError(f"unknown option {name!r}{hint}")
         return cls(**options)
 
@@ -131,6 +131,10 @@ class Config:
             raise ValueError(f"min_size ({self.min_size}) is greater than max_size ({self.max_size})")
         if self.max_idle is not None and self.max_idle < self.min_size:
             raise ValueError(f"max_idle ({self.max_idle}) is less than min_size ({self.min_size})")
+
+
+OPTIONS = tuple(field.name for field in fields(Config))
+"""The names of all options."""
 
 
 # What other pools call it.

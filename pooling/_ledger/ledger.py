@@ -55,7 +55,7 @@ class Ledger(Settling[T]):
         self.queue.join(waiter)
         if not newcomer:
             self._wake_forgotten()
-            self._find_unreported()
+            self.find_unreported()
 
     def _known_down(self) -> bool:
         """Whether a newcomer can be told at once that the server is away: somebody is finding out anyway, or

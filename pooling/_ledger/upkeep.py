@@ -36,7 +36,8 @@ class Upkeep(Moves[T]):
         for entry in self.roster.overdue(self.now):
             self.roster.write_off(entry)
             self._free(entry, "hung")
-            self.outage.hurried = self.outage.hurried or entry.stage is Stage.CONNECTING  # it would not heed its time
+            if entry.stage is Stage.CONNECTING:
+                self.outage.hurried = True  # by a driver that does not heed its time
             if entry.connection is not None:
                 self.outbox.append(Stuck(entry.connection))
         for entry in self.roster.lines_due(self.now):
@@ -63,7 +64,7 @@ class Upkeep(Moves[T]):
         roster = self.roster
         if len(roster.entries) < self.max_size or roster.leased() < len(roster.entries):
             return
-        self._find_unreported()
+        self.find_unreported()
         starving = self.nesting.starving(roster.entries, self.queue)
         if starving and self.nesting.mode == "raise":
             # The last to come gives way, as the victim of a database's deadlock does: with its lease others go on.
@@ -76,7 +77,7 @@ class Upkeep(Moves[T]):
         elif starving and (news := self.nesting.news(roster.entries)):
             self.outbox.append(Notice(STARVING, news, self.now))
 
-    def _find_unreported(self) -> None:
+    def find_unreported(self) -> None:
         """Where no memory is left, a token may die without a report. Who waits and is not served has those looked for:
         soon, and now and then. (One that is reported as well is adopted once.)"""
         for entry in self.roster.entries:

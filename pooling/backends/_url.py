@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from pooling.backends._connect_args import ConnectArgs, check_connect_args
-from pooling.config import Config, nearest
+from pooling.config import OPTIONS, nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,12 +119,27 @@ def unknown_option(
 ) -> TypeError:
     """An error for an option in a URL of that kind that nobody knows, with the nearest one; or with where it is given,
     if it is the pool's. ``meant``: what it is looked for as."""
-    if name in (field.name for field in fields(Config)):
+    if name in OPTIONS:
         return TypeError(f"{name!r} is an option of the pool and not of the {kind} URL: create_pool(url, {name}=…)")
     known = list(known)
     near = nearest(meant or name, [*known, "max_size", "min_size"])  # by which a pool_size or max_connections is meant
     rest = f" (known: {', '.join(known)})" if listed else ""
     return TypeError(f"unknown option {name!r} in the {kind} URL{near}{rest}")
+
+
+_SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
+on_or_off = _SWITCH.__getitem__
+_WANTED: dict[Callable[[str], Any], str] = {float: "seconds", int: "a whole number"}
+
+
+def read_option(name: str, text: str, read: Callable[[str], Any], kind: str, *, also: str = "") -> Any:
+    """What the text of an option stands for in a URL of that kind. Raises ValueError with what it may be; ``also``:
+    beside the words for on and off."""
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        wanted = _WANTED.get(read, f"one of {', '.join(_SWITCH)}{also}")
+        raise ValueError(f"{name} in the {kind} URL must be {wanted}, not {text!r}") from None
 
 
 def schemes() -> list[str]:

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text, unknown_option
+from pooling.backends import (
+    ConnectArgs,
+    _sockets,
+    asked,
+    check_connect_args,
+    check_text,
+    on_or_off,
+    read_option,
+    unknown_option,
+)
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -361,18 +370,11 @@ def _option(name: str, text: str) -> dict[str, Any]:
         )
     if name not in _QUERY:
         raise unknown_option(name, "MySQL", sorted((*_QUERY, "ssl_mode")), listed=True)
-    try:
-        return {name: _QUERY[name](text)}
-    except (ValueError, KeyError):
-        wanted = _WANTED.get(_QUERY[name], f"one of {', '.join(_SWITCH)}")
-        by_server = " or server" if name == "autocommit" else ""
-        raise ValueError(f"{name} in the MySQL URL must be {wanted}{by_server}, not {text!r}") from None
+    return {name: read_option(name, text, _QUERY[name], "MySQL", also=" or server" if name == "autocommit" else "")}
 
 
 # In the query of other programs' URLs.
 _PLACES = {"user", "username", "password", "passwd", "host", "port", "database", "db", "dbname"}
-_SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
-_WANTED: dict[Callable[[str], Any], str] = {float: "seconds", int: "a whole number"}
 _QUERY: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
         (
@@ -384,9 +386,9 @@ _QUERY: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout", "tcp_keepalive"), float),
     **dict.fromkeys(("client_flag", "max_allowed_packet"), int),
     **dict.fromkeys(
-        ("local_infile", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity", "use_unicode"), _SWITCH.__getitem__
+        ("local_infile", "ssl_disabled", "ssl_verify_cert", "ssl_verify_identity", "use_unicode"), on_or_off
     ),
-    "autocommit": lambda text: None if text == "server" else _SWITCH[text],
+    "autocommit": lambda text: None if text == "server" else on_or_off(text),
 }  # fmt: skip  # lists of names
 # As in MySQL's own clients. PyMySQL has no name for TLS that is required and not verified but this.
 _SSL_MODES: dict[str, dict[str, Any]] = {

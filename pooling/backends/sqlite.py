@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from pooling.backends import ConnectArgs, asked, check_connect_args, unknown_option
+from pooling.backends import ConnectArgs, asked, check_connect_args, on_or_off, read_option, unknown_option
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
 
@@ -223,7 +223,9 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
         raise ValueError("an SQLite URL has no host: sqlite:///relative.db or sqlite:////absolute.db")
     database = unquote(path) or ":memory:"
     given = dict(parse_qsl(query, keep_blank_values=True))
-    args: dict[str, Any] = {name: _parsed(name, given.pop(name)) for name in _QUERY if name in given}
+    args: dict[str, Any] = {
+        name: read_option(name, given.pop(name), read, "SQLite") for name, read in _QUERY.items() if name in given
+    }
     args.pop("check_same_thread", None)  # FastAPI's tutorial has taught everybody to write it
     wal = args.pop("wal", True)
     if args.get("uri") and given:
@@ -412,23 +414,12 @@ def _code(error: sqlite3.Error) -> int:
     return next((known for text, known in _TEXTS.items() if text in str(error)), 1)
 
 
-def _parsed(name: str, text: str) -> Any:
-    """The value of an option in a URL's query."""
-    try:
-        return _QUERY[name](text)
-    except (ValueError, KeyError):
-        wanted = _WANTED.get(_QUERY[name], f"one of {', '.join(_SWITCH)}")
-        raise ValueError(f"{name} in the SQLite URL must be {wanted}, not {text!r}") from None
-
-
-_SWITCH = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "off": False, "on": True}
-_WANTED: dict[Callable[[str], Any], str] = {float: "seconds", int: "a whole number"}
 _QUERY: dict[str, Callable[[str], Any]] = {
     "timeout": float,
     "cached_statements": int,
     "detect_types": int,
     "isolation_level": lambda text: text or None,
-    "uri": _SWITCH.__getitem__,
-    "wal": _SWITCH.__getitem__,
-    "check_same_thread": _SWITCH.__getitem__,
+    "uri": on_or_off,
+    "wal": on_or_off,
+    "check_same_thread": on_or_off,
 }

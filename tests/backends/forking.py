@@ -18,6 +18,13 @@ def taken_again() -> list[IO[bytes]]:
     return [tempfile.TemporaryFile(buffering=0) for _ in range(97)]
 
 
+def check(files: list[IO[bytes]]) -> None:
+    """Nobody else has closed one."""
+    for file in files:
+        file.write(b"a line")
+        assert os.fstat(file.fileno()).st_size == 6, "it leads elsewhere by now"
+
+
 def main(kind: str, url: str, folder: str, ending: str, name: str = "forking") -> None:
     """``kind`` is an adapter's class, ``module:name`` where it is in another module than the first ones."""
     module, _, cls = kind.rpartition(":")
@@ -43,9 +50,7 @@ def main(kind: str, url: str, folder: str, ending: str, name: str = "forking") -
             pool.close()
             del used, idle, first, second, lease, pool
             gc.collect()  # whose destructors close descriptors by their numbers
-            for file in files:
-                file.write(b"a line")
-                assert os.fstat(file.fileno()).st_size == 6, "it leads elsewhere by now"
+            check(files)
             code = 0
         except BaseException:
             traceback.print_exc()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import weakref
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -18,7 +17,7 @@ from redis.retry import Retry
 
 from pooling.backends import ConnectArgs, asked, check_connect_args, check_user
 from pooling.backends.redis import _connection, _errors
-from pooling.config import Config
+from pooling.config import OPTIONS
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from pooling.config import Options
 
-_POOLS = {field.name for field in fields(Config)}
 _SCHEMES = ("redis", "rediss", "unix")
 _WRONG_VALUE = re.compile(r"Invalid value for '(\w+)'")  # which redis-py says of an option; it leaves the value out
 
@@ -81,7 +79,7 @@ class RedisFactory(Factory[Any]):
         try:
             return _connection.tracked(kind)(**args), args
         except TypeError as error:
-            raise _errors.explained(error, kind, _POOLS) from None
+            raise _errors.explained(error, kind, OPTIONS) from None
 
     def view(self, connection: Any) -> Any:
         client = redis.Redis.from_pool(Bound(connection, connection.args))  # type: ignore[arg-type]  # it asks no more of it

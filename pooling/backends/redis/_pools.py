@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 import weakref
-from dataclasses import fields
 from queue import LifoQueue, Queue
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.backends.redis._slots import SlotPool, read
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
-from pooling.config import Config, seconds
+from pooling.config import OPTIONS, seconds
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease, give_up
 from pooling.pool import Pool
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 _BETWEEN = Between("redis")
 ASK = 0.25  # seconds after which a caller whom an outage keeps waiting asks again
-_OPTIONS = {field.name for field in fields(Config)} - {"max_size", "timeout", "workers"}
+_OPTIONS = set(OPTIONS) - {"max_size", "timeout", "workers"}
 
 
 class ConnectionPool(redis.ConnectionPool):

@@ -509,7 +509,7 @@ def test_a_daemon_has_its_descriptors_whatever_response_its_parent_was_reading(h
     script = """
         import gc, os, sys
         from pooling.backends import http
-        from tests.backends.forking import taken_again
+        from tests.backends.forking import check, taken_again
         manager = http.PoolManager(maxsize=2, block=True)
         url = f"http://{sys.argv[1]}:{sys.argv[2]}"
         held = manager.request("GET", url + "/bytes/100000", preload_content=False)
@@ -522,9 +522,7 @@ def test_a_daemon_has_its_descriptors_whatever_response_its_parent_was_reading(h
                 manager.clear()
                 del held, manager
                 gc.collect()
-                for file in files:
-                    file.write(b"a line")
-                    assert os.fstat(file.fileno()).st_size == 6
+                check(files)
                 code = 0
             finally:
                 os._exit(code)
