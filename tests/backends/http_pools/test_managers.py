@@ -20,6 +20,7 @@ from tests.backends.http_pools.conftest import number
 from tests.forwarder import Forwarder
 from tests.servers import HTTP
 from tests.servers.base import free_port
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,7 @@ def test_a_total_holds_over_all_origins_and_idle_ones_make_room(
     assert sorted(peak)[len(peak) * 3 // 4] <= 4
     assert sum(pool.stats().idle for pool in manager.pooling.values()) >= 1
     assert manager._total.pooling.stats().leased == 0
-    time.sleep(0.1)
-    assert http_server.session_count() <= 4
+    until(lambda: http_server.session_count() <= 4)
 
 
 def test_a_total_that_is_reached_is_waited_for_in_time(manage: Any, http_server: HTTP, proxy: Any) -> None:
