@@ -13,7 +13,6 @@ from pooling._ledger.ledger import Fate
 from pooling._traces import forget_frames
 from pooling.config import seconds
 from pooling.errors import PoolError
-from pooling.stats import FOLD_AT
 
 if TYPE_CHECKING:
     from pooling.pool import Pool
@@ -83,13 +82,14 @@ class Lease(Generic[T]):
             if clean and error is None and not roster.orphans and now < entry.plain_until:
                 # In this order it is, for whoever takes a snapshot meanwhile, never released and still leased.
                 entry.thread = 0
-                used = pool._used
-                used.append(now - entry.since)
+                pool._used.append(now - entry.since)
                 entry.since = now
                 roster.idle.append(token)
-                # Read after the append: see "The plain path" in pool.py. Samples are folded by settle(), now and then.
-                if not roster.calm or len(used) >= FOLD_AT:
-                    pool._pass_on()
+                # After the append: see "The plain path" in pool.py. A loop, since it takes the next one at the least
+                # that this can cost.
+                for _ in roster.plain_releases:
+                    return True
+                pool._pass_on()
                 return True
             if entry.owned_by(token):
                 pool._end(entry, token, pool._hooks.judge(entry, error), error)

@@ -1,15 +1,16 @@
 """The pool: the lock, the clock, the hand to workers and reaper. What is decided, the ledger decides.
 
 The plain path. While nobody waits and nothing is out of the ordinary, an acquire pops a token from the deque of idle
-ones and a release puts it back, without the lock: both ends of a deque are atomic. Two flags that change together say
-whether that is so: an acquire reads ``plain[0]``, which the kernel wipes in a forked child; a release reads
-``roster.calm``, which is cheaper, and in a child gives back to books that nobody there uses. It stays strictly first
-come, first served, and loses no wake-up:
+ones and a release puts it back, without the lock: both ends of a deque are atomic. Two things that change together say
+whether that is so: an acquire reads the flag ``plain[0]``, which the kernel wipes in a forked child; a release takes an
+item of ``roster.plain_releases``, and in a child gives back to books that nobody there uses. When those have run out it
+is time for settle() to fold the samples that have gathered. It stays strictly first come, first served, and loses no
+wake-up:
 
-1. A caller that finds no idle connection clears the flags under the lock, and only then looks at the deque.
-2. A release appends first and reads its flag afterwards; where it is cleared it comes to the lock and settles.
+1. A caller that finds no idle connection takes both away under the lock, and only then looks at the deque.
+2. A release appends first and takes its one afterwards; where there is none it comes to the lock and settles.
 3. Pop and append on one deque are totally ordered. If the append came first, the look of (1) finds it. If the look
-   came first, the flags were cleared before it, so the release of (2) reads that.
+   came first, both were taken away before it, so the release of (2) finds none.
 4. An acquire that read 1 just before it became 0 takes a connection at the very moment another caller joins the queue:
    of two that come together, either may be the first.
 

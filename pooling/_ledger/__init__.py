@@ -17,6 +17,6 @@ Invariants, after every settle():
  5. Before a connection goes out its epoch (for the plain path plain_until, -inf in an old one) and its last use are
     looked at: nothing older than the last break or clear() is handed to anybody unchecked.
  6. Connects under way (late ones not counted) <= max_connecting, and <= 1 while the server is down.
- 7. plain[0] and roster.calm are true only if nobody waits, nobody listens, and every clean release may simply
-    be put back. (The first is wiped by a fork, the second is cheaper to read.)
+ 7. plain[0] is true, and roster.plain_releases has any, only if nobody waits, nobody listens, and every clean release
+    may simply be put back. (The first is wiped by a fork, the second is cheaper, and runs out in time for a settle().)
 """

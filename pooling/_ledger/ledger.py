@@ -9,6 +9,7 @@ from typing import TypeVar
 from pooling._ledger.entry import Stage, Token
 from pooling._ledger.phase import CLOSED, RUNNING, SUSPENDED, Phase
 from pooling._ledger.queue import WAITING, Turn, Waiter
+from pooling._ledger.roster import NONE
 from pooling._ledger.settling import Settling
 from pooling.errors import PoolError
 from pooling.events import Outlet
@@ -34,9 +35,9 @@ class Ledger(Settling[T]):
 
     def join(self, waiter: Waiter[T]) -> None:
         """Somebody wants a connection. Also called again by one who waits already: it keeps its place."""
-        # First the flags, then a look at idle (in _serve): a release that the look misses reads its flag after its
-        # append, and comes to settle().
-        self.roster.calm = self.plain[0] = False
+        # First these, then a look at idle (in _serve): a release that the look misses takes its one after its append,
+        # finds none, and comes to settle().
+        self.roster.plain_releases, self.plain[0] = NONE, False
         if waiter.turn is not WAITING:
             return
         newcomer = waiter.ticket < 0
@@ -294,7 +295,8 @@ class Ledger(Settling[T]):
         if self.phase is SUSPENDED:
             self.outage.resumed(self.now)
         self.phase = phase
-        self.roster.calm = self.plain[0] = False  # before idle is emptied: what comes back from now on is settled
+        # Before idle is emptied: what comes back from now on is settled.
+        self.roster.plain_releases, self.plain[0] = NONE, False
         self._emit("state", reason=phase.value)
         if phase is Phase.CLOSED:
             while waiter := self.queue.head():

@@ -16,9 +16,14 @@ from typing import Any, Generic, TypeVar
 
 from pooling._ledger.entry import Entry, Stage, Token, TokenRef
 from pooling.config import Config
-from pooling.stats import CloseReason
+from pooling.stats import FOLD_AT, CloseReason
 
 T = TypeVar("T")
+
+# What Roster.plain_releases goes through: as many as there are samples in a batch, or none. Iterators of lists, which
+# several threads may use at once on a free-threaded build as well.
+MANY = [None] * FOLD_AT
+NONE = iter(MANY[:0])
 
 
 class Roster(Generic[T]):
@@ -36,7 +41,8 @@ class Roster(Generic[T]):
         self.at: dict[Stage, dict[Entry[T], None]] = {stage: {} for stage in Stage if stage is not Stage.OPEN}
         self.hung: dict[Entry[T], None] = {}
         self.orphans: deque[TokenRef] = deque()
-        self.calm = False  # whether an idle connection may lie where it is: nobody has to be told of it
+        # An item for each release that may let its connection lie among the idle ones: nobody has to be told of it.
+        self.plain_releases = NONE
         self.epoch = 0
         self.cleared = 0  # connections of an epoch before this one are retired; of a later one, checked
         self._wake = wake

@@ -13,6 +13,7 @@ from pooling._ledger.entry import Entry, Stage
 from pooling._ledger.outage import LONGEST_GAP, MOMENT
 from pooling._ledger.phase import CLOSED, RUNNING, SUSPENDED, Phase
 from pooling._ledger.queue import Turn, Waiter
+from pooling._ledger.roster import MANY, NONE
 from pooling._ledger.upkeep import Upkeep
 from pooling.stats import FOLD_AT, CloseReason
 
@@ -93,8 +94,9 @@ class Settling(Upkeep[T]):
             tally.uses.fold()
             tally.waits.fold()
         plain = self._is_plain()
-        # Who finds the first may acquire, and who finds the second may release, without a word to anybody.
-        self.plain[0] = roster.calm = calm = plain and not self.queue
+        calm = plain and not self.queue
+        # Who takes one of the first may release, and who finds the second may acquire, without a word to anybody.
+        roster.plain_releases, self.plain[0] = iter(MANY) if calm else NONE, calm
         self.steady_until = self._steady_until() if plain and not calm else -math.inf
 
     def _serve(self) -> None:

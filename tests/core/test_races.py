@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -17,7 +18,7 @@ from pooling import PoolTimeout
 from pooling._holders import call_site
 from pooling._ledger.entry import Stage, TokenRef
 from pooling._ledger.queue import Turn, Waiter
-from pooling._ledger.roster import Roster
+from pooling._ledger.roster import MANY, NONE, Roster
 from pooling._runtime.threads import Threads
 from pooling._waiting import LOOKS
 from pooling.testing import FakeBroken, FakeFactory, ManualClock
@@ -36,13 +37,14 @@ class Emptied(deque):  # type: ignore[type-arg]
 class CalmUntilTheAppend(Roster[Any]):
     """Who joins the queue does it just before a connection comes back."""
 
-    @property
-    def calm(self) -> bool:
-        return not self.idle or self.__dict__["calm"]
+    @property  # type: ignore[override]
+    def plain_releases(self) -> Iterator[None]:
+        found: Iterator[None] = self.__dict__["plain_releases"] if self.idle else iter(MANY)
+        return found
 
-    @calm.setter
-    def calm(self, calm: bool) -> None:
-        self.__dict__["calm"] = calm
+    @plain_releases.setter
+    def plain_releases(self, left: Iterator[None]) -> None:
+        self.__dict__["plain_releases"] = left
 
 
 def a_waiter(clock: ManualClock, turn: Turn = Turn.WAITING) -> Waiter[Any]:
@@ -94,7 +96,7 @@ def test_of_two_that_come_for_the_last_idle_connection_one_waits(clock: ManualCl
 
 
 def test_a_release_beside_a_caller_who_has_just_joined_the_queue_serves_it(clock: ManualClock, make: Make) -> None:
-    """The roster is calm when the release begins, and no longer when its append is done: it comes to settle()."""
+    """It may be plain when it begins, and no longer when its append is done: it comes to settle()."""
     pool = make(max_size=1)
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
@@ -319,7 +321,7 @@ def test_nobody_lines_up_where_the_last_connection_came_back_just_before(clock: 
     lease.release()
     clock.advance(0)
     waiting.result().release()
-    assert pool._roster.calm
+    assert pool._roster.plain_releases is not NONE
     assert pool._ledger.line_up(a_waiter(clock, Turn.WAITING)) is False
 
 
@@ -331,11 +333,11 @@ def test_whoever_comes_after_the_last_who_waited_stands_alone_and_is_served(cloc
         waiting = clock.spawn(pool.acquire, 5)
         clock.advance(0.01)
         lease.release()
-        assert not pool._roster.calm
+        assert pool._roster.plain_releases is NONE
         clock.advance(0)
         lease = waiting.result()
     lease.release()
-    assert pool._roster.calm
+    assert pool._roster.plain_releases is not NONE
     assert pool._plain[0] == 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pooling._ledger.roster import MANY
 from pooling.stats import FOLD_AT, Recorder
 
 CYCLES = 3 * FOLD_AT  # of one sample: each folds as often
@@ -22,7 +23,7 @@ MOST = 0.55  # of the floor
 class Held:
     """What a release looks at: an entry of a pool, in small."""
 
-    __slots__ = ("recorder", "since", "used", "uses")
+    __slots__ = ("left", "recorder", "since", "used", "uses")
 
     def __init__(self) -> None:
         self.recorder = Recorder()
@@ -45,12 +46,15 @@ def counted(held: Held) -> None:
     """A cycle's statistics: the use is counted and its duration noted, and now and then what was noted is sorted into
     buckets."""
     now = 1.0
+    held.left = iter(MANY)
     for _ in repeat(None, CYCLES):
         held.uses += 1
-        used = held.used
-        used.append(now - held.since)
-        if len(used) >= FOLD_AT:
+        held.used.append(now - held.since)
+        for _ in held.left:
+            break
+        else:
             held.recorder.fold()
+            held.left = iter(MANY)
 
 
 def nothing(held: Held) -> None:

@@ -49,14 +49,14 @@ def explore_in_two(count: int, first: int = 0) -> None:
 
 
 FAULTS = {
-    "a release does not read the flag after its append": (
+    "a release does not look after its append whether it may be plain": (
         "lease.py",
-        "            if not roster.calm or",
-        "            if",
+        "for _ in roster.plain_releases:",
+        "for _ in (None,):",
     ),
-    "a joining caller looks at idle and clears the flag afterwards": (
+    "a joining caller looks at idle and takes the plain path away afterwards": (
         "_ledger/ledger.py",
-        "        self.roster.calm = self.plain[0] = False\n        if waiter.turn",
+        "        self.roster.plain_releases, self.plain[0] = NONE, False\n        if waiter.turn",
         "        if waiter.turn",
     ),
     "a closed pool keeps what comes back in the last moment": (
