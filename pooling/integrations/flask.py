@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +128,7 @@ class _State:
 
     pools: ByName
     timeout: Timeout
-    transactional: frozenset[str]
+    transactional: Container[str]
     retry_after: float | None
 
     @classmethod
@@ -139,7 +139,7 @@ class _State:
         if timeout is not DEFAULT:
             seconds("POOLING_TIMEOUT", timeout)
         seconds("POOLING_RETRY_AFTER", retry_after)
-        pools = given or _made(config)
+        pools = _made(config) if given is None else given
         return cls(pools, timeout, _transactional(config["POOLING_TRANSACTION"], pools), retry_after)
 
 
@@ -166,9 +166,9 @@ def _made(config: Mapping[str, Any]) -> PoolManager:
     return PoolManager.from_dict(described)
 
 
-def _transactional(wanted: Any, pools: ByName) -> frozenset[str]:
+def _transactional(wanted: Any, pools: ByName) -> Container[str]:
     if isinstance(wanted, bool):
-        return frozenset(pools if wanted else ())
+        return pools if wanted else ()  # those as well that are added to a manager later
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         raise TypeError(f"POOLING_TRANSACTION must be True, False, or a list of pools' names, not {wanted!r}")
     names = frozenset(wanted)

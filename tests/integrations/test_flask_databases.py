@@ -186,6 +186,18 @@ def test_a_context_without_a_request_commits_unless_it_fails(shop: Any) -> None:
     assert amounts(app, pools) == [1]
 
 
+def test_a_pool_that_is_added_to_the_given_manager_later_has_transactions_too(tmp_path: Path) -> None:
+    with pooling.PoolManager() as manager:
+        app = flask.Flask("shop")
+        app.config["POOLING_TRANSACTION"] = True
+        pools = Pools(app, manager)
+        manager.add("default", f"sqlite:///{tmp_path}/shop.db")
+        with app.app_context():
+            pools.connection().execute("CREATE TABLE entry (amount INTEGER)")
+            pools.connection().execute("INSERT INTO entry VALUES (1)")
+        assert amounts(app, pools) == [1]
+
+
 @pytest.mark.parametrize("used_before", [True, False])
 def test_what_comes_after_the_answer_is_rolled_back_unless_it_commits_by_itself(shop: Any, used_before: bool) -> None:
     app, pools = shop(POOLING_TRANSACTION=True)
