@@ -6,9 +6,10 @@ import itertools
 import os
 import sqlite3
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
@@ -56,6 +57,7 @@ _SWITCHES = [code for name, code in vars(sqlite3).items() if name.startswith("SQ
 # What a user can register. SQLite neither lists it nor takes it back.
 _REGISTERING = ("create_function", "create_aggregate", "create_window_function", "create_collation", "load_extension")
 _BUSY_TIMEOUT = 5.0  # seconds; sqlite3's own default
+_KNOCKS, _PAUSE = 10, 0.002  # how often a thread at work is told to end, and seconds it has to do so each time
 _memories = itertools.count(1)
 
 
@@ -106,6 +108,20 @@ class SqliteFactory(Factory[sqlite3.Connection]):
             connection.close()
             raise
         return connection
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        known = _known(connection)
+        known.ended = True
+        if known.readers:
+            # A thread may be at work on it: sqlite3 would go on there with what close() has freed, and the process die.
+            # It does not say who has left, so what is under way is told to end, again and again, then waited for.
+            for _ in range(_KNOCKS):
+                self.interrupt(connection)
+                time.sleep(_PAUSE)
+            with suppress(sqlite3.Error):
+                sqlite3.Connection.execute(connection, "SELECT 1")  # waits; last, as it wipes out the error there
+            time.sleep(_PAUSE)
+        connection.close()
 
     def check(self, connection: sqlite3.Connection, timeout: float) -> None:
         _ask(connection, "SELECT 1")
@@ -252,6 +268,7 @@ class _Connection(sqlite3.Connection):
     readers: set[weakref.ref[Any]]
     registered: bool
     elsewhere: bool  # it leads to another database than the one it was opened for
+    ended = False  # nothing is begun on it any more
 
     def __new__(cls, *_: Any, **__: Any) -> Self:  # not __init__: a subclass may execute something before it calls that
         connection = super().__new__(cls)
@@ -262,15 +279,13 @@ class _Connection(sqlite3.Connection):
         return self._noted(super().cursor(*args, **options))
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        cursor = super().execute(sql, parameters)
-        self.readers.add(weakref.ref(cursor, self.readers.discard))  # as _noted() does, a call less
-        return cursor
+        return self._noted(super().cursor()).execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
-        return self._noted(super().executemany(sql, parameters))
+        return self._noted(super().cursor()).executemany(sql, parameters)
 
     def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
-        return self._noted(super().executescript(sql_script))
+        return self._noted(super().cursor()).executescript(sql_script)
 
     if sys.version_info >= (3, 11):
 
@@ -283,6 +298,8 @@ class _Connection(sqlite3.Connection):
 
     def _noted(self, reader: R) -> R:
         self.readers.add(weakref.ref(reader, self.readers.discard))
+        if self.ended:  # asked last: close() says so first, and looks at the readers then
+            raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
         return reader
 
 

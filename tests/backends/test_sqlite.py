@@ -225,6 +225,52 @@ def test_a_closed_connection_is_neither_alive_nor_clean_and_can_be_interrupted()
     factory.close(connection)
 
 
+@pytest.mark.parametrize("call", ["connection.execute(WORK)", "connection.cursor().executemany(WORK, [()])"])
+def test_a_connection_is_closed_once_the_thread_that_is_at_work_on_it_has_left(call: str) -> None:
+    # In an interpreter of its own: closed before, the process would die of it.
+    told = run_python(
+        f"""
+        import sqlite3, threading, pooling
+
+        WORK = "INSERT INTO t WITH RECURSIVE r(n) AS (SELECT stay() UNION ALL SELECT n + 1 FROM r) SELECT n FROM r"
+        entered, leave = threading.Event(), threading.Event()
+
+        def stay():
+            entered.set()
+            leave.wait(30.0)
+            return 1
+
+        def work(connection):
+            try:
+                {call}  # would never end
+            except Exception:
+                print("it has ended")
+            try:
+                connection.execute("SELECT 1")
+            except sqlite3.ProgrammingError as error:
+                print(error)
+
+        pool = pooling.create_pool("sqlite://", max_size=1, reset=None)
+        lease = pool.acquire()
+        lease.connection.execute("CREATE TABLE t (x)")
+        lease.connection.create_function("stay", 0, stay)
+        thread = threading.Thread(target=work, args=[lease.connection])
+        thread.start()
+        entered.wait(30.0)
+        lease.discard()
+        print(pool.stats().closing, "is being closed")
+        leave.set()
+        thread.join()
+        pool.acquire(timeout=30.0).release()
+        print(dict(pool.stats().closed))
+        pool.close()
+        """
+    )
+    assert told.splitlines() == [
+        "1 is being closed", "it has ended", "Cannot operate on a closed database.", "{'discarded': 1}",
+    ]  # fmt: skip  # a list
+
+
 def test_exclusive_locking_by_one_user_does_not_lock_the_others_out(url: str) -> None:
     with create_pool(url + "?timeout=0.2", max_size=2, reset="session") as pool:
         with pool.transaction() as connection:
