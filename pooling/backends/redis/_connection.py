@@ -249,33 +249,38 @@ def tracked(kind: Any) -> Any:
     return type(kind.__name__, (Tracked, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
+def _inner(connection: Any) -> Any:
+    """The connection itself, also from behind the driver's cache."""
+    return getattr(connection, "_conn", connection)
+
+
 def tracker(connection: Any) -> Tracked | None:
-    """The tracked connection itself, also from behind the driver's cache; None where a class of the user's is used."""
-    inner = getattr(connection, "_conn", connection)
+    """The tracked connection itself; None where a class of the user's is used."""
+    inner = _inner(connection)
     return inner if isinstance(inner, Tracked) else None
 
 
 def awaits_login(connection: Any) -> bool:
     """Whether a new token has come that it has not logged in with."""
-    return getattr(getattr(connection, "_conn", connection), "_re_auth_token", None) is not None
+    return getattr(_inner(connection), "_re_auth_token", None) is not None
 
 
 def socket_of(connection: Any) -> Any:
     """None where there is none, or none that is seen: a class of the user's need not have the driver's attribute, and a
     fake of a test has there what is no socket, whose fileno() is a number of somebody else's."""
-    sock = getattr(getattr(connection, "_conn", connection), "_sock", None)
+    sock = getattr(_inner(connection), "_sock", None)
     return sock if hasattr(sock, "settimeout") else None
 
 
 def is_open(connection: Any) -> bool:
     """Of a class that is none of redis-py's only that one knows: it is told to connect at each use."""
-    inner = getattr(connection, "_conn", connection)
+    inner = _inner(connection)
     return not isinstance(inner, AbstractConnection) or inner._sock is not None
 
 
 def connect(connection: Any, timeout: float) -> None:
     """Connect within the time: the connection's own timeouts count where they are shorter."""
-    inner = getattr(connection, "_conn", connection)
+    inner = _inner(connection)
     if not isinstance(inner, AbstractConnection):
         connection.connect()
         return
@@ -291,7 +296,7 @@ def connect(connection: Any, timeout: float) -> None:
 def is_alive(connection: Any, *, chatty: bool = False) -> bool:
     """Whether it is open with nothing to read. What there is to read may be a session ticket of TLS, which the driver
     takes in. ``chatty``: the server may have something to say, and the user's driver will read it."""
-    if getattr(getattr(connection, "_conn", connection), "_sock", None) is None:
+    if getattr(_inner(connection), "_sock", None) is None:
         return False
     sock = socket_of(connection)
     try:
@@ -306,7 +311,7 @@ def is_quiet(connection: Any) -> bool:
     """Whether it is certain that a connection is open and has nothing to be read. The driver's can_read() tells as
     well, but reads into a buffer for that, under a timeout that it sets and sets back: three system calls, each of
     which lets go of the interpreter. False where only that one knows."""
-    inner = getattr(connection, "_conn", connection)
+    inner = _inner(connection)
     try:
         sock, buffer = inner._sock, inner._parser._buffer
         if type(inner).can_read is not AbstractConnection.can_read or not isinstance(buffer, SocketBuffer):
@@ -318,7 +323,7 @@ def is_quiet(connection: Any) -> bool:
 
 def ping(connection: Any, timeout: float) -> None:
     """A round trip within the time; within that of any reply, where the user has given one."""
-    own = getattr(getattr(connection, "_conn", connection), "socket_timeout", None)
+    own = getattr(_inner(connection), "socket_timeout", None)
     connection.send_command("PING", check_health=False)
     if _text(connection.read_response(timeout=_shorter(timeout, own))) != "PONG":
         raise ConnectionError("the connection answered a PING with something else")
@@ -345,7 +350,7 @@ def let_go(connection: Any) -> bool:
 
 def forget_handler(connection: Any) -> None:
     """Take away the handler of published messages that a PubSub has put there: the driver never does."""
-    parser = getattr(getattr(connection, "_conn", connection), "_parser", None)
+    parser = getattr(_inner(connection), "_parser", None)
     if parser is not None and hasattr(parser, "set_pubsub_push_handler"):
         parser.set_pubsub_push_handler(parser.handle_pubsub_push_response)
 

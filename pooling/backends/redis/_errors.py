@@ -6,14 +6,16 @@ import copy
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import exceptions
 
 from pooling.backends import ConnectArgsError
 from pooling.config import nearest
 from pooling.errors import ConnectError, PoolError, PoolTimeout, QueueFull
+from pooling.factory import Factory
 
+T = TypeVar("T")
 # Redis-py makes these ConnectionErrors; the connection is well.
 _REFUSALS = (
     exceptions.AuthenticationError,
@@ -58,32 +60,36 @@ class TooManyConnections(QueueFull, exceptions.MaxConnectionsError):
     """All connections are in use, and the pool does not wait. A QueueFull, and a MaxConnectionsError of redis-py."""
 
 
-def is_broken(error: BaseException) -> bool:
-    lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, *_WRONG_SERVER)
-    return isinstance(error, lost) and not isinstance(error, _REFUSALS)
-
-
 def is_demoted(error: BaseException) -> bool:
     return isinstance(error, _WRONG_SERVER)
 
 
-def is_permanent(error: BaseException) -> bool:
-    if isinstance(error, (exceptions.BusyLoadingError, ConnectArgsError)):
-        return False
-    said = str(error)
-    if isinstance(error, _REFUSALS) or any(text in said for text in _PERMANENT_TEXTS) or _NO_FILE.match(said):
-        return True
-    if isinstance(error, exceptions.ResponseError):  # a database that is not there, a command that is not known
-        return not isinstance(error, _PASSING) and not said.startswith(_NOT_EXECUTED_CODES)
-    return isinstance(error, (exceptions.DataError, TypeError, ValueError, AttributeError))
+class Opinions(Factory[T]):
+    """What a factory has to say about redis-py's errors."""
 
+    def is_broken(self, error: BaseException) -> bool:
+        lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, *_WRONG_SERVER)
+        return isinstance(error, lost) and not isinstance(error, _REFUSALS)
 
-def is_retryable(error: BaseException) -> bool:
-    if str(error).startswith(_IN_PIPELINE):
-        return False
-    if isinstance(error, exceptions.ResponseError) and str(error).startswith(_NOT_EXECUTED_CODES):
-        return True
-    return isinstance(error, _NOT_EXECUTED)
+    def is_demoted(self, connection: T, error: BaseException) -> bool:
+        return is_demoted(error)
+
+    def is_permanent(self, error: BaseException) -> bool:
+        if isinstance(error, (exceptions.BusyLoadingError, ConnectArgsError)):
+            return False
+        said = str(error)
+        if isinstance(error, _REFUSALS) or any(text in said for text in _PERMANENT_TEXTS) or _NO_FILE.match(said):
+            return True
+        if isinstance(error, exceptions.ResponseError):  # a database that is not there, a command that is not known
+            return not isinstance(error, _PASSING) and not said.startswith(_NOT_EXECUTED_CODES)
+        return isinstance(error, (exceptions.DataError, TypeError, ValueError, AttributeError))
+
+    def is_retryable(self, error: BaseException) -> bool:
+        if str(error).startswith(_IN_PIPELINE):
+            return False
+        if isinstance(error, exceptions.ResponseError) and str(error).startswith(_NOT_EXECUTED_CODES):
+            return True
+        return isinstance(error, _NOT_EXECUTED)
 
 
 def own(error: ConnectError) -> BaseException:

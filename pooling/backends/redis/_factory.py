@@ -19,7 +19,7 @@ from pooling.backends import ConnectArgs, asked, check_connect_args, check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.config import OPTIONS
 from pooling.errors import PoolError
-from pooling.factory import Factory, ResetMode
+from pooling.factory import ResetMode
 from pooling.pool import Pool
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SCHEMES = ("redis", "rediss", "unix")
 _WRONG_VALUE = re.compile(r"Invalid value for '(\w+)'")  # which redis-py says of an option; it leaves the value out
 
 
-class RedisFactory(Factory[Any]):
+class RedisFactory(_errors.Opinions[Any]):
     """Connections to one Redis server, given as redis-py's URL: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
 
     ``connect_args`` goes to the connection class of redis-py; ``connection_class`` in it is the class itself. A lease
@@ -145,18 +145,6 @@ class RedisFactory(Factory[Any]):
 
     def begin(self, connection: Any) -> None:
         raise PoolError("Redis has no transaction that a pool could hold open: use pipeline(transaction=True)")
-
-    def is_broken(self, error: BaseException) -> bool:
-        return _errors.is_broken(error)
-
-    def is_demoted(self, connection: Any, error: BaseException) -> bool:
-        return _errors.is_demoted(error)
-
-    def is_permanent(self, error: BaseException) -> bool:
-        return _errors.is_permanent(error)
-
-    def is_retryable(self, error: BaseException) -> bool:
-        return _errors.is_retryable(error)
 
     def __repr__(self) -> str:
         return f"RedisFactory({self.where})"

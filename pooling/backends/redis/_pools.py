@@ -223,7 +223,7 @@ class ConnectionPool(redis.ConnectionPool):
             raise
         finally:
             fault = getattr(_connection.tracker(connection), "fault", None)
-            if fault is not None and _errors.is_broken(fault):
+            if fault is not None and self._pool._factory.is_broken(fault):
                 lease.__exit__(type(fault), fault, None)
             elif not owned or not _connection.is_open(connection):
                 lease.discard()  # its user has closed it, as a PubSub does

@@ -27,7 +27,7 @@ from pooling._ledger.outage import gap
 from pooling._secrets import attributes, found
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._factory import Bound, renew
-from pooling.factory import Factory, ResetMode
+from pooling.factory import ResetMode
 from pooling.lease import Lease, give_up
 
 GRACE = 0.5  # seconds
@@ -140,7 +140,7 @@ class Shells:
             self.spare(shell)
 
 
-class ShellFactory(Factory[Session]):
+class ShellFactory(_errors.Opinions[Session]):
     """How the pool underneath opens, checks, resets and closes. Its owner is the pool that callers see."""
 
     def __init__(self, owner: Callable[[], Any]) -> None:
@@ -245,16 +245,7 @@ class ShellFactory(Factory[Session]):
             _connection.let_go(shell)
 
     def is_broken(self, error: BaseException) -> bool:
-        return _errors.is_broken(error) or isinstance(error, OSError)
-
-    def is_demoted(self, connection: Any, error: BaseException) -> bool:
-        return _errors.is_demoted(error)
-
-    def is_permanent(self, error: BaseException) -> bool:
-        return _errors.is_permanent(error)
-
-    def is_retryable(self, error: BaseException) -> bool:
-        return _errors.is_retryable(error)
+        return super().is_broken(error) or isinstance(error, OSError)
 
     def belongs_to(self, owner: Any) -> bool:
         return self._owner() is owner
