@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -38,6 +39,12 @@ def is_idle(connection: Any) -> bool:
 def is_open(connection: Any) -> bool:
     """Whether the other side has not hung up on an idle connection. Sends nothing and never blocks."""
     return connection.sock is not None and _sockets.looks_open(connection.sock)
+
+
+def is_fit(connection: Any) -> bool:
+    """Whether another request may be sent on it."""
+    stale_at = getattr(connection, "stale_at", math.inf)
+    return is_idle(connection) and (stale_at == math.inf or time.monotonic() < stale_at) and is_open(connection)
 
 
 def allowed_idle(headers: Mapping[str, str]) -> float | None:
@@ -78,7 +85,7 @@ class _Attentive:
 
     reused = False
     unread = False
-    stale_at = float("inf")
+    stale_at = math.inf
     _allowed: float | None = None
     # Whether the server would not take another request for one: it waits for the rest of a body, or speaks something
     # else by now.
@@ -119,7 +126,7 @@ class _Attentive:
 
     def close(self) -> None:
         super().close()  # type: ignore[misc]  # HTTPConnection's
-        self.unread, self.stale_at, self.reused = False, float("inf"), False
+        self.unread, self.stale_at, self.reused = False, math.inf, False
         self.spoilt = False
 
 

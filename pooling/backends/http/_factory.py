@@ -23,7 +23,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 
 from pooling._secrets import attributes, found
 from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text
-from pooling.backends.http._connection import Connection, SecureConnection, is_idle, is_open
+from pooling.backends.http._connection import Connection, SecureConnection, is_fit, is_idle, is_open
 from pooling.errors import PoolError
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -83,7 +83,7 @@ class HttpFactory(Factory[Any]):
         connection.touch()
 
     def is_alive(self, connection: Any) -> bool:
-        return is_idle(connection) and time.monotonic() < connection.stale_at and is_open(connection)
+        return is_fit(connection)
 
     def is_clean(self, connection: Any) -> bool:
         if connection.sock is None or not is_idle(connection):

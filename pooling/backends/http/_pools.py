@@ -34,7 +34,7 @@ from pooling._holders import Between
 from pooling._ledger.phase import Phase
 from pooling._traces import forget_frames
 from pooling.backends.http._connect import connect_in_time
-from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_idle, is_open
+from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_fit, is_idle
 from pooling.backends.http._factory import ShellFactory
 from pooling.backends.http._queue import QueueFace
 from pooling.config import Options, seconds
@@ -160,7 +160,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             except BaseException:
                 self._give_back(None)
                 raise
-        if connection.sock is not None and not self._is_fit(connection):
+        if connection.sock is not None and not is_fit(connection):
             connection.close()
         connection.unread = False
         return connection
@@ -369,11 +369,6 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         _log.warning("Connection pool is full, discarding connection: %s. Connection pool size: %s", self.host, size)
 
     # -- connections ----------------------------------------------------------------------------------
-
-    def _is_fit(self, connection: Any) -> bool:
-        """Whether another request may be sent on it."""
-        stale_at = getattr(connection, "stale_at", math.inf)
-        return is_idle(connection) and (stale_at == math.inf or time.monotonic() < stale_at) and is_open(connection)
 
     def _patience(self, connection: Any) -> float:
         """Seconds that a connect may take in all: the request's own connect timeout, else the pool's."""

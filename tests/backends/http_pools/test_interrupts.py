@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pooling.backends import http
+from pooling.backends.http import _pools
 from pooling.backends.http._pools import _Use
 from tests.backends.http_pools.conftest import Make, number
 from tests.interrupts.lines import keeping, struck_after_each_call, struck_at_each_line
@@ -15,10 +16,10 @@ from tests.interrupts.lines import keeping, struck_after_each_call, struck_at_ea
 
 def test_an_interrupted_request_gives_its_place_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make(maxsize=1, block=True, pool_timeout=5.0)
-    for name in ("_make_request", "_take", "_validate_conn", "_is_fit"):
+    for place, name in ((pool, "_make_request"), (pool, "_take"), (pool, "_validate_conn"), (_pools, "is_fit")):
         number(pool)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(pool, name, lambda *args, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(place, name, lambda *args, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
             pool.request("GET", "/")
     assert pool.request("GET", "/").data == b"ok"
     assert pool.pooling.stats().leased == 0
