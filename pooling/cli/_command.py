@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
-from pooling._secrets import hide
+from pooling import create_pool
+from pooling._secrets import found, hide
+from pooling.factory import Factory
 
 FINE = 0
 FAILED = 1
@@ -56,6 +59,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # It may repeat an argument that was one too many: a URL with a password in it.
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {hide(message)} (see {self.prog} --help)\n")
+
+
+def one_line(error: Exception, url: str | None) -> str:
+    """What an error says. A driver may repeat what it was given: the password is taken out."""
+    return hide(" ".join(str(error).split()) or type(error).__name__, found(url))
+
+
+@contextmanager
+def refusing(url: str) -> Iterator[None]:
+    """Have it be a Mistake where no pool can be made of the URL, be it for want of a driver."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        raise Mistake(one_line(error, url)) from error
+
+
+def factory_of(url: str, connect_args: Mapping[str, Any] | None = None) -> Factory[Any]:
+    """What a pool would connect with; the pool itself opens nothing. Raises Mistake."""
+    with refusing(url), create_pool(url, connect_args) as pool:
+        return pool._factory
 
 
 def similar(word: str, known: Iterable[str]) -> str:

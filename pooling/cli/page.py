@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pooling import Pool, PoolError, create_pool
-from pooling._secrets import found, hide
-from pooling.cli._command import FAILED, FINE, MOST, YEAR, Mistake
+from pooling.cli._command import FAILED, FINE, MOST, YEAR, Mistake, refusing
 from pooling.integrations.page import serve
 
 NAME = "page"
@@ -109,15 +108,13 @@ def _url(url: str | None) -> Iterator[str]:
 def _pool(url: str, arguments: argparse.Namespace) -> Pool[Any]:
     # Nobody sends anything here, so nobody would notice that the server has gone: every acquire looks at the socket.
     options: Any = {"max_size": arguments.max_size, "timeout": arguments.timeout, "check_after": 0.0}
-    try:
+    with refusing(url):
         try:
             return create_pool(url, **options, keepalive=KEEPALIVE)
         except ValueError as error:
             if "keepalive" not in str(error):
                 raise
             return create_pool(url, **options)  # a backend without a round trip of its own
-    except (ValueError, TypeError, ImportError) as error:
-        raise Mistake(hide(" ".join(str(error).split()), found(url))) from error
 
 
 @contextmanager

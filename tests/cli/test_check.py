@@ -130,7 +130,7 @@ def test_a_backend_of_somebody_else_s_is_checked_by_what_its_factory_has(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factory = FakeFactory()
-    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli._command.create_pool", lambda *_: Pool(factory))
     told = checked(main, "gopher://localhost")
     assert (told["driver"], told["server"], told["tls"]) == ("pooling", None, None)
     assert steps(told) == ["connect", "round trip", "reset, transaction", "close"]
@@ -232,7 +232,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(scheme: str, main: Main
 def test_a_server_that_falls_silent_later_is_given_up_in_time(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     factory = FakeFactory()
     factory.gates["check"].never()
-    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli._command.create_pool", lambda *_: Pool(factory))
     try:
         line = failed(main, "gopher://localhost", "--timeout", "0.3")
     finally:
@@ -249,7 +249,7 @@ def test_a_step_that_fails_is_named_and_the_connection_is_closed(
 ) -> None:
     factory = FakeFactory()
     factory.gates[step].error(ConnectionResetError(f"gone, password={CANARY}"))
-    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli._command.create_pool", lambda *_: Pool(factory))
     line = failed(main, "gopher://localhost")
     named = {"check": "round trip", "reset": "reset", "close": "close"}[step]
     assert line.startswith(f"{named} failed after ")
@@ -264,7 +264,7 @@ def test_ctrl_c_is_one_line_and_closes_what_was_opened(main: Main, monkeypatch: 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pooling.cli.check._command.create_pool", lambda url: Pool(factory))
+    monkeypatch.setattr("pooling.cli._command.create_pool", lambda *_: Pool(factory))
     monkeypatch.setattr(factory, "check", interrupt)
     code, out, err = main("check", "gopher://localhost")
     assert (code, out, err) == (130, "", "pooling check: interrupted\n")

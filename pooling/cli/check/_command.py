@@ -26,11 +26,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from pooling import create_pool
 from pooling._clock import LONGEST
-from pooling._secrets import found, hide
+from pooling._secrets import hide
 from pooling._words import printable
-from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake
+from pooling.cli._command import FAILED, FINE, INTERRUPTED, Mistake, factory_of
 from pooling.cli.check._backends import About, about
 from pooling.cli.check._file import missing, untouched
 from pooling.factory import Factory
@@ -77,10 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise Mistake(f"--timeout must be a finite time, greater than 0 and a week at most, not {arguments.timeout:g}")
     if arguments.times < 1:
         raise Mistake(f"--times must be at least 1, not {arguments.times}")
-    factory = _factory(arguments.url)
+    factory = factory_of(arguments.url)
     result = Result(factory, arguments.url)
     if (url := untouched(arguments.url)) != arguments.url:
-        factory = _factory(url)
+        factory = factory_of(url)
     try:
         Check(factory, result, arguments.timeout, arguments.times).carry_out()
     except KeyboardInterrupt:
@@ -93,15 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
         return FINE
     print(f"pooling {NAME}: {printable(result.told(result.failure))}", file=sys.stderr)
     return FAILED
-
-
-def _factory(url: str) -> Factory[Any]:
-    """What a pool would connect with; the pool itself opens nothing."""
-    try:
-        with create_pool(url) as pool:
-            return pool._factory
-    except (ValueError, TypeError, ImportError) as error:
-        raise Mistake(hide(" ".join(str(error).split()), found(url))) from error
 
 
 class Result:

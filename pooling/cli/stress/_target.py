@@ -7,16 +7,14 @@ import secrets
 import select
 import socket
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pooling import create_pool
-from pooling._secrets import found, hide
-from pooling.cli._command import Mistake
+from pooling.cli._command import Mistake, factory_of, one_line
 from pooling.cli.stress.work import Work
 from pooling.cli.stress.work._sqlite import SqliteWork
 from pooling.factory import Factory
@@ -86,16 +84,14 @@ def _close_sessions(target: Target) -> None:
 def _proxy(url: str | None) -> Proxy:
     """A proxy in front of the server of a URL."""
     if url is not None:
-        _factory(url)  # first: what no pool would take may name a server that is none
+        factory_of(url)  # first: what no pool would take may name a server that is none
     address = server_of(url or "sqlite:///")
     if not hasattr(select, "epoll"):
         raise Mistake("--chaos needs Linux, for its epoll")
     from pooling.cli.stress._proxy import Proxy  # only now: elsewhere it cannot even be imported
 
-    try:
+    with _reaching(f"{address[0]}:{address[1]}", url):
         return Proxy(socket.getaddrinfo(*address, socket.AF_INET, socket.SOCK_STREAM)[0][4][:2])  # type: ignore[arg-type]  # IPv4
-    except OSError as error:
-        raise Unreachable(f"{address[0]}:{address[1]}: {_told(error, url)}") from error
 
 
 def server_of(url: str) -> tuple[str, int]:
@@ -132,60 +128,54 @@ def through(url: str, address: tuple[str, int]) -> str:
 def _maker(url: str) -> Callable[[str, str], Target]:
     scheme = url.partition("://")[0].partition("+")[0].lower()
     if scheme not in _MAKERS:
-        _factory(url)  # has the better message where nobody knows the scheme
+        factory_of(url)  # has the better message where nobody knows the scheme
         raise Mistake(f"there is no work to do on {scheme!r} yet (known: {', '.join(_MAKERS)})")
     return _MAKERS[scheme]
 
 
 def _sqlite(url: str, reached: str) -> Target:
-    return Target(url, _factory(reached), SqliteWork())
+    return Target(url, factory_of(reached), SqliteWork())
 
 
 def _postgres(url: str, reached: str) -> Target:
     # The name by which the server counts this run's sessions. Autocommit: a use that wants a transaction begins one.
     name = f"pooling-stress-{secrets.token_hex(4)}"
-    factory = _factory(reached, {"application_name": name, "autocommit": True})
-    # Only now: without psycopg _factory() has said so.
+    factory = factory_of(reached, {"application_name": name, "autocommit": True})
+    # Only now: without psycopg factory_of() has said so.
     from pooling.cli.stress.work._postgres import PostgresWork, Processes
 
     target = Target(_redacted(url), factory, PostgresWork())
-    try:
+    with _reaching(target.name, url):
         target.sessions = Processes("postgresql://" + url.partition("://")[2], name)
-    except Exception as error:
-        raise Unreachable(f"{target.name}: {_told(error, url)}") from error
     return target
 
 
 def _mysql(url: str, reached: str) -> Target:
-    factory = _factory(reached, {"autocommit": True})
+    factory = factory_of(reached, {"autocommit": True})
     from pooling.cli.stress.work._mysql import MysqlWork, Threads  # only now, as above
 
     target = Target(_redacted(url), factory, work := MysqlWork())
     if factory.where.endswith("/"):  # type: ignore[attr-defined]  # a MysqlFactory's
         raise Mistake("the URL has to name a database: mysql://user@host/database")
-    try:
-        target.sessions = Threads(_factory(url, {"autocommit": True}).connect(FIRST_CONNECT), work)
-    except Exception as error:
-        raise Unreachable(f"{target.name}: {_told(error, url)}") from error
+    with _reaching(target.name, url):
+        target.sessions = Threads(factory_of(url, {"autocommit": True}).connect(FIRST_CONNECT), work)
     return target
 
 
 def _mongodb(url: str, reached: str) -> Target:
     name = f"pooling-stress-{secrets.token_hex(4)}"
-    _factory(url)
+    factory_of(url)
     from pooling.cli.stress.work._mongodb import MongoWork, PermitFactory, Sockets  # only now, as above
 
     target = Target(_redacted(url), PermitFactory(reached, {"appname": name}), MongoWork())
     _try(target, url)  # fails at once where PyMongo's own client would go on looking
-    try:
+    with _reaching(target.name, url):
         target.sessions = Sockets(url, name)
-    except Exception as error:
-        raise Unreachable(f"{target.name}: {_told(error, url)}") from error
     return target
 
 
 def _http(url: str, reached: str) -> Target:
-    factory = _factory(reached)
+    factory = factory_of(reached)
     from pooling.cli.stress.work._http import HttpWork  # only now, as above
 
     return Target(url, factory, HttpWork())  # the factory refuses a URL with a password
@@ -193,15 +183,13 @@ def _http(url: str, reached: str) -> Target:
 
 def _redis(url: str, reached: str) -> Target:
     name = f"pooling-stress-{secrets.token_hex(4)}"
-    factory = _factory(reached, {"client_name": name})
+    factory = factory_of(reached, {"client_name": name})
     from pooling.cli.stress.work._redis import Clients, RedisWork  # only now, as above
 
     target = Target(_redacted(url), factory, RedisWork())
-    try:
-        counting = _factory(url, {"client_name": f"{name}-count"})
+    with _reaching(target.name, url):
+        counting = factory_of(url, {"client_name": f"{name}-count"})
         target.sessions = Clients(counting.view(counting.connect(FIRST_CONNECT)), name)
-    except Exception as error:
-        raise Unreachable(f"{target.name}: {_told(error, url)}") from error
     return target
 
 
@@ -230,27 +218,18 @@ _MAKERS: dict[str, Callable[[str, str], Target]] = {
 }
 
 
-def _factory(url: str, connect_args: dict[str, Any] | None = None) -> Factory[Any]:
-    """The factory that create_pool() makes for a URL: a pool opens nothing before its first use, so one is made for
-    nothing but that."""
-    try:
-        pool = create_pool(url, connect_args=connect_args)
-    except (ValueError, TypeError, ImportError) as error:
-        raise Mistake(_told(error, url)) from error
-    pool.close()
-    return pool._factory
-
-
 def _try(target: Target, url: str | None) -> None:
-    try:
+    with _reaching(target.name, url):
         target.factory.close(target.factory.connect(FIRST_CONNECT))
+
+
+@contextmanager
+def _reaching(name: str, url: str | None) -> Iterator[None]:
+    """Whatever goes wrong in the block means that nobody answers there."""
+    try:
+        yield
     except Exception as error:
-        raise Unreachable(f"{target.name}: {_told(error, url)}") from error
-
-
-def _told(error: Exception, url: str | None) -> str:
-    """The error on one line. A driver may repeat what it was given: the password is taken out."""
-    return hide(" ".join(str(error).split()) or type(error).__name__, found(url))
+        raise Unreachable(f"{name}: {one_line(error, url)}") from error
 
 
 def _redacted(url: str) -> str:
