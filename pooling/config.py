@@ -66,7 +66,7 @@ class Config:
     timeout: float | None = 30.0
     """Seconds an acquire may take in all; 0: an idle connection or PoolTimeout at once; None: for ever."""
     max_waiting: int | None = None
-    """Callers that may wait at once; one more gets QueueFull. Who gets one from a worker does not count."""
+    """Callers that may wait at once; one more gets QueueFull. Who waits for a worker alone does not count."""
     idle_timeout: float | None = 600.0
     """Seconds after which an unused connection is closed, down to min_size."""
     max_lifetime: float | None = 3600.0

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from pooling.cli import page
-from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
 OTHERS = "; take another by --port, 0 for any that is free"
@@ -163,14 +162,3 @@ def test_the_help_describes_every_option_and_names_its_default(main: Main) -> No
     assert all(action.help and action.help[0].islower() for action in parser._actions if action.option_strings)
     _, out, _ = main("page", "--help")
     assert out.count("(default ") == 7
-
-
-def test_the_documentation_lists_every_argument_with_its_default() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    page.configure(parser)
-    listed = {bare(row[0]): bare(row[1]) for row in table(ROOT / "docs" / "how-to" / "watch-a-pool.md", "argument")}
-    assert listed == {
-        action.option_strings[0]: f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
-        for action in parser._actions
-        if action.option_strings
-    } | {"--duration": "none"}
