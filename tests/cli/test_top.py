@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -24,12 +23,11 @@ import pytest
 from rich.console import Console
 
 from pooling import Pool
-from pooling.cli import top
-from pooling.cli.top._frame import frame, plain, sparks
+from pooling._words import printable
+from pooling.cli.top._frame import frame, sparks
 from pooling.integrations.page import PageServer, serve
 from pooling.testing import FakeFactory
 from tests.backends.test_http import scripted
-from tests.docs.pages import ROOT, bare, table
 from tests.servers.base import free_port
 
 Main = Callable[..., tuple[int, str, str]]
@@ -62,7 +60,7 @@ def server() -> Iterator[PageServer]:
 def test_one_frame_tells_verdict_numbers_and_people(server: PageServer, main: Main) -> None:
     code, out, err = main("top", server.url, "--once")
     assert (code, err) == (0, "")
-    assert re.search(r"● orders .\[31mred  exhausted for .*: 2/2 in use, 1 waiting, oldest ", out), out
+    assert re.search(r"● orders \\x1b\[31mred  exhausted for .*: 2/2 in use, 1 waiting, oldest ", out), out
     assert "● cache  at rest: no connection open, nobody waiting" in out
     assert re.search(r"holds +\d+ ms +report-\d +cli/test_top\.py:\d+ hold", out)
     assert re.search(r"waits +\d+ ms +report-2 +cli/test_top\.py:\d+ hold", out)
@@ -71,7 +69,7 @@ def test_one_frame_tells_verdict_numbers_and_people(server: PageServer, main: Ma
 
 def test_names_from_elsewhere_give_the_terminal_no_orders(server: PageServer, main: Main) -> None:
     assert "\x1b" not in main("top", server.url, "--once")[1]
-    assert plain("a\x1b[2Jb\nc\x9bd\u202ee µ") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde µ"
+    assert printable("a\x1b[2Jb\nc\x9bd\u202ee µ") == "a\\x1b[2Jb\\nc\\x9bd\\u202ee µ"
 
 
 @pytest.mark.parametrize("form", ["{}", "{}pools.json", "127.0.0.1:{port}", "http://localhost:{port}"])
@@ -301,13 +299,6 @@ def test_bad_arguments_are_told_in_one_line_with_exit_code_2(argv: list[str], to
     assert told in err
     assert "geheim" not in err
     assert len(err.splitlines()) == 1
-
-
-def test_the_options_are_those_that_the_page_about_it_lists() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    top.configure(parser)
-    listed = [bare(row[0]) for row in table(ROOT / "docs" / "how-to" / "watch-a-pool.md", "option")]
-    assert listed == [action.option_strings[0] for action in parser._actions if action.option_strings]
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from pooling._words import printable
 from pooling.integrations.page._words import count, place, span
 
 if TYPE_CHECKING:
@@ -39,12 +40,7 @@ def frame(document: dict[str, Any], name: str, *, height: int, lost: str = "") -
 
 def line(pool: dict[str, Any]) -> str:
     """A pool in one line, where nothing can be redrawn."""
-    return f"{plain(pool['name'])}: {plain(pool['verdict']['text'])}"
-
-
-def plain(text: str) -> str:
-    """A name from elsewhere, without what a terminal would take for an order."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return f"{printable(pool['name'])}: {printable(pool['verdict']['text'])}"
 
 
 def _head(document: dict[str, Any], name: str, lost: str) -> Text:
@@ -52,9 +48,9 @@ def _head(document: dict[str, Any], name: str, lost: str) -> Text:
 
     clock = time.strftime("%H:%M:%S", time.localtime(document["time"]))
     process = f"process {document['pid']} on {document['host']}, Python {document['python']}"
-    head = Text.assemble(("pooling top", "bold"), f"  {clock}  ", (f"{name}  {plain(process)}", "bright_black"))
+    head = Text.assemble(("pooling top", "bold"), f"  {clock}  ", (f"{name}  {printable(process)}", "bright_black"))
     if lost:
-        head.append(f"\n{plain(lost)}", style="bold red")
+        head.append(f"\n{printable(lost)}", style="bold red")
     return head
 
 
@@ -63,17 +59,17 @@ def _pool(pool: dict[str, Any], room: int) -> Iterable[RenderableType]:
 
     verdict = pool["verdict"]
     style = STYLES.get(verdict["level"], "")
-    yield Text.assemble(("● ", style), (plain(pool["name"]), "bold"), "  ", (plain(verdict["text"]), style))
+    yield Text.assemble(("● ", style), (printable(pool["name"]), "bold"), "  ", (printable(verdict["text"]), style))
     yield _bar(pool)
     yield Text(_numbers(pool))
     for finding in pool["findings"]:
-        yield Text.assemble(("  • ", STYLES.get(finding["level"], "")), plain(finding["text"]))
+        yield Text.assemble(("  • ", STYLES.get(finding["level"], "")), printable(finding["text"]))
     error = pool["last_error"]
     if error is not None and verdict["condition"] != "down":  # else it is among the findings
-        yield Text(f"  last connect error, {span(error['age'])} ago: {plain(error['text'])}", style="bright_black")
+        yield Text(f"  last connect error, {span(error['age'])} ago: {printable(error['text'])}", style="bright_black")
     for event in pool["events"][:EVENTS]:
-        age = max(0.0, event["age"] - event["lasted"])
-        yield Text.assemble((f"  {span(age):>8} ago  ", "bright_black"), (plain(event["text"]), STYLES[event["level"]]))
+        age = span(max(0.0, event["age"] - event["lasted"]))
+        yield Text.assemble((f"  {age:>8} ago  ", "bright_black"), (printable(event["text"]), STYLES[event["level"]]))
     if pool["holders"] or pool["waiters"]:
         yield _people(pool, room)
 
@@ -140,7 +136,7 @@ def _people(pool: dict[str, Any], rows: int) -> Table:
     ):
         for each in people[:shown]:
             style = "yellow" if each.get("slow") else ""
-            cells = (f"  {what}", span(each["age"]), plain(each["thread"]), plain(place(each["where"])))
+            cells = (f"  {what}", span(each["age"]), printable(each["thread"]), printable(place(each["where"])))
             table.add_row(*(Text(cell, style=style) for cell in cells))
         if left := len(people[shown:]) + more:
             table.add_row("", "", Text(f"and {left:,} more", style="bright_black"), "")
