@@ -295,11 +295,8 @@ def with_ssl_mode(args: Mapping[str, Any]) -> dict[str, Any]:
         given.update(_SSL_MODES[mode])
     elif isinstance(tls, Mapping) and mode.startswith("VERIFY"):  # PyMySQL would drop it for arguments of its own
         given["ssl"] = {**tls, "verify_mode": True, "check_hostname": mode == "VERIFY_IDENTITY"}
-    elif isinstance(tls, Mapping):
-        given["ssl"] = {
-            "check_hostname": False,
-            **tls,
-        }  # a ca beside REQUIRED has the certificate verified, not the name
+    elif isinstance(tls, Mapping):  # a ca beside REQUIRED has the certificate verified, not the name
+        given["ssl"] = {"check_hostname": False, **tls}
     return given
 
 

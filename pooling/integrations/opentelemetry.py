@@ -234,10 +234,12 @@ def trace(
         over = True
         places: Any = (owner(), "_wait", wait, earlier[0]), (made(), "connect", connect, earlier[1])
         for holder, name, mine, before in places:
-            here = vars(holder or stop)
-            if here.get(name) is mine:  # else there is another tracing, which began later and goes on
-                here.pop(name)
-                here.update({} if before is None else {name: before})
+            if holder is None or vars(holder).get(name) is not mine:
+                continue  # it is gone, or there is another tracing, which began later and goes on
+            if before is None:
+                delattr(holder, name)
+            else:
+                setattr(holder, name, before)
 
     pool._wait = wait  # type: ignore[method-assign]
     pool._factory.connect = connect  # type: ignore[method-assign]

@@ -18,13 +18,13 @@ from pooling.cli.stress._scene import AnyPool, Scene
 from pooling.cli.stress._target import Target, open_target
 from pooling.cli.stress._user import User
 from pooling.cli.stress._verdict import Invariant, Verdict
+from pooling.cli.stress.work._sessions import EVERY
 from pooling.pool import Pool
 
 MakePool = Callable[..., AnyPool]
 """Called with a factory and the options max_size, min_size and name."""
 
 LOOK = 0.002  # seconds between two looks at the queue: well below what one turn of a crowded queue takes
-COUNT = 0.02  # seconds between two counts by the server
 SHOW = 0.1  # seconds between two pictures of the progress, and at most until an interrupt is noticed
 
 
@@ -60,7 +60,7 @@ class _Run:
         self.users = [User(n, self.scene, plans(options, n)) for n in range(1, options.threads + 1)]
         self.watches = [_Watch(Invariant.ORDER, LOOK, self._look, self._watch_failed)]
         if target.sessions is not None:
-            self.watches.append(_Watch(Invariant.SERVER, COUNT, self._count, self._watch_failed))
+            self.watches.append(_Watch(Invariant.SERVER, EVERY, self._count, self._watch_failed))
 
     def through(self, show: Callable[[Progress], None] | None, interrupted: Callable[[], bool]) -> Result:
         started = time.monotonic()
