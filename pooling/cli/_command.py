@@ -61,6 +61,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_ARGUMENTS, f"{self.prog}: {hide(message)} (see {self.prog} --help)\n")
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise Mistake for a number of threads or connections that cannot be."""
+    if not 1 <= value <= MOST:
+        limit = "at least 1" if value < 1 else f"at most {MOST:,}"
+        raise Mistake(f"--{name.replace('_', '-')} must be {limit}, not {value:,}")
+
+
+def check_time(name: str, seconds: float, *, unit: int = 1, positive: bool = False) -> None:
+    """Raise Mistake for a time that cannot be. ``unit``: 1000 where the option is in milliseconds."""
+    if not 0 <= seconds <= YEAR or (positive and seconds == 0):  # nan as well
+        least = "greater than 0" if positive else "0 or more"
+        raise Mistake(f"--{name} must be a finite time, {least} and a year at most, not {seconds * unit:g}")
+
+
 def one_line(error: Exception, url: str | None) -> str:
     """What an error says. A driver may repeat what it was given: the password is taken out."""
     return hide(" ".join(str(error).split()) or type(error).__name__, found(url))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pooling import Pool, PoolError, create_pool
-from pooling.cli._command import FAILED, FINE, MOST, YEAR, Mistake, refusing
+from pooling.cli._command import FAILED, FINE, Mistake, check_count, check_time, refusing
 from pooling.integrations.page import serve
 
 NAME = "page"
@@ -84,14 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     for name in ("threads", "max_size"):
-        if (value := getattr(arguments, name)) < 1:
-            raise Mistake(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if value > MOST:
-            raise Mistake(f"--{name.replace('_', '-')} must be at most {MOST:,}, not {value:,}")
+        check_count(name, getattr(arguments, name))
     for name, unit in (("hold", 1000), ("think", 1000), ("timeout", 1), ("duration", 1)):
-        value = getattr(arguments, name)
-        if value is not None and not 0 <= value / unit <= YEAR:
-            raise Mistake(f"--{name} must be a finite time, 0 or more and a year at most, not {value:g}")
+        if (value := getattr(arguments, name)) is not None:
+            check_time(name, value / unit, unit=unit)
     if not 0 <= arguments.port <= 65535:
         raise Mistake(f"--port must be a number from 0 to 65535, not {arguments.port}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pooling.cli._command import MOST, YEAR, Mistake
+from pooling.cli._command import Mistake, check_count, check_time
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,14 @@ class StressOptions:
 
     def __post_init__(self) -> None:
         for name in ("threads", "max_size"):
-            if getattr(self, name) < 1:
-                raise Mistake(f"--{_dashed(name)} must be at least 1, not {getattr(self, name)}")
-            if getattr(self, name) > MOST:
-                raise Mistake(f"--{_dashed(name)} must be at most {MOST:,}, not {getattr(self, name):,}")
+            check_count(name, getattr(self, name))
         if not 0 <= self.min_size <= self.max_size:
             raise Mistake(f"--min-size must be between 0 and --max-size ({self.max_size}), not {self.min_size}")
-        for name in ("duration", "think", "hold", "timeout"):
-            self._check_time(name)
+        check_time("duration", self.duration, positive=True)
+        for name, unit in (("think", 1000), ("hold", 1000), ("timeout", 1)):
+            check_time(name, getattr(self, name), unit=unit)
         for name in ("dirty", "lost", "faults"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Mistake(f"--{name} is a share between 0 and 1, not {getattr(self, name):g}")
         if self.dirty + self.lost + self.faults > 1:
             raise Mistake("--dirty, --lost and --faults are shares of the same uses: together they are at most 1")
-
-    def _check_time(self, name: str) -> None:
-        value = getattr(self, name)
-        if not 0 <= value <= YEAR or (name == "duration" and value == 0):  # nan as well
-            least = "greater than 0" if name == "duration" else "0 or more"
-            given = value * 1000 if name in ("think", "hold") else value  # in milliseconds
-            raise Mistake(f"--{name} must be a finite time, {least} and a year at most, not {given:g}")
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
