@@ -232,6 +232,8 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
 
     A query string gives arguments of :func:`sqlite3.connect`, such as ``?timeout=20``, and ``wal=0``. With ``uri=1``
     the path is a URI of SQLite's own and the rest of the query is for it: ``sqlite:///file:path?mode=ro&uri=1``.
+
+    Raises ValueError for a host or a value that cannot be, TypeError for an unknown argument.
     """
     location, _, query = url.partition("://")[2].partition("?")
     host, _, path = location.partition("/")

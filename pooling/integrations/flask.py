@@ -87,7 +87,8 @@ class Pools:
         """The context's connection, the driver's own object; taken from the pool at the first call.
 
         ``name`` chooses among several pools; without it the only one, or the one called ``"default"``. Raises what
-        :meth:`pooling.Pool.acquire` raises, LookupError for an unknown name, RuntimeError outside of a context.
+        :meth:`pooling.Pool.acquire` raises, LookupError for an unknown name, RuntimeError outside of a context,
+        PoolError in an application that has no pools.
         """
         return _leases().connection(name)
 
@@ -112,8 +113,8 @@ class Pools:
         return _state(app).pools
 
     def close(self, app: flask.Flask | None = None) -> None:
-        """Close the pools of that application, or of the current one; for the end of a test. Waits a second for each at
-        most."""
+        """Close the pools of that application, or of the current one; for the end of a test. Waits a second at most, or
+        a second for each where a mapping that is no manager was given."""
         pools = _state(app).pools
         if isinstance(pools, PoolManager):
             pools.close(1.0)

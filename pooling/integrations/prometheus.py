@@ -179,7 +179,8 @@ class MultiProcessExporter:
     ``pools`` and ``buckets`` as for :class:`PoolCollector`. It has no thread of its own, and goes on in forked
     children. Connections and callers are added up over the living processes; what has been counted stays when one ends.
 
-    Raises RuntimeError where prometheus-client is not in that mode.
+    Raises RuntimeError where prometheus-client is not in that mode, TypeError and ValueError for arguments that make no
+    sense.
     """
 
     def __init__(

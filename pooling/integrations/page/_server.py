@@ -34,7 +34,8 @@ def serve(pools: Source, *, host: str = "127.0.0.1", port: int = 8080, token: st
     reach it, and a request has to name this machine too, so that no other site's name leads a browser here. With
     another ``host`` everybody who can reach that address can read the page.
 
-    Call it after a fork, not before. Raises OSError where the address cannot be had, and what :class:`Page` raises.
+    Call it after a fork, not before. Raises OSError where the address cannot be had, ValueError for a number that is no
+    port's, and what :class:`Page` raises.
     """
     return PageServer(Page(pools, token=token), host, port)
 
