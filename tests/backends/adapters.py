@@ -183,11 +183,6 @@ class CountedConnection(sqlite3.Connection):
 class Sqlite(Adapter):
     fixture = ""
     errors = (sqlite3.ProgrammingError,)
-    elsewhere: ClassVar[Mapping[str, str]] = {
-        "test_a_lease_that_another_thread_discards_ends_what_runs_and_frees_its_slot": (
-            "there is no socket to cut: its close waits for the statement that runs"
-        ),
-    }
 
     @property
     def url(self) -> str:
