@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -450,24 +449,6 @@ class TestServer:
             factory.check(connection, 0.2)
         assert 0.2 <= time.monotonic() - start < 1.0
         server.thaw()
-        factory.close(connection)
-
-    def test_an_interrupt_reaches_whoever_waits_for_an_answer(self, backend: MySQL) -> None:
-        factory = MysqlFactory(backend.url)
-        connection = factory.connect(5.0)
-        failed = threading.Event()
-
-        def wait() -> None:
-            with pytest.raises(pymysql.OperationalError):
-                backend.nap(connection)
-            failed.set()
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        time.sleep(0.1)
-        factory.interrupt(connection)
-        assert failed.wait(2.0)
-        thread.join()
         factory.close(connection)
 
 

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import struct
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -559,24 +558,6 @@ class TestServer:
             factory.check(connection, 0.2)
         assert 0.2 <= time.monotonic() - start < 1.0
         server.thaw()
-        factory.close(connection)
-
-    def test_an_interrupt_reaches_whoever_waits_for_an_answer(self, backend: PostgreSQL) -> None:
-        factory = PostgresFactory(backend.url)
-        connection = factory.connect(5.0)
-        failed = threading.Event()
-
-        def wait() -> None:
-            with pytest.raises(psycopg.OperationalError):
-                backend.nap(connection)
-            failed.set()
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        time.sleep(0.1)
-        factory.interrupt(connection)
-        assert failed.wait(2.0)
-        thread.join()
         factory.close(connection)
 
     def test_the_secret_is_taken_from_the_url_and_no_other_part(self, backend: PostgreSQL) -> None:
