@@ -148,32 +148,22 @@ def schemes() -> list[str]:
 
 
 def _creator(scheme: str) -> Callable[..., Pool[Any]]:
+    create: Callable[..., Pool[Any]]
     # Each import is written out: what packs a program with all that it imports reads them here.
     match _MODULES.get(scheme):
         case "sqlite":
-            import pooling.backends.sqlite
-
-            return pooling.backends.sqlite.create
+            from pooling.backends.sqlite import create
         case "postgres":
-            import pooling.backends.postgres
-
-            return pooling.backends.postgres.create
+            from pooling.backends.postgres import create
         case "mysql":
-            import pooling.backends.mysql
-
-            return pooling.backends.mysql.create
+            from pooling.backends.mysql import create
         case "redis":
-            import pooling.backends.redis
-
-            return pooling.backends.redis.create
+            from pooling.backends.redis import create
         case "http":
-            import pooling.backends.http
-
-            return pooling.backends.http.create
+            from pooling.backends.http import create
         case "mongodb":
-            import pooling.backends.mongodb
-
-            return pooling.backends.mongodb.create
-    (point, *_) = entry_points(group=GROUP, name=scheme)
-    loaded: Callable[..., Pool[Any]] = point.load()
-    return loaded
+            from pooling.backends.mongodb import create
+        case _:
+            (point, *_) = entry_points(group=GROUP, name=scheme)
+            create = point.load()
+    return create
