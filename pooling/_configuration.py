@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from pooling.config import OPTIONS
+from pooling.config import OPTIONS, from_text
 
 
 class Variable:
@@ -31,27 +31,13 @@ def arguments(name: str, entry: object) -> tuple[Any, Any, dict[str, Any]]:
         raise ValueError(f"pool {name!r}: give either url or url_env")
     url = given.pop("url") if "url" in given else _variable(name, given.pop("url_env"))
     connect_args = given.pop("connect_args", None)
-    return url, connect_args, {option: _value(option, value) for option, value in given.items()}
+    return url, connect_args, {option: from_text(option, value) for option, value in given.items()}
 
 
 def _variable(pool: str, name: object) -> Variable:
     if not isinstance(name, str) or not name or "://" in name:  # not shown: it may be the URL, with its password
         raise ValueError(f"pool {pool!r}: url_env must be the name of the environment variable that has the URL")
     return Variable(name)
-
-
-def _value(option: str, value: Any) -> Any:
-    """What a string in a configuration stands for: neither the environment nor TOML has a None."""
-    if not isinstance(value, str) or option == "name":
-        return value
-    if value.lower() == "none":
-        return None
-    for number in (int, float):
-        try:
-            return number(value)
-        except ValueError:
-            continue
-    return value
 
 
 def from_toml(path: str | os.PathLike[str], table: str) -> Mapping[str, Any]:

@@ -198,6 +198,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+def from_text(option: str, value: Any) -> Any:
+    """What an option stands for that may be a string, as in a URL, TOML or the environment: these have no None."""
+    if not isinstance(value, str) or option == "name":
+        return value
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return None if value.lower() == "none" else value
+
+
 _PLAIN = (float, int)
 
 

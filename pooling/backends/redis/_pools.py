@@ -27,9 +27,9 @@ from pooling._holders import Between
 from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
 from pooling.backends.redis._shells import ShellFactory, Shells
-from pooling.backends.redis._slots import SlotPool, read
+from pooling.backends.redis._slots import SlotPool
 from pooling.backends.redis._views import AllConnections, FreeConnections, QueueFace, UsedConnections
-from pooling.config import OPTIONS, seconds
+from pooling.config import OPTIONS, from_text, seconds
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease, give_up
 from pooling.pool import Pool
@@ -64,8 +64,8 @@ class ConnectionPool(redis.ConnectionPool):
         maint_notifications_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._options = {name: read(name, kwargs.pop(name)) for name in _OPTIONS & kwargs.keys()}
-        timeout = read("timeout", kwargs.pop("timeout", self._timeout))
+        self._options = {name: from_text(name, kwargs.pop(name)) for name in _OPTIONS & kwargs.keys()}
+        timeout = from_text("timeout", kwargs.pop("timeout", self._timeout))
         super().__init__(
             connection_class=connection_class,
             max_connections=max_connections,

@@ -86,15 +86,3 @@ class SlotPool(Pool[Session]):
 
 def _is_among(shell: Any, chosen: set[int] | None) -> bool:
     return chosen is None or id(shell) in chosen
-
-
-def read(name: str, value: Any) -> Any:
-    """An option, which is a string where it comes out of a URL."""
-    if not isinstance(value, str) or name == "name":
-        return value
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            pass
-    return None if value.lower() == "none" else value
