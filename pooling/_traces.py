@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,14 @@ def forget_frames(error: BaseException) -> None:
     kept, a token that stood in one of them would else be nobody's, and yet not die."""
     here = error.__traceback__
     clear_frames(here and here.tb_next)
+
+
+def apart(error: BaseException) -> BaseException:
+    """A copy for one caller: raised as it is, an error that others get too would collect the traceback of each."""
+    try:
+        return copy.copy(error)
+    except Exception:  # its constructor takes other arguments than it keeps
+        return error
 
 
 def _like(frame: FrameType) -> FrameType:

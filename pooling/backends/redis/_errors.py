@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 
+from pooling._traces import apart
 from pooling.backends import ConnectArgsError
 from pooling.config import nearest
 from pooling.errors import ConnectError, PoolError, PoolTimeout, QueueFull
@@ -98,10 +98,7 @@ def own(error: ConnectError) -> BaseException:
     cause = error.__cause__
     if cause is None or isinstance(cause, PoolError):
         return exceptions.ConnectionError(str(error))
-    try:
-        return copy.copy(cause)
-    except Exception:  # its constructor takes other arguments than it keeps
-        return cause
+    return apart(cause)
 
 
 def explained(error: TypeError, kind: Any, options: Iterable[str]) -> TypeError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from types import TracebackType
 
 from django.db.utils import DatabaseErrorWrapper, OperationalError
 
+from pooling._traces import apart
 from pooling.errors import ConnectError, PoolClosed, PoolError, PoolTimeout, QueueFull
 
 
@@ -31,16 +31,8 @@ def translated(error: PoolError, timeout: type[NoConnection] = NoConnection) -> 
     if isinstance(error, PoolClosed):
         return NoPool(str(error))
     if isinstance(error, ConnectError) and error.__cause__ is not None:
-        return _own(error.__cause__)
+        return apart(error.__cause__)  # the driver's, which Django knows what to make of
     return error
-
-
-def _own(cause: BaseException) -> BaseException:
-    """The driver's error, which Django knows what to make of, as a copy for one caller: no traceback is shared."""
-    try:
-        return copy.copy(cause)
-    except Exception:  # its constructor takes other arguments than it keeps
-        return cause
 
 
 class Errors(DatabaseErrorWrapper):
