@@ -61,6 +61,7 @@ _OF_TRANSACTIONS = ("autocommit", "isolation_level", "read_only", "deferrable")
 _OF_SESSIONS = ("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max")
 _ALL_OF_THEM = "\nMultiple connection attempts failed. All failures were:"  # psycopg's words, before a line for each
 _WHERE = ("host", "hostaddr", "port")  # each may list several
+_LEAVING = 0.25  # seconds that a thread has to leave a connection to be closed: a generator need not be driven by any
 _READS = 16  # reads on one peek: who has sent more than that is alive
 
 
@@ -105,7 +106,16 @@ class PostgresFactory(Factory[Connection]):
         return connection
 
     def close(self, connection: Connection) -> None:
-        connection.close()
+        # A thread that is at work on it has the lock. It would go on with what close() frees, and the process die.
+        lock = connection.lock
+        if lock.locked():
+            self.interrupt(connection)
+        left = lock.acquire(timeout=_LEAVING)
+        try:
+            connection.close()
+        finally:
+            if left:
+                lock.release()
 
     def check(self, connection: Connection, timeout: float) -> None:
         # An empty query, by libpq's own calls: psycopg's have no timeout.

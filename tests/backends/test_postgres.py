@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import struct
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from tests.backends.adapters import PostgreSQL
 from tests.backends.contract import fill, in_threads, run_python, session_of
 from tests.proxy import Proxy
 from tests.servers import PgBouncer, Postgres
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -529,6 +531,31 @@ class TestErrors:
             factory.check(connection, 1.0)
         with pytest.raises(psycopg.OperationalError):
             factory.reset(connection, "transaction")
+
+    def test_a_connection_is_closed_once_the_thread_that_is_at_work_on_it_has_left(
+        self, backend: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pooling.backends.postgres._LEAVING", 30.0)
+        factory = PostgresFactory(backend.url)
+        connection = factory.connect(5.0)
+        closing = threading.Thread(target=factory.close, args=[connection])
+        with connection.lock:  # as psycopg has it in each call
+            closing.start()
+            until(lambda: not factory.is_alive(connection), "it is interrupted")
+            closing.join(0.2)
+            assert closing.is_alive(), "it was closed meanwhile"
+        closing.join()
+        assert connection.closed
+        factory.close(connection)
+
+    def test_a_generator_that_nobody_goes_on_with_keeps_no_connection_open(self, backend: PostgreSQL) -> None:
+        factory = PostgresFactory(backend.url)
+        connection = factory.connect(5.0)
+        rows = connection.cursor().stream("SELECT generate_series(1, 9)")
+        next(rows)
+        factory.close(connection)
+        assert connection.closed
+        rows.close()
 
 
 class TestServer:
