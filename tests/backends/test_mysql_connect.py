@@ -21,6 +21,7 @@ from tests.backends.contract import fill, in_threads, run_python, session_of
 from tests.docs.pages import ROOT, table
 from tests.proxy import Proxy
 from tests.servers import MariaDB
+from tests.waiting import LATE
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ class TestConnect:
         start = time.monotonic()
         with pytest.raises(pymysql.OperationalError, match="timed out"):
             factory.connect(0.2)
-        assert 0.2 <= time.monotonic() - start < 1.0
+        assert 0.2 <= time.monotonic() - start < 0.2 + LATE  # nothing else would end it
 
     @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="Linux has this name for it")
     def test_the_delay_of_tcp_keep_alive_can_be_set(self, backend: MySQL) -> None:
@@ -447,7 +448,7 @@ class TestServer:
         start = time.monotonic()
         with pytest.raises(pymysql.OperationalError, match="timed out"):
             factory.check(connection, 0.2)
-        assert 0.2 <= time.monotonic() - start < 1.0
+        assert 0.2 <= time.monotonic() - start < 0.2 + LATE  # nothing else would end it
         server.thaw()
         factory.close(connection)
 
