@@ -117,7 +117,8 @@ class Factory(Generic[T]):
 
     def is_demoted(self, connection: T, error: BaseException, /) -> bool:
         """Whether an error for which :meth:`is_broken` was true says that this server is no longer the one to use: a
-        primary that has become read-only or was replaced. *Caller.*
+        primary that has become read-only or was replaced; or that what all connections have noted of it is out of date.
+        *Caller.*
 
         Every connection of today is retired then, whereas after any other break those that pass a check stay.
         """

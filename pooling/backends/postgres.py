@@ -38,6 +38,7 @@ _FATAL = ("FATAL", "PANIC")  # severities after which a session is over
 _LOST = ("08", "57P")  # connection exceptions, interventions of the operator
 _READ_ONLY = "25006"  # a primary that was demoted under us
 _SAYS_READ_ONLY = (b"in_hot_standby", b"default_transaction_read_only")
+_NOT_SUPPORTED, _STALE_PLAN = "0A000", "RevalidateCachedQuery"  # a code for many things, the server's function for one
 # Undone, or refused: serialization failure, deadlock, lock not available.
 _NOTHING_DONE = {"40001", "40P01", "55P03", _READ_ONLY}
 _CLIENT_SIDE = (PipelineAborted, CancellationTimeout, ConnectionTimeout)
@@ -238,9 +239,12 @@ class PostgresFactory(Factory[Connection]):
             error.diag.severity_nonlocalized in _FATAL
             or error.sqlstate.startswith(_LOST)
             or error.sqlstate == _READ_ONLY
+            or _is_outdated(error)
         )
 
     def is_demoted(self, connection: Connection, error: BaseException) -> bool:
+        if _is_outdated(error):
+            return True
         if not isinstance(error, psycopg.Error) or error.sqlstate != _READ_ONLY:
             return False
         # From version 14 on a server says by itself whether it is read-only. If not, the user's own transaction was.
@@ -253,7 +257,7 @@ class PostgresFactory(Factory[Connection]):
         return isinstance(error, psycopg.Error) and all(map(_told_for_good, _by_host(str(error))))
 
     def is_retryable(self, error: BaseException) -> bool:
-        return isinstance(error, psycopg.Error) and error.sqlstate in _NOTHING_DONE
+        return isinstance(error, psycopg.Error) and (error.sqlstate in _NOTHING_DONE or _is_outdated(error))
 
     def __repr__(self) -> str:
         return f"PostgresFactory({self.where})"
@@ -387,6 +391,16 @@ def _heed(reference: weakref.ref[_Connection], notice: errors.Diagnostic) -> Non
     connection = reference()
     if connection is not None and notice.severity_nonlocalized in _FATAL:
         connection.dismissed = True
+
+
+def _is_outdated(error: BaseException) -> bool:
+    """Whether a table was altered under a statement that psycopg has prepared. It forgets those with a rollback; with
+    autocommit there is none, and the statement would fail on this connection, and on all others, for ever."""
+    return (
+        isinstance(error, psycopg.Error)
+        and error.sqlstate == _NOT_SUPPORTED
+        and error.diag.source_function == _STALE_PLAN
+    )
 
 
 def _told_for_good(text: str) -> bool:

@@ -84,12 +84,13 @@ def says_lost(error: BaseException, driver: Any) -> bool:
     """Whether an error of psycopg tells that the connection is lost, whose dialect looks at the connection alone."""
     if driver.__name__ != "psycopg":
         return False
-    from psycopg.errors import ReadOnlySqlTransaction
+    from psycopg.errors import FeatureNotSupported, ReadOnlySqlTransaction
 
     from pooling.backends.postgres import PostgresFactory
 
-    # In a transaction that is read-only by its user's wish nothing is lost.
-    return PostgresFactory().is_broken(error) and not isinstance(error, ReadOnlySqlTransaction)
+    # In a transaction that is read-only by its user's wish nothing is lost, nor where a plan is out of date.
+    kept = (FeatureNotSupported, ReadOnlySqlTransaction)
+    return PostgresFactory().is_broken(error) and not isinstance(error, kept)
 
 
 def pings(connection: Any, timeout: float) -> bool:
