@@ -152,6 +152,10 @@ class Connection(_Base):
 
     def reset_session(self) -> None:
         """COM_RESET_CONNECTION, and the set-up of the new connection again."""
+        if not self.at_rest():
+            # Refused in an XA transaction. MariaDB would take a prepared one along into the new session, where nobody
+            # can end it, and no table be used.
+            self.rollback()
         try:
             self._execute_command(_COM_RESET_CONNECTION, b"")
             self._read_ok_packet()

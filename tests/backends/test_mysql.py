@@ -171,6 +171,22 @@ class TestClean:
             assert not backend.written(connection, 1)
         assert pool.stats().closed == {"reset": 1}
 
+    @pytest.mark.parametrize("mode", ["transaction", "session"])
+    def test_one_that_is_prepared_can_be_ended_from_elsewhere_and_spoils_no_connection(
+        self, backend: MySQL, mode: Any
+    ) -> None:
+        pool = backend.pool(max_size=1, reset=mode)
+        with pool.acquire() as connection:
+            rows(connection, f"XA START '{backend.name}'")
+            backend.write(connection, 1)
+            for statement in ("END", "PREPARE"):
+                rows(connection, f"XA {statement} '{backend.name}'")
+        with pool.acquire() as connection:
+            backend.wait_for(1)  # until the first session is gone the transaction is its own
+            backend.server.order(f"XA COMMIT '{backend.name}'")
+            assert backend.written(connection, 1)
+        assert pool.stats().closed == {"reset": 1}
+
     def test_a_connection_that_its_user_closed_says_nothing_of_the_others(self, backend: MySQL) -> None:
         pool = backend.pool(max_size=1)
         with pool.acquire() as connection:
