@@ -297,6 +297,27 @@ class TestTransaction:
                 backend.write(connection, 1)
         session_of(backend, pool)
 
+    def test_what_is_prepared_lasts_until_a_rollback(self, backend: PostgreSQL) -> None:
+        """As the manual says; where psycopg no longer forgets it, that has to be changed."""
+
+        def use(connection: Any) -> int:
+            before = connection.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone()[0]
+            connection.execute("SELECT 1", prepare=True)
+            return int(before)
+
+        for autocommit in (True, False):
+            pool = backend.pool(None, {"autocommit": autocommit}, max_size=1)
+            by_transaction = []
+            for _ in range(2):
+                with pool.transaction() as connection:
+                    by_transaction.append(use(connection))
+            by_lease = []
+            for _ in range(2):
+                with pool.acquire() as connection:
+                    by_lease.append(use(connection))
+            assert by_transaction == [0, 1]
+            assert by_lease == ([1, 1] if autocommit else [1, 0])
+
 
 def _is_told_at_once(pool: Pool[Any]) -> None:
     """And not after fail_after, nor by a PoolTimeout."""
