@@ -22,4 +22,5 @@ def comes_true(condition: Callable[[], object], seconds: float = PATIENCE) -> bo
 
 def until(condition: Callable[[], object], what: str = "what was waited for", seconds: float = PATIENCE) -> None:
     """Return as soon as the condition holds. AssertionError, which says ``what``, after that many seconds."""
-    assert comes_true(condition, seconds), f"not within {seconds:g} s: {what}"
+    if not comes_true(condition, seconds):  # no assert: under -O it would not even wait
+        raise AssertionError(f"not within {seconds:g} s: {what}")
