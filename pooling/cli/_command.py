@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.util
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from pooling import create_pool
@@ -100,6 +102,18 @@ def similar(word: str, known: Iterable[str]) -> str:
     by_name = {name.lstrip("-"): name for name in known}  # dashes are alike in all of them
     close = difflib.get_close_matches(word.lstrip("-"), by_name, n=1, cutoff=0.6)
     return f", did you mean {by_name[close[0]]}?" if close else ""
+
+
+@contextmanager
+def own_database(command: str) -> Iterator[str]:
+    """The URL of an SQLite file of the command's own, which is gone afterwards. Raises Mistake where there is no place
+    for one: in a container whose files can only be read, say."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f"pooling-{command}-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise Mistake(f"there is no place for an SQLite file ({error.strerror}): give the URL of a server") from error
+    with folder as path:
+        yield f"sqlite:///{Path(path).as_posix()}/{command}.db"
 
 
 def require_rich() -> None:

@@ -17,16 +17,14 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from pooling import Pool, PoolError, create_pool
-from pooling.cli._command import FAILED, FINE, Mistake, check_count, check_time, refusing
+from pooling.cli._command import FAILED, FINE, Mistake, check_count, check_time, own_database, refusing
 from pooling.integrations.page import serve
 
 NAME = "page"
@@ -66,7 +64,8 @@ _SETTINGS: tuple[tuple[str, str, int | float, str], ...] = (
 
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    with _url(arguments.url) as url, _pool(url, arguments) as pool:
+    place = own_database(NAME) if arguments.url is None else nullcontext(arguments.url)
+    with place as url, _pool(url, arguments) as pool:
         try:
             server = serve(pool, host=arguments.host, port=arguments.port, token=os.environ.get(TOKEN) or None)
         except OSError as error:
@@ -90,15 +89,6 @@ def _check(arguments: argparse.Namespace) -> None:
             check_time(name, value / unit, unit=unit)
     if not 0 <= arguments.port <= 65535:
         raise Mistake(f"--port must be a number from 0 to 65535, not {arguments.port}")
-
-
-@contextmanager
-def _url(url: str | None) -> Iterator[str]:
-    if url is not None:
-        yield url
-        return
-    with tempfile.TemporaryDirectory(prefix="pooling-page-", ignore_cleanup_errors=True) as folder:
-        yield f"sqlite:///{Path(folder).as_posix()}/page.db"
 
 
 def _pool(url: str, arguments: argparse.Namespace) -> Pool[Any]:

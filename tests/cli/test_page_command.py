@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -148,6 +150,22 @@ def test_bad_arguments_are_told_in_one_line_with_exit_code_2(argv: list[str], to
     assert told in err
     assert "geheim" not in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["page", "stress"])
+def test_no_place_for_a_file_of_its_own_is_told_in_one_line_with_exit_code_2(
+    command: str, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose files can only be read."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    code, out, err = main(command, "--duration", "1")
+    assert (code, out) == (2, "")
+    why = "there is no place for an SQLite file (Read-only file system): give the URL of a server"
+    assert err == f"pooling {command}: {why}\n"
 
 
 def test_an_empty_token_of_blanks_is_refused(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:

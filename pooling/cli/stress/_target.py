@@ -6,15 +6,13 @@ import re
 import secrets
 import select
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from pooling.cli._command import Mistake, factory_of, one_line
+from pooling.cli._command import Mistake, factory_of, one_line, own_database
 from pooling.cli.stress.work import Work
 from pooling.cli.stress.work._sqlite import SqliteWork
 from pooling.factory import Factory
@@ -61,10 +59,7 @@ def open_target(url: str | None, *, chaos: bool = False) -> Target:
     with ExitStack() as closing:
         proxy = closing.enter_context(_proxy(url)) if chaos else None
         if url is None:
-            folder = closing.enter_context(
-                tempfile.TemporaryDirectory(prefix="pooling-stress-", ignore_cleanup_errors=True)
-            )
-            file = f"sqlite:///{Path(folder).as_posix()}/stress.db"
+            file = closing.enter_context(own_database("stress"))
             target = _sqlite(file, file)
             target.name = "an SQLite file in a temporary directory"
         else:
