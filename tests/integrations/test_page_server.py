@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import http.client
 import json
 import logging
+import select
 import socket
 import threading
 import time
@@ -123,6 +125,26 @@ def test_a_port_out_of_range_is_refused(wrong: Any, pool: Pool[Any]) -> None:
 def test_a_client_that_says_nothing_holds_nobody_up(pool: Pool[Any]) -> None:
     with serve(pool, port=0) as server, socket.create_connection(("127.0.0.1", port(server.url)), timeout=20):
         assert get(server.url)[0] == 200
+
+
+def test_a_crowd_of_clients_finds_a_place(pool: Pool[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody accepts, as in a program that is busy: who finds no place would try again a second later."""
+    free, accept = threading.Event(), _server._Server.get_request
+
+    def later(self: Any) -> Any:
+        free.wait(30)
+        return accept(self)
+
+    monkeypatch.setattr(_server._Server, "get_request", later)
+    with contextlib.ExitStack() as clients, serve(pool, port=0) as server:
+        clients.callback(free.set)
+        for _ in range(40):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port(server.url)))
+            # On this machine a connect that finds a place is over when it returns.
+            assert select.select([], [client], [], 0)[1]
+        free.set()
 
 
 def test_an_order_that_does_not_come_is_the_clients_fault(

@@ -115,6 +115,9 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
+    # Not the 5 of socketserver: a browser that opens the page makes six connections at once, and who finds no place
+    # tries again a second later.
+    request_queue_size = 128
 
     def __init__(self, address: tuple[Any, Any], application: WSGIApplication) -> None:
         self.address_family, place = address
