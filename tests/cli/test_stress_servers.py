@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import pymongo
 import pytest
 
 from pooling import Pool
@@ -38,6 +39,17 @@ def test_it_holds_and_the_server_agrees(main: Main, request: pytest.FixtureReque
     assert "sessions, by the server" in out
     assert "injected break" in out
     assert f":{urlsplit(url).password}@" not in out
+
+
+def test_nothing_is_said_of_a_count_where_the_pools_sockets_have_no_name(
+    main: Main, mongodb: MongoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with PyMongo before 4.14: the count was of none, and passed for held."""
+    monkeypatch.delattr(pymongo.MongoClient, "append_metadata")
+    code, out, err = main("stress", mongodb.url, "--duration", "0.5", "--threads", "8", "--max-size", "4", *FAULTS)
+    assert (code, err) == (0, ""), out
+    assert "sessions, by the server" not in out
+    assert "the server counts" not in out
 
 
 def test_no_document_is_left(main: Main, mongodb: MongoDB) -> None:

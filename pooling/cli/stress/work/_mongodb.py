@@ -91,6 +91,12 @@ class Sockets(Sessions):
         )
         self._client.admin.command("ping")
 
+    @staticmethod
+    def can_be_told() -> bool:
+        """Not before PyMongo 4.14, where the pool has no way to name its sockets: a count of none would hold whatever
+        the pool did."""
+        return hasattr(pymongo.MongoClient, "append_metadata")
+
     def present(self) -> list[Any]:
         drivers: dict[str, str] = {}
         for one in self._client.admin.command({"currentOp": 1, "$all": True})["inprog"]:
