@@ -23,8 +23,11 @@ from pooling.pool import Pool
 
 try:
     import pymysql
+
+    if pymysql.VERSION < (1, 1):  # which fails at the first connect, and says nothing of versions
+        raise ImportError(f"this is PyMySQL {'.'.join(map(str, pymysql.VERSION[:3]))}")
 except ImportError as error:
-    raise ImportError("MySQL and MariaDB need PyMySQL: pip install 'pooling[mysql]'") from error
+    raise ImportError("MySQL and MariaDB need PyMySQL 1.1 or later: pip install 'pooling[mysql]'") from error
 
 from pooling.backends._mysql_connection import Connection as _Connection
 

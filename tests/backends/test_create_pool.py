@@ -261,6 +261,21 @@ def test_a_pymongo_that_is_too_old_is_told_with_the_extra_that_brings_another() 
     assert run_python(script) == told
 
 
+def test_a_pymysql_that_is_too_old_is_told_with_the_extra_that_brings_another() -> None:
+    script = """
+        import sys
+        import pymysql
+        pymysql.VERSION = (1, 0, 2, None)
+        import pooling
+        try:
+            pooling.create_pool("mysql://localhost")
+        except ImportError as error:
+            print(error, error.__cause__, sep="\\n")
+    """
+    told = "MySQL and MariaDB need PyMySQL 1.1 or later: pip install 'pooling[mysql]'\nthis is PyMySQL 1.0.2\n"
+    assert run_python(script) == told
+
+
 @pytest.mark.parametrize("extra", ["http", "requests"])
 def test_an_extra_brings_a_urllib3_that_is_new_enough(extra: str) -> None:
     """requests would leave an older one where it is."""
