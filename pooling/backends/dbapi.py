@@ -36,6 +36,7 @@ _READ_ONLY = "25006"  # a primary that was demoted under us
 _ROLLED_BACK = ("40001", "40P01", "55P03")  # serialization failure; PostgreSQL's deadlock, and lock not available
 _REFUSED = ("28", "3D", "42")  # who, which database, what is not understood
 _CODE = 5  # letters
+_GENERAL = "HY000"  # which says nothing: what MySQL's own libraries tell of a lost connection as well
 _ACTIVE = 1  # libpq's PQTRANS_ACTIVE
 
 
@@ -199,8 +200,8 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         return self._is_one_of(error, "Error") and _sqlstate(error) == _READ_ONLY
 
     def is_permanent(self, error: BaseException) -> bool:
-        if isinstance(error, (TypeError, ValueError, _Unsafe)):
-            return True  # the arguments, or the driver itself
+        if isinstance(error, (TypeError, ValueError, ImportError, _Unsafe)):
+            return True  # the arguments, or the driver itself: a part of it that is not there
         if self._is_one_of(error, "ProgrammingError", "NotSupportedError"):
             return True
         return self._is_one_of(error, "Error") and _sqlstate(error).startswith(_REFUSED)
@@ -282,7 +283,7 @@ def _name(module: ModuleType | None, connect: Any) -> str:
 
 
 def _sqlstate(error: BaseException) -> str:
-    """The SQLSTATE of an error, as one driver or another tells it; empty where none does."""
+    """The SQLSTATE of an error, as one driver or another tells it; empty where none does, or it is the general one."""
     first = error.args[0] if error.args else None
     found = (
         getattr(error, "sqlstate", None),
@@ -291,7 +292,7 @@ def _sqlstate(error: BaseException) -> str:
     )
     for state in found:
         if isinstance(state, str) and len(state) == _CODE and state.isalnum() and state.isupper() | state.isdigit():
-            return state
+            return "" if state == _GENERAL else state
     return ""
 
 

@@ -424,6 +424,9 @@ class TestErrors:
             ("OperationalError", ("08S01", "link failure"), True, False, False),
             ("OperationalError", ({"C": "28P01"},), False, True, False),
             ("OperationalError", (1205, "lock wait timeout"), True, False, False),
+            ("OperationalError", ("HY000", "server has gone away"), True, False, False),  # MySQL's libraries
+            ("InterfaceError", ("HY000", "server has gone away"), True, False, False),
+            ("IntegrityError", ("HY000", "some other thing"), False, False, False),
         ],
     )
     def test_they_are_sorted_by_class_and_sqlstate(
@@ -439,8 +442,19 @@ class TestErrors:
         error = driver.OperationalError("deadlock")
         setattr(error, attribute, "40P01")
         assert not DbapiFactory(driver.connect).is_broken(error)
-        setattr(error, attribute, None)
-        assert DbapiFactory(driver.connect).is_broken(error)
+        for nothing in (None, "HY000"):
+            setattr(error, attribute, nothing)
+            assert DbapiFactory(driver.connect).is_broken(error)
+
+    def test_a_part_of_the_driver_that_is_missing_is_not_waited_for(self) -> None:
+        """As where mysql.connector is to use its C extension and has none."""
+
+        def connect() -> None:
+            raise ImportError("the extension is not available")
+
+        with dbapi.create(connect) as pool, pytest.raises(ConnectError, match="the extension is not available"):
+            pool.acquire(5.0)
+        assert pool.stats().errors_by["connect"] == 1
 
     def test_what_the_user_says_goes_first(self, driver: Any) -> None:
         def judge(error: BaseException) -> bool | None:
