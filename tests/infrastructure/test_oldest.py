@@ -46,7 +46,7 @@ INTEGRATIONS = """
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="3.10 has no tomllib, 3.13 no wheels of an old psycopg")
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="3.10 has no tomllib, 3.13 no wheels of an old PyMongo")
 @pytest.mark.timeout(900)
 def test_the_oldest_versions_of_all_extras_do(
     tmp_path: Path, postgres: Postgres, mariadb: MariaDB, mongodb: MongoDB, redis_server: Redis, http_server: HTTP
