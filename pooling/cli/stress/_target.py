@@ -164,10 +164,9 @@ def _mongodb(url: str, reached: str) -> Target:
 
     target = Target(_redacted(url), PermitFactory(reached, {"appname": name}), MongoWork())
     _try(target, url)  # fails at once where PyMongo's own client would go on looking
-    if not Sockets.can_be_told():
-        return target
-    with _reaching(target.name, url):
-        target.sessions = Sockets(url, name)
+    if Sockets.can_be_told():
+        with _reaching(target.name, url):
+            target.sessions = Sockets(url, name)
     return target
 
 
