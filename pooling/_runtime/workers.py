@@ -19,6 +19,7 @@ from functools import partial
 Job = Callable[[], None]
 IDLE = 5.0  # seconds after which a thread without work ends
 BIRTH = 1.0  # seconds that a new thread is waited for: on a busy machine it may take its time
+TRIES = 3  # threads that are started, one after the other, until one begins
 _LOOK = 0.0002  # seconds between two looks whether the system has let go of a thread
 _names = itertools.count(1)
 
@@ -112,7 +113,7 @@ class Workers:
         return None
 
     def _hired(self) -> _Worker:
-        while True:
+        for _ in range(TRIES):
             worker = _Worker(self)
             self._all.add(worker)
             try:
@@ -122,6 +123,8 @@ class Workers:
                 self._all.discard(worker)
                 raise
             self._all.discard(worker)
+        # Nothing strikes that often. A test has put something of its own in the place of threading.Thread.
+        raise RuntimeError("can't start new thread: none that is started begins")
 
     def park(self, patience: float) -> None:
         """Let idle threads end, and those that are nearly done; wait ``patience`` seconds for it at most. The next

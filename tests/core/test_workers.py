@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -335,6 +336,17 @@ def test_a_listener_hears_nothing_while_no_thread_can_be_started_and_everything_
             assert heard == []
         pool.clear()
         until(lambda: heard[:5] == ["wait", "connect", "acquire", "release", "clear"])
+
+
+@pytest.mark.parametrize("name", ["threading.Thread", "threading.Thread.start"])
+def test_where_a_test_has_a_mock_for_threads_the_caller_does_the_work(name: str) -> None:
+    """A thread that is a mock is started, and never begins."""
+    with mock.patch(name), Pool(FakeFactory(), runtime=Threads(), leak_after=5.0) as pool:
+        pool.acquire(timeout=1).release()
+        assert pool.stats().opened == 1
+        pool.clear()
+        pool.acquire(timeout=1).release()
+        assert pool.stats().closed == {"stale": 1}
 
 
 # -- the reaper ----------------------------------------------------------------------------------------------
