@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from pooling._clock import monotonic
 from pooling._log import PoolLog, write
 from pooling._runtime.lock import alone
 from pooling.errors import Holder
@@ -76,7 +76,7 @@ class Flow(Generic[Item]):
 
     def flow(self, submit: Callable[[Callable[[], None]], None]) -> None:
         """Have a worker tell what there is, unless one does already, or is on its way."""
-        now = time.monotonic()
+        now = monotonic()
         if self._queue and now >= self._next_call and not self._drains:
             try:
                 self._next_call = now + CALL

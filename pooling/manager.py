@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pooling import _configuration
+from pooling._clock import monotonic
 from pooling._ledger.phase import Phase
 from pooling.backends import ConnectArgs, check_connect_args, create_pool, scheme_of
 from pooling.config import Config, nearest, seconds
@@ -149,14 +149,14 @@ class PoolManager(Mapping[str, Pool[Any]]):
         """Every pool that was made, and how long it may still be waited for. All of them are told before the first
         one is waited for."""
         seconds("timeout", timeout)
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else monotonic() + timeout
         self._closed = True  # before the pools are looked at: see _make()
         pools = list(self._pools.values())
         for pool in pools:
             pool._check_process()  # else, in a forked child, the parent's books would be told
             pool._tell(pool._ledger.enter, phase)
         for pool in pools:
-            yield pool, None if until is None else max(0.0, until - time.monotonic())
+            yield pool, None if until is None else max(0.0, until - monotonic())
 
     def _make(self, name: str) -> Pool[Any]:
         plan = self._plans.get(name)

@@ -13,6 +13,7 @@ from enum import Enum
 from types import FrameType
 from typing import Any, Protocol
 
+from pooling._clock import monotonic
 from pooling._log import write
 from pooling.config import seconds
 
@@ -113,9 +114,7 @@ class _Handlers:
                 self._finish(frame)
         elif first and (stage is _Stage.DRAINED or (stage is _Stage.DRAINING and number == signal.SIGINT)):
             self._finish(frame)
-        elif number == signal.SIGINT or (
-            stage is _Stage.OVER and not (first and time.monotonic() < self._over_at + ECHO)
-        ):
+        elif number == signal.SIGINT or (stage is _Stage.OVER and not (first and monotonic() < self._over_at + ECHO)):
             self._take_effect(number, frame)
 
     def restore(self) -> None:
@@ -126,14 +125,14 @@ class _Handlers:
 
     def _drain(self) -> None:
         """On a thread of its own."""
-        until = time.monotonic() + self._timeout
+        until = monotonic() + self._timeout
         try:
             if self._stop is not None:
                 self._stop()
         except BaseException:
             write(_log.exception, "what was to be stopped on %s raised", _name(self._number))
         try:
-            if not self._target.drain(max(0.0, until - time.monotonic())):
+            if not self._target.drain(max(0.0, until - monotonic())):
                 write(_log.warning, "after %s not all leases came back within %g s", _name(self._number), self._timeout)
         except BaseException:
             write(_log.exception, "draining on %s failed", _name(self._number))
@@ -144,7 +143,7 @@ class _Handlers:
             time.sleep(AGAIN)
 
     def _finish(self, frame: FrameType | None) -> None:
-        self._stage, self._over_at = _Stage.OVER, time.monotonic()
+        self._stage, self._over_at = _Stage.OVER, monotonic()
         self._take_effect(self._number, frame)
 
     def _take_effect(self, number: int, frame: FrameType | None) -> None:

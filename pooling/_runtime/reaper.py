@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from pooling._clock import monotonic
 from pooling._log import write
 from pooling._runtime.lock import new_lock, under
 from pooling._runtime.workers import arrive, await_end, begin, check_running
@@ -88,7 +89,7 @@ class Reaper:
         thread = under(self._starting, self._dismiss)
         self.poke(None)
         if thread is not None:
-            await_end(thread, time.monotonic() + patience)
+            await_end(thread, monotonic() + patience)
 
     def _dismiss(self) -> threading.Thread | None:
         thread, self._thread = self._thread, None
@@ -178,7 +179,7 @@ class Reaper:
         if self._thread is not me:
             return
         self.wakes_at = wakes_at
-        timeout = None if wakes_at == float("inf") else max(0.0, wakes_at - time.monotonic())
+        timeout = None if wakes_at == float("inf") else max(0.0, wakes_at - monotonic())
         try:
             self._pokes.get(timeout=timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
             while True:
@@ -205,11 +206,11 @@ class Reaper:
 
     def _visit(self, pool: Watched) -> float:
         """Look at a pool if that is due; when the next look is."""
-        if pool.due_at() <= time.monotonic():
+        if pool.due_at() <= monotonic():
             try:
                 pool.look()
             except BaseException:
                 # Whatever is wrong with one pool, the others need their reaper; and the reaper a pause.
                 write(_log.exception, "a pool's upkeep failed")
-                return time.monotonic() + PAUSE
+                return monotonic() + PAUSE
         return pool.due_at()

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from pooling._clock import monotonic
+
 Job = Callable[[], None]
 IDLE = 5.0  # seconds after which a thread without work ends
 BIRTH = 1.0  # seconds that a new thread is waited for: on a busy machine it may take its time
@@ -29,13 +31,13 @@ def await_end(thread: threading.Thread, until: float) -> None:
     if thread is threading.current_thread():
         return
     try:
-        thread.join(max(0.0, until - time.monotonic()))
+        thread.join(max(0.0, until - monotonic()))
     except RuntimeError:
         return  # another thread is just starting it, for a job: it has an identity before it can be joined
     if thread.native_id == threading.get_native_id():
         return  # gevent's threads are greenlets, on the same thread of the system
     # Before 3.13 join() can come back a little before the system's own thread has ended, and os.fork counts those.
-    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until:
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and monotonic() < until:
         time.sleep(_LOOK)
 
 
@@ -136,7 +138,7 @@ class Workers:
                 self._idle.pop().jobs.put(None)
             except IndexError:
                 break
-        end = time.monotonic() + patience
+        end = monotonic() + patience
         for worker in everybody:
             if worker.busy_since < end - 2 * patience:
                 continue  # it hangs
@@ -190,7 +192,7 @@ class _Worker:
             given = True
             if job is None:
                 return
-            self.busy_since = time.monotonic()
+            self.busy_since = monotonic()
             job()
             del job  # while it waits for the next one it must keep nothing alive
             self.busy_since = float("inf")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_plus
 
-from pooling._clock import DEFAULT, LONGEST, Timeout
+from pooling._clock import DEFAULT, LONGEST, Timeout, monotonic
 from pooling._runtime.fork import PerProcess, keep_inherited
 from pooling._runtime.lock import new_lock
 from pooling.backends import ConnectArgs, ConnectArgsError, asked, check_connect_args, check_user, unknown_option
@@ -109,13 +109,13 @@ class MongoFactory(Factory[Any]):  # of permits; what a lease yields is another 
         self._state = PerProcess(_State)  # a child of a fork neither uses nor closes its parent's client
 
     def connect(self, timeout: float) -> Permit:
-        until = time.monotonic() + timeout
+        until = monotonic() + timeout
         permit = self._join()
         shared = permit._shared
         try:
             _reach(shared.client, until)
             shared.reached = True
-            with pymongo.timeout(max(until - time.monotonic(), 0.001)):
+            with pymongo.timeout(max(until - monotonic(), 0.001)):
                 if not _mongo.fill(shared.client, shared.permits):
                     _ping(shared.client)
         except BaseException:
@@ -309,7 +309,7 @@ def _reach(client: pymongo.MongoClient[Any], until: float) -> None:
     would go on trying for as long as it may."""
     while not _reachable(client):
         known = client.topology_description.server_descriptions().values()
-        if (known and all(server.error for server in known)) or time.monotonic() >= until:
+        if (known and all(server.error for server in known)) or monotonic() >= until:
             _raise(client)
         time.sleep(_LOOK)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from pooling._clock import monotonic
 from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_user, unknown_option
 from pooling.factory import Factory, ResetMode
 from pooling.pool import Pool
@@ -98,11 +98,11 @@ class PostgresFactory(Factory[Connection]):
         turn = self._turn % several
         args |= {name: ",".join(each[turn:] + each[:turn]) for name, each in places.items() if len(each) > 1}
         args["connect_timeout"] = _shorter(timeout / several, args.get("connect_timeout", self._patience))
-        began = time.monotonic()
+        began = monotonic()
         try:
             connection = _Connection.connect(self._conninfo, **args)
         finally:
-            self._turn = turn + 1 if time.monotonic() - began > timeout else 0
+            self._turn = turn + 1 if monotonic() - began > timeout else 0
         self.remember(connection)
         return connection
 
@@ -120,7 +120,7 @@ class PostgresFactory(Factory[Connection]):
 
     def check(self, connection: Connection, timeout: float) -> None:
         # An empty query, by libpq's own calls: psycopg's have no timeout.
-        until = time.monotonic() + timeout
+        until = monotonic() + timeout
         pgconn = connection.pgconn
         pgconn.send_query(b"")
         while (result := _next_result(pgconn, until)) is not None:
@@ -380,7 +380,7 @@ def _next_result(pgconn: PGconn, until: float) -> PGresult | None:
     # Before each one, the None as well: with the end of an answer still on its way get_result() would wait for it,
     # for ever, and with the interpreter's own lock held.
     while pgconn.flush() or pgconn.is_busy():
-        if not _sockets.wait_readable(pgconn.socket, until - time.monotonic()):
+        if not _sockets.wait_readable(pgconn.socket, until - monotonic()):
             raise psycopg.OperationalError("no answer in time")
         pgconn.consume_input()
     return pgconn.get_result()

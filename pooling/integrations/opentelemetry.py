@@ -24,6 +24,7 @@ except ImportError as error:
 
 import pooling
 from pooling._changes import Changes
+from pooling._clock import monotonic
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import new_lock
 from pooling._secrets import hide
@@ -177,7 +178,7 @@ class PoolMetrics:
     def _fresh(self) -> list[PoolStats]:
         """Snapshots of now. With new ones, the histograms are told what has happened."""
         with self._lock():
-            now = time.monotonic()
+            now = monotonic()
             if now >= self._taken_at + FRESH:
                 self._look(now)
             return self._snapshots

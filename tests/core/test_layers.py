@@ -46,12 +46,12 @@ LAYERS = (
     {"_ledger"},  # what all of these have in common, in words
     {"events"},
     {"_sources"},  # which pools to look at
-    {"config", "_clock", "_runtime.reaper"},
+    {"config", "_runtime.reaper"},
     {"factory"},
     {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.lock", "_runtime.offer"},
     {"_runtime.workers"},
     {"stats"},
-    {"_elsewhere", "_lazy", "_runtime", "_traces", "_words"},
+    {"_clock", "_elsewhere", "_lazy", "_runtime", "_traces", "_words"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 IN_ROWS_OF_THEIR_OWN = {"_ledger", "_runtime"}  # packages whose files have places in LAYERS

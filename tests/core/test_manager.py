@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -320,7 +319,7 @@ def test_drain_says_whether_all_leases_came_back(held: str) -> None:
 @pytest.mark.parametrize("end", ["drain", "close"])
 def test_the_time_is_for_all_of_them_together(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     with ManualClock() as clock:
-        monkeypatch.setattr("pooling.manager.time", SimpleNamespace(monotonic=clock.now))
+        monkeypatch.setattr("pooling.manager.monotonic", clock.now)
         manager, factories, leases = PoolManager(), [FakeFactory(clock) for _ in range(3)], []
         for number, factory in enumerate(factories):
             manager.add(str(number), Pool(factory, runtime=clock))

@@ -150,6 +150,26 @@ def test_a_reaper_with_nothing_due_sleeps_until_it_is_woken() -> None:
     assert not raised
 
 
+@pytest.mark.parametrize("frozen_at", [0.0, 4e9])
+def test_a_clock_that_a_test_freezes_makes_nothing_due(frozen_at: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pools go by the real one, and the reaper would look at them without a pause, or never."""
+    looked = []
+
+    class Due:
+        def due_at(self) -> float:
+            return at
+
+        def look(self) -> None:
+            looked.append(at)
+
+    reaper, pool, real = Reaper(at_rest=lambda: None), Due(), time.monotonic()
+    reaper.watch(pool)
+    monkeypatch.setattr(time, "monotonic", lambda: frozen_at)
+    for at in (real + 3600, real):
+        assert reaper._round() == at
+    assert looked == [real]
+
+
 def test_at_the_end_of_the_interpreter_nobody_waits_for_the_reapers_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread may have ended with that in its hands."""
     reaper, pool = Reaper(at_rest=lambda: None), Quiet()

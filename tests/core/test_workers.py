@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from pooling import Pool, PoolClosed
+from pooling import Pool, PoolClosed, PoolTimeout
 from pooling._log import PoolLog
 from pooling._runtime.reaper import Reaper
 from pooling._runtime.threads import Threads
@@ -347,6 +347,23 @@ def test_where_a_test_has_a_mock_for_threads_the_caller_does_the_work(name: str)
         pool.clear()
         pool.acquire(timeout=1).release()
         assert pool.stats().closed == {"stale": 1}
+
+
+def test_the_times_of_a_mock_are_for_the_test_that_has_made_it() -> None:
+    listener, runtime = mock.Mock(), Threads()
+    with (
+        mock.patch("time.monotonic", side_effect=[1.0, 2.0]),
+        Pool(FakeFactory(), runtime=runtime, max_size=1) as pool,
+    ):
+        began = time.monotonic()
+        pool.subscribe(listener)
+        lease = pool.acquire(timeout=20)
+        with pytest.raises(PoolTimeout):
+            pool.acquire(timeout=0.01)
+        lease.release()
+        pool.clear()
+        pool.acquire(timeout=20).release()
+        assert time.monotonic() - began == 1.0
 
 
 # -- the reaper ----------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from pooling._clock import monotonic
 from pooling.backends import _sockets
 
 # What "less one second" of http.Agent is: a request must not be on its way when the server hangs up.
@@ -44,7 +44,7 @@ def is_open(connection: Any) -> bool:
 def is_fit(connection: Any) -> bool:
     """Whether another request may be sent on it."""
     stale_at = getattr(connection, "stale_at", math.inf)
-    return is_idle(connection) and (stale_at == math.inf or time.monotonic() < stale_at) and is_open(connection)
+    return is_idle(connection) and (stale_at == math.inf or monotonic() < stale_at) and is_open(connection)
 
 
 def allowed_idle(headers: Mapping[str, str]) -> float | None:
@@ -122,7 +122,7 @@ class _Attentive:
     def touch(self) -> None:
         """The server's time begins."""
         if self._allowed is not None:
-            self.stale_at = time.monotonic() + self._allowed
+            self.stale_at = monotonic() + self._allowed
 
     def close(self) -> None:
         super().close()  # type: ignore[misc]  # HTTPConnection's

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Callable, Iterable
 from http.client import CannotSendRequest, HTTPException, ResponseNotReady
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from urllib3.exceptions import (
 from urllib3.util import Timeout, parse_url
 from urllib3.util.ssl_match_hostname import CertificateError
 
+from pooling._clock import monotonic
 from pooling._secrets import attributes, found
 from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_text
 from pooling.backends.http._connection import Connection, SecureConnection, is_fit, is_idle, is_open
@@ -224,7 +224,7 @@ def _drain(connection: Any) -> None:
     if is_idle(connection):
         return
     _refuse_spoilt(connection)
-    until = time.monotonic() + DRAIN_TIME
+    until = monotonic() + DRAIN_TIME
     connection.timeout = DRAIN_TIME
     response, asked = connection._HTTPConnection__response, None
     if response is None:
@@ -253,7 +253,7 @@ def _read_rest(connection: Any, response: Any, until: float) -> None:
     of it a time of its own."""
     left = DRAINED
     while left > 0 and connection.sock is not None and not response.isclosed():
-        connection.sock.settimeout(max(until - time.monotonic(), 0.001))
+        connection.sock.settimeout(max(until - monotonic(), 0.001))
         piece = response.read1(left)
         left -= len(piece)
         if not piece:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 import threading  # never "from threading import": gevent replaces what the module holds
-import time
 import weakref
 from functools import partial
 from types import FrameType
@@ -28,7 +27,7 @@ from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError, R
 from urllib3.util import Timeout
 from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
-from pooling._clock import DEFAULT
+from pooling._clock import DEFAULT, monotonic
 from pooling._clock import Timeout as Patience
 from pooling._holders import Between
 from pooling._ledger.phase import Phase
@@ -148,7 +147,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _get_conn(self, timeout: float | None = None) -> Any:
         if not self.is_open:
             raise ClosedPoolError(self, "Pool is closed.")
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else monotonic() + timeout
         frame = _BETWEEN.outside()
         use = self._mine.use = self._take(timeout, frame)
         self._count(+1)
@@ -156,7 +155,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         self._uses[id(connection)] = use
         if self._total is not None:
             try:
-                connection = self._enter(use, None if until is None else max(0.0, until - time.monotonic()), frame)
+                connection = self._enter(use, None if until is None else max(0.0, until - monotonic()), frame)
             except BaseException:
                 self._give_back(None)
                 raise
@@ -312,7 +311,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     def _put_back(self, use: _Use, connection: Any) -> None:
         keep = use.lease._entry.keep
-        connection.stale_at = keep if keep == math.inf else time.monotonic() + keep
+        connection.stale_at = keep if keep == math.inf else monotonic() + keep
         fit = is_idle(connection)
         if not fit and connection.unread:  # the server has left HTTP: there is nothing to wait for
             connection.close()

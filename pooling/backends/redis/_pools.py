@@ -23,6 +23,7 @@ from redis.observability.recorder import (
     record_connection_wait_time,
 )
 
+from pooling._clock import monotonic
 from pooling._holders import Between
 from pooling.backends import check_user
 from pooling.backends.redis import _connection, _errors
@@ -107,7 +108,7 @@ class ConnectionPool(redis.ConnectionPool):
         self._checkpid()
         if not self._pool._factory.belongs_to(self):  # a destructor asks, in a cycle that is being collected: the
             self.reset()  # weak references that all underneath has to this pool were cleared before, and it needs them
-        started, frame = time.monotonic(), _BETWEEN.outside()
+        started, frame = monotonic(), _BETWEEN.outside()
         tried = False
         lease: Lease[Any] | None = None
         try:
@@ -132,7 +133,7 @@ class ConnectionPool(redis.ConnectionPool):
         while True:
             pool = self._pool
             patience = pool._config.connect_timeout if self.timeout == 0 else self.timeout
-            left = None if patience is None else max(0.0, started + patience - time.monotonic())
+            left = None if patience is None else max(0.0, started + patience - monotonic())
             try:
                 return pool._acquire_for(frame, left)
             except PoolClosed:
@@ -156,7 +157,7 @@ class ConnectionPool(redis.ConnectionPool):
         if self.connection_kwargs.get("retry") is None or factory.is_permanent(error.__cause__ or error):
             return 0.0
         kept = factory.tried if patience is None else min(factory.tried, patience)
-        return started + kept - time.monotonic()
+        return started + kept - monotonic()
 
     def _ready(self, lease: Lease[Any], *, fresh: bool, last: bool) -> Any:
         """The connection of a lease if it may go out; None where it may not, and the lease has ended. Raises what is
@@ -363,7 +364,7 @@ class ConnectionPool(redis.ConnectionPool):
 
     def _record(self, started: float, *, fresh: bool) -> None:
         if fresh:
-            record_connection_create_time(connection_pool=self, duration_seconds=time.monotonic() - started)
+            record_connection_create_time(connection_pool=self, duration_seconds=monotonic() - started)
 
 
 class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
@@ -410,7 +411,7 @@ class BlockingConnectionPool(ConnectionPool, redis.BlockingConnectionPool):
 
     def _record(self, started: float, *, fresh: bool) -> None:
         super()._record(started, fresh=fresh)
-        record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=time.monotonic() - started)
+        record_connection_wait_time(pool_name=get_pool_name(self), duration_seconds=monotonic() - started)
 
 
 def _is_metered() -> bool:

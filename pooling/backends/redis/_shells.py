@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from typing import Any
 import redis
 from redis.exceptions import ConnectionError  # noqa: A004  # redis-py's name
 
+from pooling._clock import monotonic
 from pooling._ledger.outage import gap
 from pooling._secrets import attributes, found
 from pooling.backends.redis import _connection, _errors
@@ -151,14 +151,14 @@ class ShellFactory(_errors.Opinions[Session]):
         shells = self._shells()
         if shells is None:
             raise ConnectionError("the pool is gone")
-        shell, began = shells.fetch(), time.monotonic()
+        shell, began = shells.fetch(), monotonic()
         tracker = _connection.tracker(shell)
         try:
             if tracker is not None:
                 tracker.setup = ()
             _connection.connect(shell, timeout)
         except BaseException:
-            self.tried = time.monotonic() - began
+            self.tried = monotonic() - began
             shells.spare(shell)
             raise
         if tracker is not None:

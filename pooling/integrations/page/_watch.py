@@ -11,12 +11,12 @@ import math
 import queue
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pooling._clock import monotonic
 from pooling._log import write
 from pooling._runtime.fork import PerProcess
 from pooling._runtime.lock import new_lock
@@ -76,7 +76,7 @@ class Watch:
         here = self._here()
         with here.lock:
             here.tick += 1
-            here.looked_at = time.monotonic()
+            here.looked_at = monotonic()
         for pool in self.pools().values():
             try:
                 stats = pool.stats()
@@ -88,7 +88,7 @@ class Watch:
 
     def catch_up(self) -> None:
         """Look now, where the thread is late by far: some servers let no thread run but their own."""
-        if not self._ended and time.monotonic() - self._here().looked_at > LATE:
+        if not self._ended and monotonic() - self._here().looked_at > LATE:
             self.tick()
 
     @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from sqlalchemy import exc
 from sqlalchemy import pool as sqlalchemy_pool
 from sqlalchemy.pool import QueuePool
 
+from pooling._clock import monotonic
 from pooling._holders import Between
 from pooling._hooks import contained
 from pooling._runtime.fork import keep_inherited
@@ -182,7 +182,7 @@ class FairPool(QueuePool):
         invoke = super()._should_wrap_creator(creator)
 
         def connect(record: Any) -> Any:
-            started = time.monotonic()
+            started = monotonic()
             try:
                 connection = invoke(record)
             except BaseException as error:
@@ -193,7 +193,7 @@ class FairPool(QueuePool):
                 if lease is not None:  # else whoever made the record gives the place up, which tells of the error
                     lease._pool.not_filled(lease, error)
                 raise
-            took = time.monotonic() - started
+            took = monotonic() - started
             lease = vars(record).get(_LEASE)
             if lease is None:
                 vars(record)[_TOOK] = took
