@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from pooling._chance import chance
 from pooling._clock import DEFAULT, Deadline, Default, Timeout
 from pooling._lazy import lazy
 from pooling._ledger.entry import Entry, Stage
@@ -65,7 +65,7 @@ class FullJitter:
 
     def __call__(self, tries: int) -> float:
         """Seconds to wait after so many tries have failed."""
-        return random.uniform(0.0, min(self.first * 2.0 ** min(tries - 1, 60), self.longest))
+        return chance() * min(self.first * 2.0 ** min(tries - 1, 60), self.longest)
 
 
 _FULL_JITTER = FullJitter()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pooling._chance import chance
 from pooling._ledger.entry import Entry
 from pooling.config import Config
 from pooling.stats import CloseReason
@@ -17,7 +17,7 @@ Due = CloseReason | Literal["keepalive"]  # to be closed for that, or to be chec
 class Limits:
     """The limits of one pool, each read from its options once; a limit that is off is infinite."""
 
-    def __init__(self, config: Config, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(self, config: Config, jitter: Callable[[], float] = chance) -> None:
         self._jitter = jitter
         self._lifetime = _or_inf(config.max_lifetime)
         self._idle = _or_inf(config.idle_timeout)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 
+from pooling._chance import chance
 from pooling._secrets import hide, said
 from pooling._words import in_words, printable
 from pooling.config import Config
@@ -28,7 +28,7 @@ class Outage:
     the last try ran out of its short time.
     """
 
-    def __init__(self, config: Config, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(self, config: Config, jitter: Callable[[], float] = chance) -> None:
         self._fail_after = math.inf if config.fail_after is None else config.fail_after
         self._jitter = jitter
         self.failures = 0

@@ -16,8 +16,8 @@ import pytest
 from tests.core.helpers import ROOT
 
 CORE = (
-    "pool", "lease", "config", "stats", "events", "errors", "factory", "retry", "manager", "signals", "_clock",
-    "_configuration", "_dispatch", "_driver", "_elsewhere", "_finalizer", "_holders", "_hooks", "_inspection",
+    "pool", "lease", "config", "stats", "events", "errors", "factory", "retry", "manager", "signals", "_chance",
+    "_clock", "_configuration", "_dispatch", "_driver", "_elsewhere", "_finalizer", "_holders", "_hooks", "_inspection",
     "_lazy", "_ledger", "_log", "_report", "_runtime", "_traces", "_waiting", "_words",
 )  # fmt: skip  # a table
 # They look at pools from outside, and have branches for races and for strange objects that tests cannot bring about.

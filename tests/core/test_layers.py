@@ -51,7 +51,7 @@ LAYERS = (
     {"errors", "_secrets", "_log", "_driver", "_runtime.fork", "_runtime.lock", "_runtime.offer"},
     {"_runtime.workers"},
     {"stats"},
-    {"_clock", "_elsewhere", "_lazy", "_runtime", "_traces", "_words"},
+    {"_chance", "_clock", "_elsewhere", "_lazy", "_runtime", "_traces", "_words"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 IN_ROWS_OF_THEIR_OWN = {"_ledger", "_runtime"}  # packages whose files have places in LAYERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from typing import Any
 
@@ -25,6 +26,24 @@ def test_max_lifetime_is_jittered_and_never_exceeded(clock: ManualClock, factory
     assert factory.open == 0
     assert len(set(seen)) > 5
     assert pool.stats().closed == {"lifetime": 20}
+
+
+def test_what_a_program_draws_at_random_does_not_depend_on_its_pools(make: Make) -> None:
+    """Nor on when they open connections and try again: it may have been seeded to draw the same in each run."""
+    tries: list[int] = []
+
+    def work(_: object) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ZeroDivisionError
+
+    before = random.getstate()
+    pool = make(max_lifetime=100)
+    pool.run(work, on=ZeroDivisionError)
+    pool.clear()
+    pool.acquire().release()
+    assert (len(tries), pool.stats().opened) == (3, 2)
+    assert random.getstate() == before
 
 
 def test_a_leased_connection_is_not_closed_under_its_user(clock: ManualClock, factory: FakeFactory, make: Make) -> None:

@@ -13,7 +13,6 @@ their shells weakly, so that nothing the process keeps alive keeps a dropped poo
 from __future__ import annotations
 
 import os
-import random
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from typing import Any
 import redis
 from redis.exceptions import ConnectionError  # noqa: A004  # redis-py's name
 
+from pooling._chance import chance
 from pooling._clock import monotonic
 from pooling._ledger.outage import gap
 from pooling._secrets import attributes, found
@@ -168,7 +168,7 @@ class ShellFactory(_errors.Opinions[Session]):
     def pause(self, failures: int) -> float:
         """The default ``backoff`` of a pool, but never as long as a try with retries takes: callers wait as long as
         that, and each is to have one that begins meanwhile."""
-        return min(gap(failures, random.random()), max(0.05, self.tried / 2))
+        return min(gap(failures, chance()), max(0.05, self.tried / 2))
 
     def for_shells(self, on_connect: Callable[[Any], object]) -> Callable[[Session], object]:
         """What a user wants done with each new connection, which it gets as a client."""
