@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,52 @@ def test_a_forked_child_has_connections_of_its_own(
     urls = {"postgresql": postgres.url, "mysql": mariadb.url, "sqlite3": os.path.join(tmp_path, "site.db")}
     known = database(kind, urls[kind])
     run_python(SCRIPT, json.dumps(known))
+
+
+# As django-tenants does, with its TENANT_LIMIT_SET_CALLS.
+BUILT_UPON = """
+from pooling.integrations.django.sqlite3 import base
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    is_set = False
+
+    def _cursor(self, name=None):
+        cursor = super()._cursor(name)
+        if not self.is_set:
+            cursor.execute("PRAGMA cache_size = 77")
+            self.is_set = True
+        return cursor
+
+    def close(self):
+        self.is_set = False
+        super().close()
+"""
+
+IN_A_CHILD = """
+import os
+import django
+from django.conf import settings
+settings.configure(DATABASES={"default": {"ENGINE": "built_upon", "NAME": sys.argv[1]}})
+django.setup()
+from django.db import connection
+
+def setting():
+    with connection.cursor() as cursor:
+        return cursor.execute("PRAGMA cache_size").fetchone()[0]
+
+assert setting() == 77
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if setting() == 77 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert setting() == 77
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_what_somebodys_wrapper_sets_in_a_session_it_sets_in_a_childs_too(tmp_path: Path) -> None:
+    package = tmp_path / "built_upon"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "base.py").write_text(BUILT_UPON)
+    run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{IN_A_CHILD}", str(tmp_path / "site.db"))

@@ -280,6 +280,7 @@ class Pooled(BaseDatabaseWrapper):
         self._cursors.clear()
         if self.in_atomic_block:
             self.closed_in_transaction = self.needs_rollback = True
+        self.close()  # of nothing: there those who build upon this wrapper forget what they have set in the session
 
 
 class _End:
