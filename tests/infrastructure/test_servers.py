@@ -107,7 +107,7 @@ def test_a_wrong_password_is_refused(postgres: Postgres, mariadb: MariaDB) -> No
         pass
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(postgres.guarded_url.replace("secret", "wrong"))
-    with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+    with pytest.raises(pymysql.OperationalError, match="Access denied"):
         pymysql.connect(**mariadb.params | {"password": "wrong"})
 
 

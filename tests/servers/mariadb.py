@@ -124,6 +124,6 @@ class MariaDB(Server):
         with admin.cursor() as cursor:
             try:
                 cursor.execute(f"KILL {int(session)}")
-            except pymysql.err.OperationalError as error:
+            except pymysql.OperationalError as error:
                 if error.args[0] != 1094:  # it has left by itself
                     raise
