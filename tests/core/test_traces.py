@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pooling import ConnectError, Pool
-from pooling._traces import bare
+from pooling._traces import apart, bare
 from tests.core.helpers import run_python
 from tests.waiting import until
 
@@ -110,3 +110,19 @@ def test_the_interpreter_prints_no_line_of_carets_below_it() -> None:
         assert all(line.strip("^~ ") for line in said.getvalue().splitlines()), said.getvalue()
         """
     )
+
+
+def test_an_error_that_several_get_is_each_ones_own() -> None:
+    error = OSError(5, "gone")
+    own = apart(error)
+    assert own is not error
+    assert (type(own), own.args) == (OSError, error.args)
+
+
+def test_an_error_that_cannot_be_made_again_is_everybodys() -> None:
+    class Odd(Exception):
+        def __init__(self, one: str, other: str) -> None:
+            super().__init__(one + other)
+
+    error = Odd("a", "b")
+    assert apart(error) is error
