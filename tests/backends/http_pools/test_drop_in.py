@@ -273,7 +273,7 @@ def test_idle_and_old_connections_are_closed_though_nobody_asks(make: Any, http_
     pool = make(**{option: 0.2})
     number(pool)
     http_server.wait_for_sessions(0, timeout=2.0)
-    assert sum(pool.pooling.stats().closed.values()) == 1
+    until(lambda: sum(pool.pooling.stats().closed.values()) == 1, "the pool knows that it is closed")
 
 
 def test_a_connection_that_breaks_in_use_has_the_idle_ones_replaced(make: Any) -> None:
