@@ -246,33 +246,32 @@ def test_a_urllib3_that_is_too_old_is_told_with_the_extra_that_brings_another() 
     assert run_python(script) == "HTTP needs urllib3 2 or later, this is 1.26.20: pip install 'pooling[http]'\n"
 
 
-def test_a_pymongo_that_is_too_old_is_told_with_the_extra_that_brings_another() -> None:
-    script = """
-        import sys
-        import pymongo
-        pymongo.version, pymongo.version_tuple = "4.0.2", (4, 0, 2)
+@pytest.mark.parametrize(
+    ("older", "url", "told"),
+    [
+        (
+            "pymongo.version, pymongo.version_tuple = '4.0.2', (4, 0, 2)",
+            "mongodb://localhost",
+            "MongoDB needs PyMongo 4.6 or later: pip install 'pooling[mongodb]'\nthis is PyMongo 4.0.2\n",
+        ),
+        (
+            "pymysql.VERSION = (1, 0, 2, None)",
+            "mysql://localhost",
+            "MySQL and MariaDB need PyMySQL 1.1 or later: pip install 'pooling[mysql]'\nthis is PyMySQL 1.0.2\n",
+        ),
+    ],
+    ids=["pymongo", "pymysql"],
+)
+def test_a_driver_that_is_too_old_is_told_with_the_extra_that_brings_another(older: str, url: str, told: str) -> None:
+    script = f"""
+        import pymongo, pymysql
+        {older}
         import pooling
         try:
-            pooling.create_pool("mongodb://localhost")
+            pooling.create_pool("{url}")
         except ImportError as error:
             print(error, error.__cause__, sep="\\n")
     """
-    told = "MongoDB needs PyMongo 4.6 or later: pip install 'pooling[mongodb]'\nthis is PyMongo 4.0.2\n"
-    assert run_python(script) == told
-
-
-def test_a_pymysql_that_is_too_old_is_told_with_the_extra_that_brings_another() -> None:
-    script = """
-        import sys
-        import pymysql
-        pymysql.VERSION = (1, 0, 2, None)
-        import pooling
-        try:
-            pooling.create_pool("mysql://localhost")
-        except ImportError as error:
-            print(error, error.__cause__, sep="\\n")
-    """
-    told = "MySQL and MariaDB need PyMySQL 1.1 or later: pip install 'pooling[mysql]'\nthis is PyMySQL 1.0.2\n"
     assert run_python(script) == told
 
 

@@ -297,27 +297,6 @@ class TestTransaction:
                 backend.write(connection, 1)
         session_of(backend, pool)
 
-    def test_what_is_prepared_lasts_until_a_rollback(self, backend: PostgreSQL) -> None:
-        """As the manual says; where psycopg no longer forgets it, that has to be changed."""
-
-        def use(connection: Any) -> int:
-            before = connection.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone()[0]
-            connection.execute("SELECT 1", prepare=True)
-            return int(before)
-
-        for autocommit in (True, False):
-            pool = backend.pool(None, {"autocommit": autocommit}, max_size=1)
-            by_transaction = []
-            for _ in range(2):
-                with pool.transaction() as connection:
-                    by_transaction.append(use(connection))
-            by_lease = []
-            for _ in range(2):
-                with pool.acquire() as connection:
-                    by_lease.append(use(connection))
-            assert by_transaction == [0, 1]
-            assert by_lease == ([1, 1] if autocommit else [1, 0])
-
 
 def _is_told_at_once(pool: Pool[Any]) -> None:
     """And not after fail_after, nor by a PoolTimeout."""
@@ -528,40 +507,6 @@ class TestErrors:
         assert not retryable(errors.QueryCanceled())
         assert not retryable(errors.AdminShutdown())
         assert not retryable(psycopg.OperationalError("server closed the connection unexpectedly"))
-
-    @pytest.mark.parametrize("autocommit", [False, True])
-    def test_a_table_that_is_altered_under_prepared_statements_costs_one_operation(
-        self, backend: PostgreSQL, autocommit: bool
-    ) -> None:
-        def look(connection: Any) -> int:
-            return len(connection.execute("SELECT * FROM widening", prepare=True).fetchone())
-
-        pool = backend.pool(None, {"autocommit": autocommit}, max_size=3)
-        leases = [pool.acquire() for _ in range(3)]
-        with psycopg.connect(backend.url, autocommit=True) as admin:
-            admin.execute("DROP TABLE IF EXISTS widening; CREATE TABLE widening (a int)")
-            admin.execute("INSERT INTO widening VALUES (1)")
-            try:
-                for lease in leases:
-                    assert look(lease.connection) == 1
-                    lease.connection.commit()
-                    lease.release()
-                admin.execute("ALTER TABLE widening ADD b int")
-                with pytest.raises(errors.FeatureNotSupported) as caught, pool.acquire() as connection:
-                    look(connection)
-                assert pool._factory.is_retryable(caught.value)
-                with pool.acquire() as first, pool.acquire() as second, pool.acquire() as third:
-                    assert [look(first), look(second), look(third)] == [2, 2, 2]
-            finally:
-                pool.close()
-                admin.execute("DROP TABLE widening")
-
-    def test_what_the_server_does_not_support_says_nothing_of_the_connection(self, backend: PostgreSQL) -> None:
-        with psycopg.connect(backend.url) as connection, pytest.raises(errors.FeatureNotSupported) as caught:
-            connection.execute("SELECT 1 FROM generate_series(1, 2) GROUP BY 1 FOR UPDATE")
-        assert not PostgresFactory().is_broken(caught.value)
-        assert not PostgresFactory().is_demoted(connection, caught.value)
-        assert not PostgresFactory().is_retryable(caught.value)
 
     def test_a_session_ended_for_idling_in_a_transaction_costs_that_connection(self, backend: PostgreSQL) -> None:
         pool = backend.pool(max_size=1, connect_args={"options": "-c idle_in_transaction_session_timeout=50ms"})

@@ -34,7 +34,7 @@ class Emptied(deque):  # type: ignore[type-arg]
         return True
 
 
-class CalmUntilTheAppend(Roster[Any]):
+class PlainUntilTheAppend(Roster[Any]):
     """Who joins the queue does it just before a connection comes back."""
 
     @property  # type: ignore[override]
@@ -101,7 +101,7 @@ def test_a_release_beside_a_caller_who_has_just_joined_the_queue_serves_it(clock
     lease = pool.acquire()
     waiting = clock.spawn(pool.acquire, 5)
     clock.advance(0)
-    pool._roster.__class__ = CalmUntilTheAppend
+    pool._roster.__class__ = PlainUntilTheAppend
     lease.release()
     pool._roster.__class__ = Roster
     clock.advance(0)
