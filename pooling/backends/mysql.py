@@ -100,7 +100,7 @@ class MysqlFactory(Factory[Connection]):
         args["password"] = _encoded(args.get("password"))
         connection = _made({**args, "defer_connect": True})
         try:
-            with Patience(connection, args["connect_timeout"]):
+            with InTime(connection, args["connect_timeout"]):
                 connection.connect()
                 # A server's init_connect may have changed autocommit behind PyMySQL's back.
                 connection.learn()
@@ -122,7 +122,7 @@ class MysqlFactory(Factory[Connection]):
             connection.close()
 
     def check(self, connection: Connection, timeout: float) -> None:
-        with Patience(_known(connection), timeout):
+        with InTime(_known(connection), timeout):
             connection.ping(reconnect=False)
 
     def reset(self, connection: Connection, mode: ResetMode) -> None:
@@ -237,7 +237,7 @@ def create(url: str, connect_args: ConnectArgs = None, **options: Unpack[Options
     return Pool(factory, **options)
 
 
-class Patience:
+class InTime:
     """A ``with`` block in which no read or write on the connection takes longer than so many seconds."""
 
     def __init__(self, connection: _Connection, seconds: float) -> None:

@@ -86,7 +86,7 @@ class PostgresFactory(Factory[Connection]):
         if "service" in parts and "host" not in parts:  # where that is, stands in libpq's file
             self.where = f"service={parts['service']}"
         self._conninfo = conninfo  # has the password in it
-        self._patience = parts.get("connect_timeout")
+        self._connect_timeout = parts.get("connect_timeout")
         self._places = {name: parts[name] for name in _WHERE if name in parts}
         self._turn = 0  # of several hosts the one to begin with
         self._connect_args = connect_args
@@ -97,7 +97,7 @@ class PostgresFactory(Factory[Connection]):
         several = max(map(len, places.values()))
         turn = self._turn % several
         args |= {name: ",".join(each[turn:] + each[:turn]) for name, each in places.items() if len(each) > 1}
-        args["connect_timeout"] = _shorter(timeout / several, args.get("connect_timeout", self._patience))
+        args["connect_timeout"] = _shorter(timeout / several, args.get("connect_timeout", self._connect_timeout))
         began = monotonic()
         try:
             connection = _Connection.connect(self._conninfo, **args)

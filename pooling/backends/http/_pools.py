@@ -4,11 +4,6 @@ urllib3 connects when it sends: what it takes from a pool is a connection object
 closing that object gives it back as it was. So the pool hands out *shells* (see ShellFactory), and the connect
 happens within the request, on a worker, in time. Whoever takes a connection from ``.pooling`` itself gets it
 connected.
-
-Who has what. Each use of a connection is a :class:`_Use`. Until the response is there it belongs to this pool; a
-response that is to be read later takes it along, so that it comes back by collection when the response is dropped.
-urllib3 says ``_put_conn(None)`` for "whatever I have taken is of no use", and also when it has taken nothing:
-the use is then the one that this very thread took last, within the same request.
 """
 
 from __future__ import annotations
@@ -19,7 +14,7 @@ import threading  # never "from threading import": gevent replaces what the modu
 import weakref
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import urllib3
 from urllib3 import HTTPResponse
@@ -27,45 +22,24 @@ from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError, R
 from urllib3.util import Timeout
 from urllib3.util.timeout import _DEFAULT_TIMEOUT
 
-from pooling._clock import DEFAULT, monotonic
-from pooling._clock import Timeout as Patience
+from pooling._clock import monotonic
 from pooling._holders import Between
-from pooling._ledger.phase import Phase
 from pooling._traces import forget_frames
 from pooling.backends.http._connect import connect_in_time
 from pooling.backends.http._connection import OK, Owner, allowed_idle, ends_http, is_fit, is_idle
 from pooling.backends.http._factory import ShellFactory
 from pooling.backends.http._queue import QueueFace
+from pooling.backends.http._total import Total, time_for_a_place
+from pooling.backends.http._use import Use, forget
 from pooling.config import Options, seconds
 from pooling.errors import ConnectError, PoolClosed, PoolTimeout, QueueFull
 from pooling.lease import Lease, give_up
 from pooling.pool import Pool
 
-if TYPE_CHECKING:
-    from pooling.backends.http._manager import Total
-
 OWN_OPTIONS = frozenset(Options.__annotations__) - {"timeout", "reset", "workers"} | {"pool_timeout"}
 CLOSING = 1.0  # seconds that close() waits for what is being closed
-# Seconds in which a worker makes a shell or a permit. A request waits for that whatever its pool_timeout is, 0 as well:
-# what it does not want to wait for is a place.
-MAKING = 0.5
 _BETWEEN = Between("urllib3", "requests")
 _log = logging.getLogger("urllib3.connectionpool")  # what it says is urllib3's
-
-
-class _Use:
-    """One use of one connection: its lease, the permit where there is a total, what went wrong, and the use that its
-    thread had before."""
-
-    __slots__ = ("__weakref__", "before", "connection", "error", "lease", "permit", "unanswered")
-
-    def __init__(self, lease: Lease[Any], before: _Use | None) -> None:
-        self.lease = lease
-        self.before = before
-        self.connection: Any = lease._entry.view
-        self.permit: Lease[Any] | None = None
-        self.error: BaseException | None = None
-        self.unanswered = False  # nothing came in time on a connection that had been used before
 
 
 class HTTPConnectionPool(urllib3.HTTPConnectionPool):
@@ -97,7 +71,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         self._mine = threading.local()  # .use: the one that this thread took last
         # By id(): a use keeps its connection, so that no other has its number. One that belongs to a response goes
         # when the response does.
-        self._uses: dict[int, _Use | weakref.ref[_Use]] = {}
+        self._uses: dict[int, Use | weakref.ref[Use]] = {}
         super().__init__(host, port, timeout, maxsize, block, *args, **kw)
         self.pool = QueueFace(self, maxsize)  # in the place of theirs, which not every urllib3 has made by a method
         self._open(options, maxsize)
@@ -187,13 +161,13 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 self._take_in(known, connection)
         except BaseException as struck:
             # It may be kept, and with it the frames that have the use, or a response that has it.
-            if isinstance(known, _Use) and not known.lease.ended:
+            if isinstance(known, Use) and not known.lease.ended:
                 self._retire(known)
             known = None
             forget_frames(struck)
             raise
 
-    def _take_in(self, returned: _Use, connection: Any) -> None:
+    def _take_in(self, returned: Use, connection: Any) -> None:
         if returned is self._current():
             self._mine.use = returned.before
         if not self.is_open:
@@ -221,7 +195,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 use.unanswered = isinstance(error, ReadTimeoutError) and getattr(conn, "reused", False)
             raise
         known = self._uses.get(id(conn))
-        if isinstance(known, _Use):
+        if isinstance(known, Use):
             conn.reused = True
             # Hardly ever: a call for each response would cost more than the question.
             if (response.status < OK or method == "CONNECT") and ends_http(response, method):
@@ -233,17 +207,17 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
                 response._pooling_use = known  # type: ignore[attr-defined]
                 if type(response) is HTTPResponse:  # not what a library for tests has put in its place
                     response.__class__ = Owner
-                self._uses[id(conn)] = weakref.ref(known, partial(_forget, self._uses, id(conn)))
+                self._uses[id(conn)] = weakref.ref(known, partial(forget, self._uses, id(conn)))
                 self._mine.use = known.before
         return response
 
     def _validate_conn(self, conn: Any) -> None:
         if conn.is_closed:
-            connect_in_time(conn, conn.connect, self._patience(conn))
+            connect_in_time(conn, conn.connect, self._connect_timeout(conn))
         super()._validate_conn(conn)
 
     def _prepare_proxy(self, conn: Any) -> None:
-        connect_in_time(conn, partial(super()._prepare_proxy, conn), self._patience(conn))
+        connect_in_time(conn, partial(super()._prepare_proxy, conn), self._connect_timeout(conn))
 
     def close(self) -> None:
         """Close the pool: idle connections now, those in use when they come back."""
@@ -252,9 +226,9 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             self._finalizer.detach()
             self.pooling.close(CLOSING)
 
-    def _current(self) -> _Use | None:
+    def _current(self) -> Use | None:
         """What this thread took last and has not given back."""
-        use: _Use | None = getattr(self._mine, "use", None)
+        use: Use | None = getattr(self._mine, "use", None)
         while use is not None and use.lease.ended:  # another thread has given it back, or this one in another order
             use = use.before
         return use
@@ -265,14 +239,14 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     # -- uses -----------------------------------------------------------------------------------------
 
-    def _take(self, timeout: float | None, frame: FrameType) -> _Use:
+    def _take(self, timeout: float | None, frame: FrameType) -> Use:
         """A connection, for who is told of by that frame: the innermost that is neither ours nor urllib3's."""
         request, requests = object(), self._factory.requests
         lease: Lease[Any] | None = None
         try:
             requests.add(request)
-            lease = self.pooling._acquire_for(frame, patience(self.pooling, timeout))
-            return _Use(lease, self._current())
+            lease = self.pooling._acquire_for(frame, time_for_a_place(self.pooling, timeout))
+            return Use(lease, self._current())
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
         except PoolClosed as error:
@@ -285,7 +259,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         finally:
             requests.discard(request)
 
-    def _enter(self, use: _Use, timeout: float | None, frame: FrameType) -> Any:
+    def _enter(self, use: Use, timeout: float | None, frame: FrameType) -> Any:
         """Wait for a permit where there is a total over all origins. The connection to use: one that has come back
         meanwhile is better than one that has to be opened."""
         assert self._total is not None
@@ -309,7 +283,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         self._total.admit(connection)
         return connection
 
-    def _put_back(self, use: _Use, connection: Any) -> None:
+    def _put_back(self, use: Use, connection: Any) -> None:
         keep = use.lease._entry.keep
         connection.stale_at = keep if keep == math.inf else monotonic() + keep
         fit = is_idle(connection)
@@ -323,7 +297,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             with self._total.leaving(connection, use.permit):
                 use.lease.release()
 
-    def _retire(self, use: _Use) -> None:
+    def _retire(self, use: Use) -> None:
         connection = use.connection
         error, use.error = use.error, None
         if error is not None:
@@ -334,7 +308,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             with self._total.leaving(connection, use.permit):
                 pass
 
-    def _empty(self, use: _Use) -> None:
+    def _empty(self, use: Use) -> None:
         """Give a place back whose connection did not answer: the server may be slow, or the link forgotten by a
         firewall, and with it those that lie idle. The next request connects anew, in this very place, as in urllib3's
         pool: else it would have the next of those, and one request after the other would time out."""
@@ -369,7 +343,7 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
     # -- connections ----------------------------------------------------------------------------------
 
-    def _patience(self, connection: Any) -> float:
+    def _connect_timeout(self, connection: Any) -> float:
         """Seconds that a connect may take in all: the request's own connect timeout, else the pool's."""
         given = connection.timeout
         return float(given) if isinstance(given, (int, float)) else self.pooling._config.connect_timeout
@@ -390,17 +364,6 @@ class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
     :class:`HTTPConnectionPool`. Certificates are checked as urllib3 does."""
 
 
-def patience(pool: Pool[Any], timeout: float | None) -> Patience:
-    """How long to wait for what is made without I/O: as long as the caller says, or the pool where he says None. Where
-    a place is free for which nobody waits, long enough for a worker to make it."""
-    wanted = pool._config.timeout if timeout is None else timeout
-    if wanted is not None and wanted < MAKING:
-        ledger = pool._ledger
-        if ledger.phase is Phase.RUNNING and len(ledger.queue) < ledger.max_size - pool._roster.leased():
-            return MAKING
-    return DEFAULT if timeout is None else max(0.0, timeout)
-
-
 def _call(owner: weakref.ref[HTTPConnectionPool], name: str, *args: Any) -> Any:
     """Call a method of a pool that may be gone: its factory must not keep it alive."""
     pool = owner()
@@ -415,10 +378,3 @@ def _own(cause: BaseException) -> BaseException:
     own = type(cause).__new__(type(cause), *cause.args)
     vars(own).update(vars(cause))
     return own
-
-
-def _forget(uses: dict[int, _Use | weakref.ref[_Use]], number: int, dropped: weakref.ref[_Use]) -> None:
-    """A response was dropped, and its use with it. Its connection has not come back before this ends: nobody else can
-    have put another use in the place."""
-    if uses.get(number) is dropped:
-        uses.pop(number, None)

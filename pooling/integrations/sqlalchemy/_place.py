@@ -84,7 +84,7 @@ class PlaceFactory(Factory[Place]):
         if ping is None:  # a pool without an engine
             super().check(place, timeout)
         elif not _wire.pings(_driver(place), timeout):
-            with _wire.patience(_driver(place), timeout):
+            with _wire.in_time(_driver(place), timeout):
                 ping(place.connection)
                 place.dialect.do_rollback(place.connection)
 

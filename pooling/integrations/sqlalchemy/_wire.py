@@ -95,7 +95,7 @@ def says_lost(error: BaseException, driver: Any) -> bool:
 
 def pings(connection: Any, timeout: float) -> bool:
     """Make a round trip by libpq's own calls, where the driver is psycopg, whose calls have no timeout. False: the
-    dialect has to ask, with :func:`patience`."""
+    dialect has to ask, with :func:`in_time`."""
     if getattr(connection, "pgconn", None) is None or module_of(type(connection)) is None:
         return False
     from pooling.backends.postgres import PostgresFactory
@@ -105,15 +105,15 @@ def pings(connection: Any, timeout: float) -> bool:
 
 
 @contextmanager
-def patience(connection: Any, seconds: float) -> Iterator[None]:
+def in_time(connection: Any, seconds: float) -> Iterator[None]:
     """With a timeout on what the driver reads, where it shows its socket; drivers in C have none but their own."""
     module = module_of(type(connection))
     if module is None:
         yield
     elif module.__name__ == "pymysql":  # which sets its socket's timeout anew for every read
-        from pooling.backends.mysql import Patience
+        from pooling.backends.mysql import InTime
 
-        with Patience(connection, seconds):
+        with InTime(connection, seconds):
             yield
     else:
         with timed(socket_of(connection), seconds):

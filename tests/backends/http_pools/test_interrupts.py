@@ -9,7 +9,7 @@ import pytest
 
 from pooling.backends import http
 from pooling.backends.http import _pools
-from pooling.backends.http._pools import _Use
+from pooling.backends.http._use import Use
 from tests.backends.http_pools.conftest import Make, number
 from tests.interrupts.lines import keeping, struck_after_each_call, struck_at_each_line
 
@@ -59,7 +59,7 @@ def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Make) ->
 
 
 @pytest.mark.parametrize(
-    "function", [_Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
+    "function", [Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
 )
 def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_back(make: Make, function: Any) -> None:
     """As a debugger's is, or a future's: it keeps every frame that it has passed."""
