@@ -254,11 +254,13 @@ class Pool(Inspection[T]):
         where they contradict each other.
         """
         self._check_process()
-        ledger = self._ledger
-        least = ledger.min_size if min_size is None else min_size
-        most = self.config.max_size if isinstance(max_size, Default) else max_size
-        replace(self._config, min_size=least, max_size=most)  # validates, nothing else
-        self._tell(ledger.resize, least, math.inf if most is None else most)
+        now = self.config
+        least = now.min_size if min_size is None else min_size
+        most = now.max_size if isinstance(max_size, Default) else max_size
+        replace(now, min_size=least, max_size=most)  # validates, nothing else
+        # What is not given is left to the ledger: by then another resize() may have changed it.
+        kept = max_size is DEFAULT
+        self._tell(self._ledger.resize, min_size, None if kept else math.inf if most is None else most)
 
     def clear(self, *, interrupt: bool = False) -> None:
         """Retire every connection of today: the idle ones now, those in use when they come back.
@@ -340,8 +342,8 @@ class Pool(Inspection[T]):
     @property
     def config(self) -> Config:
         """The options as they are now: as given, but for what :meth:`resize` has changed."""
-        most = self._ledger.max_size
-        return replace(self._config, min_size=self._ledger.min_size, max_size=None if most == math.inf else int(most))
+        least, most = under(self._lock, lambda: (self._ledger.min_size, self._ledger.max_size))
+        return replace(self._config, min_size=least, max_size=None if most == math.inf else int(most))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have ``listener(event)`` called with every :class:`pooling.PoolEvent`, in order, on a worker thread.

@@ -283,8 +283,12 @@ class Ledger(Settling[T]):
         """Retire every connection of today: the idle ones now, the others as they come back."""
         self._retire_all()
 
-    def resize(self, min_size: int, max_size: float) -> None:
-        self.min_size, self.max_size = min_size, max_size
+    def resize(self, min_size: int | None, max_size: float | None) -> None:
+        """What is None stays as it is."""
+        if max_size is not None:
+            self.max_size = max_size
+        # Of two orders at once each was looked at without the other: where they contradict each other, the cap holds.
+        self.min_size = int(min(self.min_size if min_size is None else min_size, self.max_size))
         self._emit("resize")
 
     def enter(self, phase: Phase) -> None:

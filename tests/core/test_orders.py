@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pooling import ConnectError, PoolTimeout
+from pooling.config import Config
 from pooling.testing import FakeFactory, FakePermanent, ManualClock
 from tests.core.conftest import Make
 from tests.core.helpers import outcome, timed
@@ -127,6 +130,26 @@ def test_min_size_can_be_raised_and_is_filled_at_once(clock: ManualClock, make: 
     pool.resize(min_size=4)
     clock.advance(0)
     assert (pool.stats().idle, pool.stats().min_size) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "then"),
+    [({"max_size": 8}, {"min_size": 1}, (1, 8)), ({"max_size": 2}, {"min_size": 3}, (2, 2))],
+    ids=["both", "the cap holds"],
+)
+def test_of_two_resizes_at_once_each_changes_what_it_was_given(
+    make: Make, monkeypatch: pytest.MonkeyPatch, first: dict[str, int], second: dict[str, int], then: tuple[int, int]
+) -> None:
+    pool = make(max_size=4)
+
+    def meanwhile(config: Config, **changes: int) -> Config:
+        monkeypatch.undo()
+        pool.resize(**first)
+        return replace(config, **changes)
+
+    monkeypatch.setattr("pooling.pool.replace", meanwhile)
+    pool.resize(**second)
+    assert (pool.config.min_size, pool.config.max_size) == then
 
 
 def test_before_the_first_use_min_size_is_not_filled_whoever_raises_it(
