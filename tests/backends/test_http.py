@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import NotConnected
 from typing import Any
 
 import pytest
@@ -390,6 +391,16 @@ def test_a_lost_lease_costs_its_connection_and_its_place_comes_back(
     assert number(pool) != first
     assert pool.stats().closed == {"dropped": 1}
     assert "test_http.py" in caplog.text
+
+
+def test_a_connection_that_the_pool_has_closed_does_not_connect_anew_for_who_kept_it(make: Any) -> None:
+    pool = make()
+    with pool.acquire() as kept:
+        assert get(kept, "/") == "ok"
+    pool.close()
+    with pytest.raises(NotConnected):
+        kept.request("GET", "/")
+    assert kept.sock is None
 
 
 # -- TLS --------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class HttpFactory(Factory[Any]):
     def close(self, connection: Any) -> None:
         if not is_idle(connection):
             self.interrupt(connection)  # a thread may still be reading, and keep the socket open
+        connection.auto_open = 0  # else it would connect anew, beside the pool, for who still has it
         connection.close()
 
     def reset(self, connection: Any, mode: ResetMode) -> None:
