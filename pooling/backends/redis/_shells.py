@@ -8,6 +8,16 @@ Ownership. The shells that nobody uses are held by the pool that callers see. On
 alone, and itself holds the lease: when the user drops it, the lease is as lost as any that is dropped, and the slot
 comes back. Not at once: in redis-py a dropped connection counts as in use, so it does here for GRACE. Sessions refer to
 their shells weakly, so that nothing the process keeps alive keeps a dropped pool's connections open.
+
+A shell is one of three things:
+
+=====  =============  =========================  ==================================================
+state  who holds it   where it stands            session
+=====  =============  =========================  ==================================================
+spare  the pool       ``_kept`` and ``_spare``   none; connected again by whoever opens the next
+idle   the pool       ``_kept``                  one, idle or at work in the pool underneath
+lent   its user       ``_used``, by a reference  one, leased: the lease is an attribute of the shell
+=====  =============  =========================  ==================================================
 """
 
 from __future__ import annotations
