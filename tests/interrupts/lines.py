@@ -22,8 +22,7 @@ from tests.waiting import comes_true
 
 PACKAGE = Path(pooling.__file__).parent
 CORE = (PACKAGE, PACKAGE / "_ledger", PACKAGE / "_runtime")
-# Not the pool's: fakes, and the drivers' side.
-OUTSIDE = {"testing.py", "__init__.py", "__main__.py"}
+OUTSIDE = {"__init__.py", "__main__.py"}
 SIZE = 4
 Place = tuple[str, int]
 
