@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading  # never "from threading import": gevent replaces what the module holds
 import weakref
 from typing import Any, ClassVar
 
@@ -89,7 +90,7 @@ _managers: weakref.WeakSet[_Managing] = weakref.WeakSet()
 def _renew_locks() -> None:
     """In a forked child: urllib3's lock around a manager's pools may be held by a thread that is not here."""
     for manager in list(_managers):
-        manager.pools.lock = type(manager.pools.lock)()
+        manager.pools.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

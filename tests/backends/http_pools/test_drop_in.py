@@ -533,12 +533,22 @@ def test_a_daemon_has_its_descriptors_whatever_response_its_parent_was_reading(h
     run_python(script, http_server.host, str(http_server.port))
 
 
-def test_a_child_that_is_forked_while_a_manager_looks_for_a_pool_can_use_it(http_server: HTTP) -> None:
+@pytest.mark.parametrize("lock", ["threading's", "a profiler's"])
+def test_a_child_that_is_forked_while_a_manager_looks_for_a_pool_can_use_it(http_server: HTTP, lock: str) -> None:
     """urllib3's lock was its parent's for ever."""
     script = """
         import os, signal, sys, threading
         from pooling.backends import http
         manager = http.PoolManager()
+        class Profiled:
+            def __init__(self, lock):
+                self.lock = lock
+            def __enter__(self):
+                return self.lock.__enter__()
+            def __exit__(self, *details):
+                self.lock.__exit__(*details)
+        if sys.argv[3] == "a profiler's":
+            manager.pools.lock = Profiled(manager.pools.lock)
         url = f"http://{sys.argv[1]}:{sys.argv[2]}/"
         there, over = threading.Event(), threading.Event()
         def look():
@@ -560,7 +570,7 @@ def test_a_child_that_is_forked_while_a_manager_looks_for_a_pool_can_use_it(http
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         manager.clear()
     """
-    run_python(script, http_server.host, str(http_server.port))
+    run_python(script, http_server.host, str(http_server.port), lock)
 
 
 def test_nothing_is_logged_at_warning_level_by_ordinary_use(make: Any, caplog: pytest.LogCaptureFixture) -> None:
