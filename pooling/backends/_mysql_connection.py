@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -76,18 +77,33 @@ class Connection(_Base):
     is the status of the new connection.
     """
 
-    def __init__(self, **args: Any) -> None:
-        self.defaults: dict[str, Any] = {}
-        # The error by which the server has, or may have, rolled a transaction back; 0 when a new one was begun by hand.
-        self.conflict = 0
-        # An answer is due, or in the middle of being read. An exception out of nowhere (Ctrl-C) leaves it so, and what
-        # is read next may be the answer to somebody else's question.
-        self.pending = False
-        self._told = False  # whether the server has told its status since it was last sent something
-        self.home: Any = None  # the database that a reset goes back to
-        # Its user has connected it again, as by ping(reconnect=True): another session, that nobody has set up.
-        self.reopened = False
-        super().__init__(**args)
+    # Not set by an __init__: made() has one that PyMySQL's class has made.
+    defaults: dict[str, Any]  # set by note(), once it is connected
+    # The error by which the server has, or may have, rolled a transaction back; 0 when a new one was begun by hand.
+    conflict = 0
+    # An answer is due, or in the middle of being read. An exception out of nowhere (Ctrl-C) leaves it so, and what is
+    # read next may be the answer to somebody else's question.
+    pending = False
+    _told = False  # whether the server has told its status since it was last sent something
+    home: Any = None  # the database that a reset goes back to
+    # Its user has connected it again, as by ping(reconnect=True): another session, that nobody has set up.
+    reopened = False
+    traced: Any = None  # what stands around it for its users, and tells of their queries
+
+    @classmethod
+    def made(cls, **args: Any) -> Connection:
+        """One that is not connected yet. Agents that trace queries put a function of their own in the place of
+        ``pymysql.connect``, which returns a proxy: users are to get that."""
+        if pymysql.connect is _Base:
+            return cls(**args)
+        proxy: Any = pymysql.connect(**args)
+        connection: Any = inspect.unwrap(proxy)
+        is_theirs = type(connection) is _Base
+        if not is_theirs:  # a stand-in of a test
+            return cls(**args)
+        connection.__class__ = cls
+        connection.traced = proxy
+        return connection  # type: ignore[no-any-return]  # it is one now
 
     # -- what is left over ----------------------------------------------------------------------------
 
@@ -194,7 +210,7 @@ class Connection(_Base):
     # -- what passes through --------------------------------------------------------------------------
 
     def connect(self, sock: Any = None) -> None:
-        self.reopened = bool(self.defaults)
+        self.reopened = hasattr(self, "defaults")
         super().connect(sock)
 
     def _write_bytes(self, data: bytes) -> None:

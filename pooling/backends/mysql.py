@@ -114,6 +114,11 @@ class MysqlFactory(Factory[Connection]):
             raise
         return connection
 
+    def view(self, connection: Connection) -> Connection:
+        known = _known(connection)
+        traced, known.traced = known.traced, None  # kept here, the two would keep each other
+        return connection if traced is None else traced
+
     def close(self, connection: Connection) -> None:
         _known(connection).forsake()
         if _known(connection).pending:
@@ -279,10 +284,10 @@ def _refuses_writes(error: BaseException) -> bool:
 def _made(args: dict[str, Any]) -> _Connection:
     """PyMySQL's connection, not connected yet."""
     try:
-        return _Connection(**args)
+        return _Connection.made(**args)
     except UnicodeEncodeError as error:  # the password comes from an option file: see below
         password = str(error.object)
-    return _Connection(**{**args, "password": password.encode()})
+    return _Connection.made(**{**args, "password": password.encode()})
 
 
 def with_ssl_mode(args: Mapping[str, Any]) -> dict[str, Any]:
