@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 _BETWEEN = Between("redis")
 ASK = 0.25  # seconds after which a caller whom an outage keeps waiting asks again
+# Seconds of failing connects that callers do not hear of. Clients have retries of their own, and expect the error: but
+# one connect that fails, as through a balancer with a dead server behind it, was to fail all who wait, and all who come
+# until the next try. Each caller of redis-py's pools makes a connect of his own.
+PATIENCE = 0.25
 _OPTIONS = set(OPTIONS) - {"max_size", "timeout", "workers"}
 
 
@@ -280,7 +284,7 @@ class ConnectionPool(redis.ConnectionPool):
         options: dict[str, Any] = {
             "name": f"{place}/{args.get('db') or 0}",
             "max_size": self.max_connections,
-            "fail_after": 0.0,  # clients have retries of their own, and expect the error
+            "fail_after": PATIENCE,
             "connect_timeout": 10.0 * (1 + max(0, retry.get_retries() if retry else 0)),
             "backoff": factory.pause if retry else None,
             "order": self._order(),

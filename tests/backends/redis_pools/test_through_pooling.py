@@ -164,6 +164,28 @@ class TestThroughPooling:
                 pool.get_connection()
         assert pool.pooling.stats().errors_by["connect"] == 1
 
+    @pytest.mark.parametrize("kind", [BlockingConnectionPool, ConnectionPool])
+    def test_one_connect_that_fails_fails_nobody(self, make: Make, kind: Any) -> None:
+        """As through a balancer one of whose servers is dead. With redis-py's pools one caller would hear of it."""
+        go_on, failed = threading.Event(), []
+
+        class Unlucky(redis.Connection):
+            def _connect(self) -> socket.socket:
+                if failed:
+                    return super()._connect()
+                go_on.wait()
+                failed.append(self)
+                raise ConnectionResetError("by peer")
+
+        pool = make(kind, connection_class=Unlucky, max_connections=4)
+        with ThreadPoolExecutor(4) as callers:
+            asked = [callers.submit(pool.get_connection) for _ in range(4)]
+            settled(pool.pooling, waiting=4)
+            go_on.set()
+            for connection in [each.result(LATE) for each in asked]:
+                pool.release(connection)
+        assert pool.pooling.stats().errors_by == {"connect": 1}
+
     def test_what_retries_cannot_change_is_told_at_once(self, make: Make) -> None:
         pool = make(username="nobody", password="wrong", retry=Retry(ConstantBackoff(1.0), 2))
         for _ in range(2):
