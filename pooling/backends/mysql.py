@@ -45,13 +45,14 @@ else:
 _LOST = {
     0,  # InterfaceError(0, ''): it was lost before, and is used all the same
     2006, 2013, 2055,  # gone away, lost during a query
-    1047, 1053,  # a cluster's node that is not ready, a shutdown
+    1047, 1053,  # an unknown command, a shutdown
     1152, 1158, 1159, 1160, 1161, 1184,  # aborted, network errors of the server
     1927, 3169, 4031,  # killed; killed; idle for longer than wait_timeout
 }  # fmt: skip  # a list with its meanings
 _READ_ONLY_TRANSACTION = 1792  # of the user's own
 _READ_ONLY = {_READ_ONLY_TRANSACTION, 1836}  # a primary that was demoted under us; 1290 says so too, and other things
 _OPTION_PREVENTS = 1290
+_UNKNOWN_COMMAND = 1047  # also said by a cluster's node that has lost the others, which still answers pings and logins
 # Undone, or never begun. A lock that is not to be had may undo the statement alone; the end of the lease undoes the
 # rest.
 _NOTHING_DONE = {
@@ -205,10 +206,10 @@ class MysqlFactory(Factory[Connection]):
     def is_broken(self, error: BaseException) -> bool:
         if not isinstance(error, pymysql.MySQLError):
             return False
-        return _code(error) in _LOST or _refuses_writes(error) or "Packet sequence number wrong" in str(error)
+        return _code(error) in _LOST or _refuses(error) or "Packet sequence number wrong" in str(error)
 
     def is_demoted(self, connection: Connection, error: BaseException) -> bool:
-        return _refuses_writes(error) and _code(error) != _READ_ONLY_TRANSACTION
+        return _refuses(error) and _code(error) != _READ_ONLY_TRANSACTION
 
     def is_permanent(self, error: BaseException) -> bool:
         if isinstance(error, pymysql.MySQLError):
@@ -225,7 +226,7 @@ class MysqlFactory(Factory[Connection]):
         )
 
     def is_retryable(self, error: BaseException) -> bool:
-        return isinstance(error, pymysql.MySQLError) and (_code(error) in _NOTHING_DONE or _refuses_writes(error))
+        return isinstance(error, pymysql.MySQLError) and (_code(error) in _NOTHING_DONE or _refuses(error))
 
     def __repr__(self) -> str:
         return f"MysqlFactory({self.where})"
@@ -275,9 +276,12 @@ def _code(error: BaseException) -> Any:
     return error.args[0] if error.args else None
 
 
-def _refuses_writes(error: BaseException) -> bool:
+def _refuses(error: BaseException) -> bool:
+    """Whether the server refuses what another one may do."""
     if _code(error) == _OPTION_PREVENTS:
         return re.search("read.only", str(error)) is not None  # else it is --secure-file-priv or the like
+    if _code(error) == _UNKNOWN_COMMAND:
+        return "WSREP" in str(error)
     return _code(error) in _READ_ONLY
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -547,6 +548,17 @@ class TestErrors:
     def test_an_option_that_prevents_something_else_does_not(self) -> None:
         text = "The MySQL server is running with the --secure-file-priv option so it cannot execute this statement"
         assert not MysqlFactory().is_broken(pymysql.OperationalError(1290, text))
+
+    def test_a_clusters_node_that_has_lost_the_others_refuses_everything(self) -> None:
+        """It answers pings and takes logins: a check would pass."""
+        lost = pymysql.OperationalError(1047, "WSREP has not yet prepared node for application use")
+        unknown = pymysql.OperationalError(1047, "Unknown command")
+        factory, connection = MysqlFactory(), pymysql.Connection(defer_connect=True)
+        assert factory.is_broken(lost)
+        assert factory.is_broken(unknown)
+        for opinion in (factory.is_retryable, partial(factory.is_demoted, connection)):
+            assert opinion(lost)
+            assert not opinion(unknown)
 
     @pytest.mark.parametrize("error", [KeyError(1290), KeyboardInterrupt(), pymysql.MySQLError()])
     def test_what_says_nothing_of_the_connection_breaks_nothing(self, error: BaseException) -> None:

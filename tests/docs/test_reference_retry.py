@@ -31,7 +31,7 @@ def test_the_codes_of_the_backends_are_those_of_the_page() -> None:
     rows = {row[0]: row[1:] for row in table(REFERENCE / "retry.md", "backend")}
     assert set(re.findall(r"\b\w{5}\b", rows["PostgreSQL"][0])) - {"SQLSTATE"} == postgres._NOTHING_DONE
     numbers = set(map(int, re.findall(r"\d+", rows["MySQL, MariaDB"][0])))
-    assert numbers == mysql._NOTHING_DONE | mysql._READ_ONLY | {mysql._OPTION_PREVENTS}
+    assert numbers == mysql._NOTHING_DONE | mysql._READ_ONLY | {mysql._OPTION_PREVENTS, mysql._UNKNOWN_COMMAND}
     assert set(map(int, re.findall(r"\d+", rows["MySQL, MariaDB"][1]))) <= mysql._LOST
     assert all(code in rows["any DB-API driver"][0] for code in dbapi._ROLLED_BACK)
 
