@@ -1,4 +1,4 @@
-"""Which DB-API driver something comes from."""
+"""Which DB-API driver something comes from, and what of it is the driver's."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def module_of(thing: Any) -> ModuleType | None:
         if hasattr(module, "threadsafety") and hasattr(module, "Error"):
             return module
     return None
+
+
+def within(connection: Any) -> Any:
+    """The driver's own connection, where an agent that traces queries has put a proxy around it."""
+    # By the type, as every proxy of wrapt has it: who asks a connection may get an answer to whatever is asked.
+    while hasattr(type(connection), "__wrapped__"):
+        connection = connection.__wrapped__
+    return connection

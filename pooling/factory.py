@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
-from pooling._driver import module_of
+from pooling._driver import module_of, within
 from pooling._lazy import lazy
 from pooling._runtime.fork import keep_inherited
 from pooling._secrets import attributes, found
@@ -165,7 +165,7 @@ class CallableFactory(Factory[T]):
 
     def connect(self, timeout: float) -> T:
         connection = self._connect()
-        kind = type(connection)
+        kind = type(within(connection))
         # Not by a rollback() alone: a client of something else may have every attribute that it is asked for.
         self._begins = hasattr(kind, "rollback") and any(map(module_of, kind.__mro__))
         return connection

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pymysql
 from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
+
+from pooling.backends._traced import noted
 
 if TYPE_CHECKING:
     import socket
@@ -88,21 +89,15 @@ class Connection(_Base):
     home: Any = None  # the database that a reset goes back to
     # Its user has connected it again, as by ping(reconnect=True): another session, that nobody has set up.
     reopened = False
-    traced: Any = None  # what stands around it for its users, and tells of their queries
 
     @classmethod
     def made(cls, **args: Any) -> Connection:
-        """One that is not connected yet. Agents that trace queries put a function of their own in the place of
-        ``pymysql.connect``, which returns a proxy: users are to get that."""
-        if pymysql.connect is _Base:
-            return cls(**args)
-        proxy: Any = pymysql.connect(**args)
-        connection: Any = inspect.unwrap(proxy)
+        """One that is not connected yet; by ``pymysql.connect`` where somebody stands in the place of that."""
+        connection: Any = cls if pymysql.connect is _Base else noted(pymysql.connect(**args))
         is_theirs = type(connection) is _Base
-        if not is_theirs:  # a stand-in of a test
+        if not is_theirs:  # nobody does, or a stand-in of a test
             return cls(**args)
         connection.__class__ = cls
-        connection.traced = proxy
         return connection  # type: ignore[no-any-return]  # it is one now
 
     # -- what is left over ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pooling._driver import module_of
+from pooling._driver import module_of, within
 from pooling._secrets import found
 from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args
 from pooling.backends._dbapi_session import (
@@ -43,11 +43,12 @@ _ACTIVE = 1  # libpq's PQTRANS_ACTIVE
 class Held:
     """A driver's connection, and what the pool knows of it."""
 
-    __slots__ = ("autocommit", "connection", "socket")
+    __slots__ = ("autocommit", "connection", "made", "socket")
 
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.socket = socket_of(connection)
+    def __init__(self, made: Any) -> None:
+        self.made = made  # for users: an agent that traces queries may have put a proxy around the connection
+        self.connection = within(made)
+        self.socket = socket_of(self.connection)
         self.autocommit: Any = None
 
 
@@ -98,7 +99,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         connection = self._connect(*self._args, **asked(self._connect_args, self))
         try:
             if self._module is None:
-                self._module = module_of(type(connection))
+                self._module = module_of(type(within(connection)))
                 if self._module is None:
                     raise TypeError(f"which driver has made {type(connection).__name__}? Say it by module=…")
                 _refuse_unsafe(self._module)
@@ -108,7 +109,7 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
             raise
 
     def view(self, held: Held) -> Any:
-        return held.connection
+        return held.made
 
     def close(self, held: Held) -> None:
         if transaction_status(held.connection) == _ACTIVE:

@@ -18,7 +18,8 @@ from pooling.backends import (
     read_option,
     unknown_option,
 )
-from pooling.factory import Factory, ResetMode
+from pooling.backends._traced import TracedFactory
+from pooling.factory import ResetMode
 from pooling.pool import Pool
 
 try:
@@ -72,7 +73,7 @@ _MOST = 31536000.0  # seconds; PyMySQL's limit
 _ALIASES = {"passwd": "password", "db": "database"}  # PyMySQL's old names, which give way to the new ones of the URL
 
 
-class MysqlFactory(Factory[Connection]):
+class MysqlFactory(TracedFactory[Connection]):
     """Connections to MySQL or MariaDB, given as ``mysql://user:password@host:port/database?option=value``.
 
     ``connect_args`` goes to :class:`pymysql.connections.Connection`; a ``connect_timeout`` there or in the URL counts
@@ -114,11 +115,6 @@ class MysqlFactory(Factory[Connection]):
             connection._force_close()
             raise
         return connection
-
-    def view(self, connection: Connection) -> Connection:
-        known = _known(connection)
-        traced, known.traced = known.traced, None  # kept here, the two would keep each other
-        return connection if traced is None else traced
 
     def close(self, connection: Connection) -> None:
         _known(connection).forsake()

@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 from pooling._clock import monotonic
 from pooling.backends import ConnectArgs, _sockets, asked, check_connect_args, check_user, unknown_option
-from pooling.factory import Factory, ResetMode
+from pooling.backends._traced import TracedFactory, noted
+from pooling.factory import ResetMode
 from pooling.pool import Pool
 
 try:
@@ -66,7 +67,7 @@ _LEAVING = 0.25  # seconds that a thread has to leave a connection to be closed:
 _READS = 16  # reads on one peek: who has sent more than that is alive
 
 
-class PostgresFactory(Factory[Connection]):
+class PostgresFactory(TracedFactory[Connection]):
     """Connections to PostgreSQL, given as a libpq connection string or URI.
 
     ``connect_args`` goes to :meth:`psycopg.Connection.connect`. A ``connect_timeout`` there or in the string counts
@@ -100,7 +101,7 @@ class PostgresFactory(Factory[Connection]):
         args["connect_timeout"] = _shorter(timeout / several, args.get("connect_timeout", self._connect_timeout))
         began = monotonic()
         try:
-            connection = _Connection.connect(self._conninfo, **args)
+            connection: _Connection = noted(_Connection.connect(self._conninfo, **args))
         finally:
             self._turn = turn + 1 if monotonic() - began > timeout else 0
         self.remember(connection)

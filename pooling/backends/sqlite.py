@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from pooling.backends import ConnectArgs, asked, check_connect_args, on_or_off, read_option, unknown_option
-from pooling.factory import Factory, ResetMode
+from pooling.backends._traced import TracedFactory, noted
+from pooling.factory import ResetMode
 from pooling.pool import Pool
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ _KNOCKS, _PAUSE = 10, 0.002  # how often a thread at work is told to end, and se
 _memories = itertools.count(1)
 
 
-class SqliteFactory(Factory[sqlite3.Connection]):
+class SqliteFactory(TracedFactory[sqlite3.Connection]):
     """Connections to one SQLite database.
 
     ``database`` is a path, or ``":memory:"``: one database in memory, shared by all connections of this factory and
@@ -91,7 +92,7 @@ class SqliteFactory(Factory[sqlite3.Connection]):
         args = {"timeout": _BUSY_TIMEOUT, "factory": _Connection, **asked(self._connect_args, self), **self._forced}
         if isinstance(args["factory"], type):
             args["factory"] = _watched(args["factory"])
-        connection: sqlite3.Connection = sqlite3.connect(self._target, **args)
+        connection: sqlite3.Connection = noted(sqlite3.connect(self._target, **args))
         try:
             if not isinstance(connection, _Connection):  # made by a user's function: what reads from it is not known
                 if not hasattr(connection, "__dict__"):

@@ -6,7 +6,6 @@ import re
 import socket
 import ssl
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,12 @@ import pytest
 
 from pooling import ConnectError, create_pool
 from pooling.backends.mysql import _QUERY, MysqlFactory
-from tests.backends.adapters_mysql import MySQL, one, rows
+from tests.backends.adapters_mysql import MySQL, one
 from tests.backends.contract import fill, in_threads, run_python, session_of
 from tests.docs.pages import ROOT, table
 from tests.proxy import Proxy
 from tests.servers import MariaDB
 from tests.waiting import LATE
-
-
-class Traced:
-    """What stands around a connection, as in the proxies of wrapt, which agents use."""
-
-    def __init__(self, connection: Any) -> None:
-        self.__wrapped__ = connection
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__wrapped__, name)
 
 
 @pytest.fixture
@@ -61,26 +50,6 @@ class TestConnect:
         finally:
             order("SET GLOBAL init_connect = ''")
             order(f"DROP USER {user}")
-
-    def test_what_an_agent_that_traces_queries_puts_around_a_connection_is_what_users_get(
-        self, backend: MySQL, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        theirs = pymysql.connect
-        monkeypatch.setattr(pymysql, "connect", lambda **args: Traced(theirs(**args)))
-        with create_pool(backend.url, max_size=1) as pool:
-            for number in (1, 2):
-                with pool.acquire() as connection:
-                    assert isinstance(connection, Traced)
-                    rows(connection, f"INSERT INTO {backend.name}.notes VALUES ({number})")
-                    assert rows(connection, f"SELECT * FROM {backend.name}.notes") == ((number,),)  # not the other's
-            with pool.transaction() as connection:
-                rows(connection, f"INSERT INTO {backend.name}.notes VALUES (3)")
-            lease = pool.acquire()
-            gone = weakref.ref(lease.connection)
-            lease.detach().close()
-            del lease, connection
-            assert gone() is None
-        assert backend.server.order(f"SELECT * FROM {backend.name}.notes") == ((3,),)
 
     def test_what_a_test_puts_in_the_place_of_pymysqls_connect_is_no_connection(
         self, backend: MySQL, monkeypatch: pytest.MonkeyPatch

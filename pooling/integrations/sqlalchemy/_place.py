@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pooling._driver import within
 from pooling._runtime.fork import keep_inherited
 from pooling._secrets import found
 from pooling.errors import PoolError
@@ -115,7 +116,7 @@ class PlaceFactory(Factory[Place]):
         record = place.borrower()
         connection = place.connection if record is None else record.driver_connection
         if connection is not None:
-            _wire.interrupt(connection)
+            _wire.interrupt(within(connection))
 
     def abandon(self, place: Place) -> None:
         owner = self._owner()
@@ -136,7 +137,7 @@ class PlaceFactory(Factory[Place]):
             fairy.dbapi_connection = None
         if connection is not None:
             keep_inherited(record, connection)
-            _wire.abandon(connection)
+            _wire.abandon(within(connection))
 
     def begin(self, place: Place) -> None:  # noqa: ARG002  # never
         raise PoolError("transactions are the engine's: use engine.begin()")
@@ -148,4 +149,4 @@ class PlaceFactory(Factory[Place]):
 
 
 def _driver(place: Place) -> Any:
-    return place.dialect.get_driver_connection(place.connection)
+    return within(place.dialect.get_driver_connection(place.connection))
