@@ -52,12 +52,12 @@ class Hooks(Generic[T]):
                 self._close(entry)
             permanent = self._ask(self._factory.is_permanent, error, felt)
             pause = self._pause(ledger.outage.failures + 1)
-            return ledger.not_connected, token, self._concealed(error), permanent, pause
+            return ledger.not_connected, token, self._concealed(error, felt), permanent, pause
         if job.stage is Stage.CHECKING:
             error = _told(self._call(self._check, entry, timeout, job.thorough), felt)
             if error is None:
                 return ledger.checked, token, job.epoch
-            return ledger.found_dead, token, self._concealed(error)
+            return ledger.found_dead, token, self._concealed(error, felt)
         if job.stage is Stage.RESETTING:
             error = self._call(self._reset, entry)
             if error is None:
@@ -68,7 +68,7 @@ class Hooks(Generic[T]):
 
     def judge(self, entry: Entry[T], error: BaseException | None) -> Fate:
         """What becomes of a connection, by its flags and by the error that ended its lease. On the caller's
-        thread; raises nothing."""
+        thread; raises nothing but an interrupt that strikes there."""
         try:
             if error is not None and self._factory.is_broken(error):
                 return Fate.DEMOTED if self._factory.is_demoted(_connection(entry), error) else Fate.BROKEN
@@ -76,7 +76,7 @@ class Hooks(Generic[T]):
                 return Fate.DISCARDED
             return Fate.CLEAN if self.cleanness()(_connection(entry)) else Fate.DIRTY
         except Exception as failure:
-            why = self._concealed(failure)
+            why = self.concealed(failure)
             write(self._log.error, "judging a returned connection failed: it is closed", exc_info=why)
             return Fate.DISCARDED
 
@@ -157,7 +157,7 @@ class Hooks(Generic[T]):
         try:
             return bool(question(error))
         except Exception as failure:
-            self._no_opinion(question, failure)
+            self._no_opinion(question, self.concealed(failure))
             return False
 
     def _ask(
@@ -169,13 +169,12 @@ class Hooks(Generic[T]):
         try:
             return self.opinion(question, error)
         except BaseException as failure:
-            self._no_opinion(question, failure)
+            self._no_opinion(question, self._concealed(failure))
             _told(contained(failure), felt)
             return False
 
-    def _no_opinion(self, question: Callable[..., object], failure: BaseException) -> None:
-        name = getattr(question, "__qualname__", "a question")
-        write(self._log.error, "%s raised", name, exc_info=self._concealed(failure))
+    def _no_opinion(self, question: Callable[..., object], why: BaseException) -> None:
+        write(self._log.error, "%s raised", getattr(question, "__qualname__", "a question"), exc_info=why)
 
     def _pause(self, failures: int) -> float | None:
         """The user's pause after so many failures in a row; None: the pool's own. Asked here, not by the outage, which
@@ -191,17 +190,30 @@ class Hooks(Generic[T]):
             return None
         return pause
 
-    def _concealed(self, error: BaseException) -> BaseException:
-        """The error without secrets, to be asked nothing any more: some backends tell errors apart by their texts."""
+    def concealed(self, error: BaseException) -> BaseException:
+        """The error without secrets, to be asked nothing any more: some backends tell errors apart by their texts. On
+        the caller's thread: it takes milliseconds, and an interrupt that strikes meanwhile is raised."""
         secrets: tuple[str, ...] = ()
         try:
             secrets = tuple(map(str, self._factory.secrets()))
-        except BaseException:
+        except Exception:
             write(self._log.error, "%s.secrets() raised", type(self._factory).__qualname__)  # what, might be one
         try:
             return conceal(error, secrets)
-        except BaseException:  # it raises when it is read or changed, or has causes without end
-            return Concealed(f"{type(error).__name__}, an error that cannot be shown")
+        except Exception:  # it raises when it is read or changed, or has causes without end
+            return _unshown(error)
+
+    def _concealed(self, error: BaseException, felt: list[BaseException] | None = None) -> BaseException:
+        """The same for a job, which outlives whatever is raised. ``felt`` as in perform()."""
+        try:
+            return self.concealed(error)
+        except BaseException as failure:
+            _told(contained(failure), felt)
+            return _unshown(error)
+
+
+def _unshown(error: BaseException) -> BaseException:
+    return Concealed(f"{type(error).__name__}, an error that cannot be shown")
 
 
 def _told(error: BaseException | None, felt: list[BaseException] | None) -> BaseException | None:

@@ -201,6 +201,31 @@ def test_an_interrupt_of_the_caller_who_waits_for_the_server_reaches_it(
     assert (stats.size, stats.leased, stats.waiting, dict(stats.errors_by)) == (1, 0, 0, {hook: 1}), kept
 
 
+@pytest.mark.parametrize("hook", ["connect", "check"])
+def test_so_does_one_that_strikes_while_secrets_are_taken_out_of_an_error(
+    clock: ManualClock, make: Make, hook: str
+) -> None:
+    class Telling(Bound):
+        struck = False
+
+        def secrets(self) -> list[str]:
+            if self.struck:
+                raise KeyboardInterrupt("now")
+            return []
+
+    factory = Telling(clock)
+    pool = make(factory=factory, workers="inline", max_size=1, check="ping", check_after=0.0)
+    if hook == "check":
+        pool.acquire(timeout=1).release()
+    factory.gates[hook].error(ConnectionRefusedError("down"))
+    factory.struck = True
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        pool.acquire(timeout=5)
+    factory.struck = False
+    factory.gates[hook].ok()
+    pool.acquire(timeout=5).release()
+
+
 def test_so_does_one_that_strikes_while_a_failed_connect_is_judged(clock: ManualClock, make: Make) -> None:
     class Judging(Bound):
         def is_permanent(self, error: BaseException) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 import pooling.integrations.sqlalchemy
 from pooling.integrations.sqlalchemy import FairPool
+from pooling.integrations.sqlalchemy._place import PlaceFactory
 from pooling.integrations.sqlalchemy._place_pool import PlacePool
 from tests.interrupts.lines import entries, keeping, struck_at_each_line
 from tests.waiting import until
@@ -181,3 +182,27 @@ def test_an_exception_that_is_kept_keeps_no_place(function: Any) -> None:
         assert pools[-1].checkedout() == 0, line
         pools[-1].pooling.close()
     assert kept
+
+
+@pytest.mark.parametrize("had", [False, True], ids=["a new place", "a place that was invalidated"])
+def test_an_interrupt_reaches_the_caller_while_a_failed_connect_is_noted_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, had: bool
+) -> None:
+    """To take them out takes longer than a connect that is refused: while the server is away, Ctrl-C mostly strikes
+    there."""
+
+    def strike(_: PlaceFactory) -> list[str]:
+        raise Struck
+
+    pool = FairPool(creator, pool_size=1, max_overflow=0, timeout=5.0)
+    if had:
+        pool.connect().invalidate()
+    pool._creator = failing
+    with monkeypatch.context() as patched:
+        patched.setattr(PlaceFactory, "secrets", strike)
+        with pytest.raises(Struck) as kept:
+            pool.connect()
+    pool._creator = creator
+    pool.connect().close()
+    assert (pool.checkedin(), pool.checkedout()) == (1, 0), kept
+    pool.pooling.close()

@@ -115,7 +115,7 @@ class PlacePool(Pool[Place]):
 
     def not_filled(self, lease: Lease[Place], error: BaseException) -> None:
         """The place of a lease could not be connected."""
-        self._tell(self._ledger.not_filled, lease._entry, self._hooks._concealed(error))
+        self._tell(self._ledger.not_filled, lease._entry, self._hooks.concealed(error))
 
     def emptied(self, lease: Lease[Place], reason: CloseReason) -> None:
         """The place of a lease has lost its connection."""
@@ -124,11 +124,14 @@ class PlacePool(Pool[Place]):
 
     def vacate(self, lease: Lease[Place], reason: CloseReason, error: BaseException | None = None) -> None:
         """End a lease and give its place up: another one can be made in this very moment."""
-        token = lease._take("vacated")
-        self._check_process()
-        if self.owns(lease):
-            told = None if error is None else self._hooks._concealed(error)
-            self._tell(self._ledger.vacate, token, reason, told)
+        told: BaseException | None = None
+        try:
+            told = None if error is None else self._hooks.concealed(error)
+        finally:  # an interrupt of that is raised, but the place is given up before
+            token = lease._take("vacated")
+            self._check_process()
+            if self.owns(lease):
+                self._tell(self._ledger.vacate, token, reason, told)
 
     def owns(self, lease: Lease[Place]) -> bool:
         """Whether a lease is of this process, and not its parent's."""
