@@ -201,9 +201,9 @@ class ConnectionPool(redis.ConnectionPool):
 
     def release(self, connection: Any) -> None:
         """Take a connection back, from any thread or destructor. One that is not out of this pool is ignored."""
-        self._checkpid()
         lease: Lease[Any] | None = None
         try:
+            self._checkpid()
             lease = self.shells.take_back(connection, self._pool)
             if lease is None:
                 self.shells.close_stale(connection, self)

@@ -167,13 +167,13 @@ class ShellFactory(_errors.Opinions[Session]):
             if tracker is not None:
                 tracker.setup = ()
             _connection.connect(shell, timeout)
+            if tracker is not None:
+                tracker.recorded = ()
+            return Session(shell, shells)
         except BaseException:
             self.tried = monotonic() - began
             shells.spare(shell)
             raise
-        if tracker is not None:
-            tracker.recorded = ()
-        return Session(shell, shells)
 
     def pause(self, failures: int) -> float:
         """The default ``backoff`` of a pool, but never as long as a try with retries takes: callers wait as long as

@@ -17,7 +17,7 @@ import redis
 
 import pooling
 from pooling.backends.redis import BlockingConnectionPool, ConnectionPool, TooManyConnections
-from pooling.backends.redis._shells import Shells
+from pooling.backends.redis._shells import ShellFactory, Shells
 from pooling.errors import ConnectError, PoolClosed, PoolError
 from tests.backends.adapters_redis import Redis
 from tests.backends.contract import in_threads, settled
@@ -281,6 +281,31 @@ class TestAsAClientSeesIt:
             assert pools[-1].pooling.stats().leased == 0, line
             assert not pools[-1]._get_in_use_connections(), line
         assert kept
+
+    def test_a_release_that_is_struck_as_it_begins_gives_its_slot_back(self, make: Make) -> None:
+        pool = make(max_connections=1, timeout=5.0)
+        connection = pool.get_connection()
+        with patch.object(pool, "_checkpid", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            pool.release(connection)
+        pool.release(pool.get_connection())  # though somebody has the old one yet
+
+    def test_a_connect_that_is_struck_leaves_no_connection_beside_the_pool(self, make: Make) -> None:
+        """One that was neither a session nor spare stayed open for as long as the pool."""
+        pools: list[Any] = []
+        made: list[Any] = []
+
+        def use() -> Callable[[], object]:
+            pools.append(make())
+            made.clear()
+            return lambda: made.append(pools[-1].pooling._factory.connect(5.0))
+
+        for line in struck_at_each_line(ShellFactory.connect, use):
+            shells = pools[-1].shells
+            lost = [shell for shell in shells.free() if shell.is_connected and shell not in shells.spares()]
+            assert len(lost) == len(made), line
+            pools[-1].disconnect()
+            for session in made:
+                pools[-1].pooling._factory.close(session)
 
     def test_its_text_tells_no_secret(self) -> None:
         pool = ConnectionPool.from_url("redis://anna:hidden@db.example:6380/2", max_lifetime=60)
