@@ -166,6 +166,8 @@ class ShellFactory(_errors.Opinions[Session]):
         try:
             if tracker is not None:
                 tracker.setup = ()
+                if tracker.is_connected:  # what has struck its connect or close left it so, in the middle of anything
+                    shell.disconnect()
             _connection.connect(shell, timeout)
             if tracker is not None:
                 tracker.recorded = ()

@@ -229,6 +229,25 @@ class TestAsAClientSeesIt:
             client.ping()
         assert raised.value.__cause__ is struck
 
+    def test_a_connection_that_was_half_set_up_goes_out_to_nobody(self, make: Make) -> None:
+        """redis-py leaves it open where it was no error of its own, and takes it for connected the next time."""
+        told: list[Exception] = [KeyError("no settings yet")]
+
+        def set_up(connection: Any) -> None:
+            connection.on_connect()
+            if told:
+                connection.send_command("SELECT", 5)  # whose answer is still to come
+                raise told.pop()
+            connection.send_command("SELECT", 3)
+            connection.read_response()
+
+        pool = make(max_connections=1, timeout=LATE, redis_connect_func=set_up, fail_after=LATE)
+        connection = pool.get_connection()
+        connection.send_command("CLIENT", "INFO")
+        assert " db=3 " in str(connection.read_response())
+        assert not told
+        pool.release(connection)
+
     @pytest.mark.filterwarnings("ignore:pool .* was dropped without close:ResourceWarning")  # by a reset that is struck
     @pytest.mark.parametrize("function", [Shells.lend, Shells.take_back, ConnectionPool.reset])
     def test_wherever_an_exception_strikes_no_slot_is_lost(
