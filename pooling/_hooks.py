@@ -76,8 +76,10 @@ class Hooks(Generic[T]):
                 return Fate.DISCARDED
             return Fate.CLEAN if self.cleanness()(_connection(entry)) else Fate.DIRTY
         except Exception as failure:
-            why = self.concealed(failure)
-            write(self._log.error, "judging a returned connection failed: it is closed", exc_info=why)
+            # In no variable: it leads to this frame, and so to that of a caller who has the token. In a cycle with them
+            # it would keep that until the garbage collector comes.
+            said = "judging a returned connection failed: it is closed"
+            write(self._log.error, said, exc_info=self.concealed(failure))
             return Fate.DISCARDED
 
     def cleanness(self) -> Callable[[Any], object]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -169,6 +172,35 @@ def test_a_factory_whose_opinion_raises_harms_nobody(
         assert pool.stats().closed == {"discarded": 1}
     assert "ZeroDivisionError: " + question in caplog.text
     pool.acquire(timeout=1).release()
+
+
+def test_what_the_question_whether_a_connection_is_clean_raises_is_in_no_cycle(
+    clock: ManualClock, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It leads to the frame of the release, which has the token: kept until the garbage collector comes, and not lost
+    where the worker is that is to close the connection."""
+
+    class Failure(Exception):
+        pass
+
+    class Odd(FakeFactory):
+        def is_clean(self, connection: FakeConnection) -> bool:
+            failure = Failure()
+            raised.append(weakref.ref(failure))
+            try:
+                raise failure
+            finally:
+                del failure
+
+    raised: list[weakref.ref[Failure]] = []
+    caplog.set_level(logging.CRITICAL, "pooling")  # a record would keep it
+    lease = make(factory=Odd(clock), max_size=1).acquire()
+    gc.disable()
+    try:
+        lease.release()
+        assert [failure() for failure in raised] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_an_interrupt_that_strikes_the_question_whether_a_connection_is_clean_is_raised(
