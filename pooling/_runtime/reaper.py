@@ -54,7 +54,6 @@ class Reaper:
         self._thread: threading.Thread | None = None
         # Re-entrant: starting a thread can run the garbage collector, and with it a destructor that closes a pool.
         self._starting = new_lock()
-        self._starts = False
         self.wakes_at = float("inf")
         # SimpleQueue.put is written in C and may be called from anywhere, weak-reference callbacks included.
         self.poke = self._pokes.put
@@ -116,20 +115,16 @@ class Reaper:
 
     def _start(self) -> None:
         check_running()  # before the lock: as in park()
-        under(self._starting, self._start_thread)
+        if not self._starting._is_owned():  # else such a destructor has struck in here
+            under(self._starting, self._start_thread)
 
     def _start_thread(self) -> None:
-        # A function of its own: CPython takes a "try" within a "with" for a place outside of both.
-        lost = self._thread is not None and not self._thread.is_alive()  # struck before its first line
-        if self._starts or not (self._thread is None or lost):
+        if self._thread is not None and self._thread.is_alive():  # else it was struck before its first line
             return
-        try:
-            self._starts, self.wakes_at = True, float("inf")
-            thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
-            if begin(thread):
-                self._thread = thread  # else the next alarm starts another
-        finally:
-            self._starts = False
+        self.wakes_at = float("inf")
+        thread = threading.Thread(target=self._run, name="pooling-reaper", daemon=True)
+        if begin(thread):
+            self._thread = thread  # else the next alarm starts another
 
     def _living(self) -> list[Watched]:
         living = []

@@ -275,7 +275,10 @@ def test_a_reaper_whose_start_was_struck_is_started_by_the_next(function: Any) -
         pools[-1].clear()
         pools[-1].acquire().release()
         assert reaper._thread is not None, line
-        pools[-1].close()
+        pools[-1].close()  # and with the last one the reaper ends
+        with Pool(FakeFactory(), runtime=runtimes[-1], max_size=SIZE, timeout=5.0) as later:
+            later.acquire().release()
+            assert reaper._thread is not None, line
 
 
 def test_a_listener_is_told_whatever_has_struck_the_worker_that_told_him() -> None:
