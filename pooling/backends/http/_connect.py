@@ -28,7 +28,7 @@ def connect_in_time(connection: Any, connect: Callable[[], object], seconds: flo
     attempt = _Attempt(connection, connect)
     try:
         offer(THREADS.submit, attempt.run, attempt.run)
-        in_time = attempt.over.wait(seconds + GRACE) or (connection.sock is not None and attempt.over.wait(WORK))
+        in_time = attempt.ends(seconds + GRACE) or (connection.sock is not None and attempt.ends(WORK))
     except BaseException:
         attempt.give_up()
         raise
@@ -47,7 +47,9 @@ def connect_in_time(connection: Any, connect: Callable[[], object], seconds: flo
 
 class _Attempt:
     def __init__(self, connection: Any, connect: Callable[[], object]) -> None:
-        self.over = threading.Event()
+        # Not an event: an interrupt that strikes that on the way in or out is replaced by a RuntimeError. See bell.py.
+        self._gate = threading.Lock()
+        self._gate.acquire()
         self.error: BaseException | None = None
         self._connection, self._connect = connection, connect
         self._context = copy_context()  # what instruments a request looks there for it
@@ -63,7 +65,11 @@ class _Attempt:
             self._ended = True
         if self._forsaken:
             self._connection.close()
-        self.over.set()
+        self._gate.release()
+
+    def ends(self, seconds: float) -> bool:
+        """Whether it ends within that time. Not asked again once it has."""
+        return self._gate.acquire(True, seconds)
 
     def give_up(self) -> bool:
         """Nobody waits any longer. False where it has ended in the last moment."""

@@ -244,8 +244,11 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         request, requests = object(), self._factory.requests
         lease: Lease[Any] | None = None
         try:
-            requests.add(request)
-            lease = self.pooling._acquire_for(frame, time_for_a_place(self.pooling, timeout))
+            try:
+                requests.add(request)
+                lease = self.pooling._acquire_for(frame, time_for_a_place(self.pooling, timeout))
+            finally:
+                requests.discard(request)
             return Use(lease, self._current())
         except (PoolTimeout, QueueFull) as error:
             raise EmptyPoolError(self, str(error)) from error
@@ -256,8 +259,6 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         except BaseException:
             give_up(lease)
             raise
-        finally:
-            requests.discard(request)
 
     def _enter(self, use: Use, timeout: float | None, frame: FrameType) -> Any:
         """Wait for a permit where there is a total over all origins. The connection to use: one that has come back

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -58,6 +60,13 @@ def test_whoever_is_struck_as_he_begins_to_wait_is_not_waited_for(make: Make) ->
             assert not connection.is_closed, call
 
 
+def test_who_waits_for_a_connect_waits_at_no_condition_variable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What strikes one of those on the way in or out comes out of it as a RuntimeError: a Ctrl-C was none any more."""
+    pool = make(maxsize=1)
+    monkeypatch.setattr(threading.Condition, "wait", Mock(side_effect=AssertionError("it has waited there")))
+    assert pool.request("GET", "/").data == b"ok"
+
+
 @pytest.mark.parametrize(
     "function", [Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
 )
@@ -74,4 +83,21 @@ def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_ba
     for line in struck_at_each_line(function, use):
         number(pools[-1])
         assert pools[-1].pooling.stats().leased == 0, line
+    assert kept
+
+
+def test_nor_does_one_that_strikes_as_a_call_for_a_place_ends(make: Make) -> None:
+    """A timeout that a signal raises is an error to urllib3, which keeps it and tries again: with the only place in it,
+    there was none for that."""
+    pools: list[Any] = []
+    kept: list[BaseException] = []
+
+    def use() -> Callable[[], object]:
+        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
+        number(pools[-1])
+        return keeping(kept, lambda: number(pools[-1]))
+
+    for call in struck_after_each_call(http.HTTPConnectionPool._take, use):
+        number(pools[-1])
+        assert pools[-1].pooling.stats().leased == 0, call
     assert kept
