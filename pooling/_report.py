@@ -54,7 +54,7 @@ def snapshot(ledger: Ledger[Any], now: float) -> PoolStats:
         errors_by=Counts(tally.errors),
         max_idle=None if ledger.max_idle == math.inf else int(ledger.max_idle),
         leaks=tally.leaks,
-        events_lost=sum(outlet.lost for outlet in tally.outlets),
+        events_lost=tally.lost + sum(outlet.lost for outlet in tally.outlets),
         wait=tally.waits.snapshot(zeros=tally.acquired - waits.count),
         use=use,
         connect=tally.connects.snapshot(),

@@ -327,7 +327,9 @@ class Ledger(Settling[T]):
         self._heard_by((*self.tally.outlets, outlet))
 
     def ignore(self, outlet: Outlet) -> None:
-        self._heard_by(tuple(known for known in self.tally.outlets if known is not outlet))
+        if outlet in self.tally.outlets:
+            self.tally.lost += outlet.lost  # what it has missed stays counted: no counter ever goes down
+            self._heard_by(tuple(known for known in self.tally.outlets if known is not outlet))
 
     def _heard_by(self, outlets: tuple[Outlet, ...]) -> None:
         self.tally.outlets = outlets

@@ -19,6 +19,7 @@ class Tally:
         self.name = name
         self.outlets: tuple[Outlet, ...] = ()
         self.acquired = self.released = self.opened = self.timeouts = self.leaks = 0
+        self.lost = 0  # events, by listeners that have ended
         self.closed: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.waits, self.uses, self.connects = Recorder(), Recorder(), Recorder()

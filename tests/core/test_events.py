@@ -245,6 +245,23 @@ def test_a_listener_that_is_too_slow_loses_the_oldest_and_they_are_counted(clock
     assert len(heard) == 1 + LIMIT
 
 
+def test_what_a_listener_has_missed_stays_counted_when_it_ends(clock: ManualClock, make: Make) -> None:
+    """It is a counter: exporters add up by how much it has grown."""
+    pool = make()
+    gate = Gate(clock)
+    gate.never()
+    stop = pool.subscribe(gate.enter)
+    pool.suspend()
+    clock.advance(0)
+    for _ in range(LIMIT + 25):
+        pool.clear()
+    missed = pool.stats()
+    stop()
+    stop()
+    assert (pool.stats() - missed).events_lost == 0
+    assert missed.events_lost == 25
+
+
 def test_64_threads_are_told_once_each_and_in_order() -> None:  # noqa: PLR0915  # one run, every kind of listener
     """Real threads, hand-overs among them, and beside the listener one that raises, one that is slow and one that calls
     the pool: what is heard adds up with the stats, and each connection's story is one that can be."""
