@@ -256,6 +256,19 @@ def test_keepalive_counts_from_the_last_use(clock: ManualClock, factory: FakeFac
     assert factory.gates["check"].calls == 0
 
 
+def test_keepalive_counts_from_the_last_round_trip_whatever_else_is_due(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(min_size=1, max_size=1, keepalive=10, idle_timeout=14)
+    pool.acquire().release()
+    clock.advance(10)
+    assert factory.gates["check"].calls == 1
+    clock.advance(9)
+    assert factory.gates["check"].calls == 1
+    clock.advance(1)
+    assert factory.gates["check"].calls == 2
+
+
 def test_keepalive_keeps_the_order_of_idle_connections(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     """What was only looked at has not been used: it goes back among the longest unused."""
     pool = make(keepalive=10, check=None)

@@ -410,6 +410,8 @@ def test_refreshes_that_wait_for_a_connect_fail_with_it_are_given_up_and_end_wit
             clock.spawn(pool.clear)
         elif end == "close":
             pool.close(timeout=0)
+            clock.advance(0)
+            assert all(actor.done for actor in refreshing)
         clock.advance(8)
         expected = {"error": ConnectError, "timeout": PoolTimeout, "close": PoolClosed}[end]
         found = [type(outcome(actor.result)) for actor in refreshing]

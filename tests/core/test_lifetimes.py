@@ -148,6 +148,18 @@ def test_max_idle_closes_what_comes_back_beyond_it(clock: ManualClock, make: Mak
     assert (pool.stats().idle, pool.stats().closed) == (2, {"surplus": 8})
 
 
+def test_one_connection_beyond_max_idle_costs_one_the_one_unused_for_longest(
+    clock: ManualClock, factory: FakeFactory, make: Make
+) -> None:
+    pool = make(max_size=4, max_idle=2)
+    kept = []
+    for lease in [pool.acquire() for _ in range(4)]:
+        lease.release()
+        clock.advance(1)
+        kept.append([connection.number for connection in factory.connections if not connection.closed])
+    assert kept == [[1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4], [3, 4]]
+
+
 def test_max_idle_0_keeps_none(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     pool = make(max_idle=0)
     for _ in range(3):

@@ -111,6 +111,16 @@ def test_shrinking_closes_idle_ones_now_and_leased_ones_on_return(
     assert factory.open == 2
 
 
+def test_a_pool_that_shrinks_keeps_those_used_last(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=4)
+    for lease in [pool.acquire() for _ in range(4)]:
+        lease.release()
+        clock.advance(0.1)
+    pool.resize(max_size=2)
+    clock.advance(0)
+    assert [connection.closed for connection in factory.connections] == [True, True, False, False]
+
+
 def test_a_shrink_while_connecting_retires_what_comes_too_much(
     clock: ManualClock, factory: FakeFactory, make: Make
 ) -> None:
