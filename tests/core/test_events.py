@@ -138,6 +138,22 @@ def test_a_hand_over_is_told_as_release_and_acquire(clock: ManualClock, make: Ma
     waiting.result().release()
 
 
+def test_each_duration_is_of_what_its_kind_says(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
+    pool = make(max_size=1, leak_after=2)
+    heard = listen(pool)
+    clock.advance(1)
+    factory.gates["connect"].slow(3)
+    lease = pool.acquire(timeout=10)
+    assert isinstance(outcome(pool.acquire, 5), PoolTimeout)
+    clock.advance(2)
+    lease.release()
+    clock.advance(4)
+    pool.clear()
+    clock.advance(0)
+    durations = {event.kind: event.duration for event in heard if event.duration is not None}
+    assert durations == pytest.approx({"connect": 3, "acquire": 3, "leak": 2, "timeout": 5, "release": 7, "close": 11})
+
+
 def test_a_subscription_begins_and_ends_in_the_middle(clock: ManualClock, make: Make) -> None:
     pool = make()
     lease = pool.acquire()

@@ -225,13 +225,14 @@ def test_what_somebody_was_using_at_a_fork_is_abandoned_as_such(clock: ManualClo
     leases[2].release()
 
 
-def test_hooks_run_in_an_empty_context(clock: ManualClock, make: Make) -> None:
-    """A connection outlives the request in which it happened to be opened."""
+@pytest.mark.parametrize("workers", ["threads", "inline"])
+def test_hooks_run_in_an_empty_context(clock: ManualClock, make: Make, workers: str) -> None:
+    """A connection outlives the request in which it happened to be opened; inline as well."""
     request = contextvars.ContextVar("request", default="none")
     seen: list[str] = []
     token = request.set("a user's")
     try:
-        pool = make(on_connect=lambda _: seen.append(request.get()))
+        pool = make(on_connect=lambda _: seen.append(request.get()), workers=workers)
         pool.acquire().release()
     finally:
         request.reset(token)

@@ -161,6 +161,26 @@ def test_one_with_a_priority_that_times_out_swallows_nothing(clock: ManualClock,
     assert pool.stats().waiting == 0
 
 
+def test_one_who_leaves_the_middle_of_those_with_priorities_changes_nothing_for_the_others(
+    clock: ManualClock, make: Make
+) -> None:
+    """A heap out of whose middle one is taken need not be one: of these it shows."""
+    pool, served = make(max_size=1), []  # type: ignore[var-annotated]
+
+    def wait(priority: float) -> None:
+        lease = outcome(pool.acquire, 1 if priority == 2 else 100, priority)
+        if not isinstance(lease, PoolTimeout):
+            served.append(priority)
+            lease.release()
+
+    with pool.acquire():
+        for priority in (1, 2, 4, 5, 3, 6):
+            clock.spawn(wait, priority)
+        clock.advance(2)
+    clock.advance(0)
+    assert served == [1, 3, 4, 5, 6]
+
+
 def test_any_mix_of_priorities_arrivals_and_departures_keeps_the_order(clock: ManualClock, make: Make) -> None:
     """Those who are still there are served by arrival plus priority, ties by arrival."""
     pick = random.Random(7)

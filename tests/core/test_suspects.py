@@ -59,7 +59,7 @@ def test_suspects_that_pass_the_check_stay(clock: ManualClock, factory: FakeFact
     break_one(pool)
     clock.advance(1)
     assert [connection.checks for connection in connections].count(1) == 9
-    assert (pool.stats().idle, factory.opened) == (9, 10)
+    assert (pool.stats().idle, factory.opened, pool.stats().state) == (9, 10, "up")
 
 
 def test_a_suspect_that_was_in_use_is_checked_before_its_next_use(
