@@ -240,6 +240,14 @@ class TestSetUp:
                 factory.connect(pools)
         assert seen == [used, used]
 
+    @pytest.mark.parametrize(("hosts", "each"), [("a", 10), ("a,b", 5), ("a,b,c", 4)])
+    def test_several_hosts_share_the_time(self, hosts: str, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[Any] = []
+        monkeypatch.setattr(psycopg.Connection, "connect", lambda _, **args: seen.append(args["connect_timeout"]))
+        with pytest.raises(AttributeError):
+            PostgresFactory(f"postgresql://{hosts}/shop").connect(10.0)
+        assert seen == [each]
+
     @pytest.mark.parametrize("patience", [3.0, 2.0, 1.0])
     def test_a_host_behind_others_that_do_not_answer_is_reached(self, backend: PostgreSQL, patience: float) -> None:
         host, port = urlsplit(backend.url).netloc.rpartition("@")[2].split(":")
