@@ -155,6 +155,18 @@ def test_a_response_that_was_given_up_half_read_never_reaches_the_next_user(inte
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.parametrize(("args", "timeout"), [({}, None), ({"timeout": urllib3.Timeout(connect=5.0, read=7.0)}, 7.0)])
+def test_a_response_has_its_own_time_whatever_a_connect_or_a_reset_may_take(
+    make: Any, args: dict[str, Any], timeout: float | None
+) -> None:
+    pool = make(max_size=1, connect_args=args)
+    for _ in range(2):
+        with pool.acquire() as connection:
+            assert connection.timeout == timeout
+            connection.request("GET", "/bytes/1000")  # a worker reads that
+    assert pool.stats().opened == 1
+
+
 @pytest.mark.parametrize("preload", [True, False])
 @pytest.mark.parametrize("path", ["/bytes/1000", "/chunks/3", "/"])
 def test_a_response_that_nobody_has_asked_for_is_read(make: Any, path: str, preload: bool) -> None:
@@ -330,6 +342,25 @@ def test_the_servers_keep_alive_hint_is_heeded_less_one_second(make: Any) -> Non
     with pool.acquire() as connection:
         get(connection, "/hint/1")  # less one second: not a moment
     assert number(pool) != first
+
+
+def test_the_servers_time_begins_with_the_end_of_a_response_and_not_of_the_lease(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("pooling.backends.http._connection.monotonic", lambda: now)
+    pool = make(max_size=1)
+    with pool.acquire() as connection:
+        connection.request("GET", "/hint/9", preload_content=False)
+        response = connection.getresponse()
+        now += 100.0
+        response.read()
+    for _ in range(2):
+        with pool.acquire():
+            now += 5.0
+    assert pool.stats().opened == 1
+    number(pool)
+    assert pool.stats().opened == 2
 
 
 @pytest.mark.parametrize("drop_in", [False, True])

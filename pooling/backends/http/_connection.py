@@ -118,9 +118,11 @@ class _Attentive:
         """The response has been read, or was given up by its release_conn()."""
         response = getattr(self, "_HTTPConnection__response", None)
         self.unread = self.spoilt or (response is not None and not response.isclosed())
+        self.touch()
 
     def touch(self) -> None:
-        """The server's time begins."""
+        """The server's time begins: with each response, as it comes and as it ends. (Not with the end of the lease, of
+        which the server knows nothing.)"""
         if self._allowed is not None:
             self.stale_at = monotonic() + self._allowed
 

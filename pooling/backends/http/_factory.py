@@ -81,16 +81,12 @@ class HttpFactory(Factory[Any]):
         connection.timeout = timeout
         if mode == "session":
             connection.timeout, connection.auto_open, connection.debuglevel = connection.defaults
-        connection.touch()
 
     def is_alive(self, connection: Any) -> bool:
         return is_fit(connection)
 
     def is_clean(self, connection: Any) -> bool:
-        if connection.sock is None or not is_idle(connection):
-            return False
-        connection.touch()
-        return True
+        return connection.sock is not None and is_idle(connection)
 
     def remember(self, connection: Any) -> None:
         connection.defaults = (connection.timeout, connection.auto_open, connection.debuglevel)
