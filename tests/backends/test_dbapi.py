@@ -293,6 +293,25 @@ class TestReturn:
             with pool.acquire() as connection:
                 assert connection.calls == ["commit", "rollback", "reset", "commit"]
 
+    def test_what_its_user_has_closed_is_not_clean_whatever_is_said(self, backend: PG8000) -> None:
+        pool = backend.pool(max_size=1, is_clean=lambda c: True)
+        with pool.acquire() as connection:
+            connection.close()
+        session_of(backend, pool)
+        assert pool.stats().opened == 2
+
+    def test_a_check_leaves_no_transaction_open(self, driver: Any) -> None:
+        driver.Connection.cursor = lambda self: types.SimpleNamespace(
+            execute=self.calls.append, fetchall=list, close=list
+        )
+        with dbapi.create(
+            driver.connect, check_query="SELECT 1", check="ping", check_after=0.0, reset=None, workers="inline"
+        ) as pool:
+            with pool.acquire() as connection:
+                connection.calls.clear()
+            with pool.acquire() as connection:
+                assert connection.calls == ["SELECT 1", "rollback"]
+
 
 class TestAutocommit:
     @pytest.mark.parametrize("autocommit", [False, True])
@@ -307,6 +326,14 @@ class TestAutocommit:
             assert connection.autocommit is autocommit
             assert [backend.written(connection, token) for token in (1, 2)] == [False, True]
         assert pool.stats().opened == 1
+
+    def test_a_transaction_puts_autocommit_back_by_itself(self, backend: PG8000) -> None:
+        """Where the next user gets what is clean without a reset."""
+        pool = backend.pool(max_size=1, on_connect=lambda c: setattr(c, "autocommit", True), is_clean=lambda c: True)
+        with pool.transaction() as connection:
+            assert connection.autocommit is False
+        with pool.acquire() as connection:
+            assert connection.autocommit is True
 
     def test_a_transaction_begun_by_hand_is_rolled_back_where_the_driver_sees_none(self, backend: PG8000) -> None:
         url = backend.server.url

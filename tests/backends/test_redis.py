@@ -324,6 +324,15 @@ class TestNothingReachesTheNextUser:
         with pytest.raises((redis.ConnectionError, redis.WatchError)):
             kept.get(backend.name)
 
+    def test_a_command_beside_what_outlives_its_lease_does_not_hide_that(self, backend: Redis) -> None:
+        pool = backend.pool(max_size=1, timeout=10.0)
+        with pool.acquire() as client:
+            kept = client.pipeline()
+            kept.watch(backend.name)
+            client.get(backend.name)
+        settled(pool, leased=0, busy=0, closing=0)
+        assert pool.stats().closed == {"reset": 1}
+
     def test_a_pipeline_that_is_closed_in_time_keeps_its_connection(self, backend: Redis, pool: Pool[Any]) -> None:
         for _ in range(3):
             with pool.acquire() as client, client.pipeline() as pipeline:

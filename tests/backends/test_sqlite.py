@@ -618,6 +618,11 @@ def test_every_autocommit_of_python_3_12_rolls_back_and_commits(url: str, autoco
             assert connection.execute("SELECT x FROM t").fetchall() == [(1,)]
             assert connection.execute("SELECT name FROM sqlite_temp_master").fetchall() == []
             assert getattr(connection, "autocommit", autocommit) == autocommit
+            inside = connection.in_transaction
+        with pool.acquire() as connection:
+            connection.autocommit = False  # which begins a transaction
+        with pool.acquire() as connection:
+            assert connection.in_transaction == inside
         assert pool.stats().opened == 1
 
 

@@ -147,6 +147,33 @@ def test_trouble_is_a_warning(
     assert levels() == [logging.WARNING]  # it is still away
 
 
+def test_a_call_that_hangs_is_trouble_for_as_long_as_it_does(
+    clock: ManualClock, factory: FakeFactory, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make(connect_timeout=10)
+    factory.gates["close"].never()
+    pool.acquire().discard()
+    clock.advance(30)
+    watch(pool, interval=10)
+    clock.advance(20)
+    assert [record.levelno for record in caplog.records if record.name == "pooling.monitor"] == [logging.WARNING] * 2
+    factory.gates["close"].ok()
+    caplog.clear()
+    clock.advance(10)
+    assert [record.levelno for record in caplog.records if record.name == "pooling.monitor"] == [logging.INFO]
+
+
+def test_a_process_that_was_stopped_makes_up_for_no_report(
+    clock: ManualClock, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch(make(), interval=10)
+    clock._time += 95
+    clock.advance(9)
+    assert len(caplog.records) == 1
+    clock.advance(1)
+    assert len(caplog.records) == 2
+
+
 def test_the_report_says_who_waits_and_what_is_wrong(
     clock: ManualClock, factory: FakeFactory, make: Make, watch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
