@@ -325,6 +325,22 @@ def test_a_frame_fits_the_terminal(width: int, server: PageServer, main: Main) -
     assert any(line.startswith("no answer for 3 s") for line in lines)
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_on_a_narrow_screen_places_and_threads_are_cut_and_times_are_not(
+    width: int, server: PageServer, main: Main
+) -> None:
+    document = json.loads(main("top", server.url, "--once", "--json")[1])
+    # Names as an executor gives them, which fill 80 columns.
+    long = {"thread": "ThreadPoolExecutor-0_17", "where": "/srv/reports/monthly.py:148 export_everything_of_a_month"}
+    for people in ("holders", "waiters"):
+        document["pools"][0][people] = [{**document["pools"][0][people][0], **long, "age": 204.2}]
+    console = Console(file=io.StringIO(), width=width, height=24)
+    console.print(frame(document, server.url, height=24))
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    for what in ("holds", "waits"):
+        assert re.search(rf"^  {what}  3 min 24 s  Thread.*…", drawn, re.MULTILINE), drawn
+
+
 def test_the_last_connect_error_is_told_when_all_is_well_again_and_once_while_it_is_not(
     server: PageServer, main: Main
 ) -> None:

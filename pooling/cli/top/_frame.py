@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pooling._words import printable
@@ -126,8 +127,13 @@ def _people(pool: dict[str, Any], rows: int) -> Table:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black")
-    for column in ("", "for", "thread", "at"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if column == "for" else "left")
+    # Where the screen is narrow the places are cut, then the threads. Were all columns no_wrap, "holds" would be too,
+    # and the unit of a time. So the last two may wrap, and what stands in them does not.
+    table.add_column("", no_wrap=True)
+    table.add_column("for", no_wrap=True, justify="right")
+    cell = partial(Text, no_wrap=True, overflow="ellipsis")
+    for column in ("thread", "at"):
+        table.add_column(cell(column))
     # The queue gets what the holders leave, a third at the least.
     waiters = min(len(pool["waiters"]), max(rows - len(pool["holders"]), rows // 3))
     for what, people, shown, more in (
@@ -136,8 +142,8 @@ def _people(pool: dict[str, Any], rows: int) -> Table:
     ):
         for each in people[:shown]:
             style = "yellow" if each.get("slow") else ""
-            cells = (f"  {what}", span(each["age"]), printable(each["thread"]), printable(place(each["where"])))
-            table.add_row(*(Text(cell, style=style) for cell in cells))
+            texts = (f"  {what}", span(each["age"]), printable(each["thread"]), printable(place(each["where"])))
+            table.add_row(*(cell(text, style=style) for text in texts))
         if left := len(people[shown:]) + more:
-            table.add_row("", "", Text(f"and {left:,} more", style="bright_black"), "")
+            table.add_row("", "", cell(f"and {left:,} more", style="bright_black"), "")
     return table
