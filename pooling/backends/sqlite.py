@@ -66,9 +66,9 @@ class SqliteFactory(TracedFactory[sqlite3.Connection]):
     """Connections to one SQLite database.
 
     ``database`` is a path, or ``":memory:"``: one database in memory, shared by all connections of this factory and
-    gone with it. Files are put into WAL mode (``wal=False`` leaves them as they are), so that readers and a
-    writer do not block each other. ``connect_args`` goes to :func:`sqlite3.connect`; ``check_same_thread`` is
-    always False, as a pool hands a connection from thread to thread, to one at a time.
+    gone with it. Files that can be written are put into WAL mode (``wal=False`` leaves them as they are), so that
+    readers and a writer do not block each other. ``connect_args`` goes to :func:`sqlite3.connect`;
+    ``check_same_thread`` is always False, as a pool hands a connection from thread to thread, to one at a time.
     """
 
     def __init__(self, database: str | os.PathLike[str], connect_args: ConnectArgs = None, *, wal: bool = True) -> None:
@@ -81,8 +81,7 @@ class SqliteFactory(TracedFactory[sqlite3.Connection]):
         self._target = _shared_memory() if memory else database
         self._forced: dict[str, Any] = {"check_same_thread": False, **({"uri": True} if memory else {})}
         self._connect_args = connect_args
-        # Whether or not it changes anything, it touches the file: sqlite3.connect() does not.
-        self._first = "PRAGMA journal_mode=WAL" if wal and not memory else "SELECT 1 FROM sqlite_master"
+        self._wal = wal and not memory
         if memory:
             # The database lives as long as one connection to it does: this one, until the factory goes.
             keeper = sqlite3.connect(self._target, **self._forced)
@@ -103,7 +102,9 @@ class SqliteFactory(TracedFactory[sqlite3.Connection]):
                 _known(connection).readers = set()
                 _known(connection).registered = _known(connection).elsewhere = False
             with _undisturbed(connection):
-                _ask(connection, self._first)
+                if self._wal:
+                    _write_ahead(connection)
+                _ask(connection, "SELECT 1 FROM sqlite_master")  # touches the file: sqlite3.connect() does not
             self.remember(connection)
         except BaseException:
             connection.close()
@@ -352,6 +353,14 @@ def _ask(connection: sqlite3.Connection, statement: str) -> list[Any]:
     cursor = connection.cursor()
     cursor.row_factory = None  # a user's may make anything of a row
     return cursor.execute(statement).fetchall()
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    try:
+        _ask(connection, "PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if _code(error) != _READONLY:  # a file that can only be read has no writer who could be in the way
+            raise
 
 
 def _end(connection: sqlite3.Connection, statement: str) -> None:

@@ -165,6 +165,17 @@ def test_a_uri_of_sqlites_own_gets_the_rest_of_the_query(url: str, tmp_path: Pat
             connection.execute("INSERT INTO t VALUES (1)")
 
 
+def test_a_file_that_can_only_be_read_is_read_in_the_journal_mode_that_it_has(url: str, tmp_path: Path) -> None:
+    with create_pool(url + "?wal=0") as pool, pool.transaction() as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with create_pool(f"sqlite:///file:{tmp_path}/test.db?mode=ro&uri=1") as pool:
+        with pool.acquire() as connection:
+            assert one(connection, "SELECT count(*) FROM t") == 0
+            assert one(connection, "PRAGMA journal_mode") == "delete"
+        with pytest.raises(sqlite3.OperationalError, match="readonly"), pool.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+
+
 @pytest.mark.parametrize(
     ("url", "kind", "message"),
     [
