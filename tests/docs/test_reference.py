@@ -320,7 +320,7 @@ def test_the_arguments_of_an_sqlite_url_are_those_that_are_accepted(tmp_path: Pa
     with pytest.raises(TypeError) as refused:
         pooling.create_pool("sqlite:///x.db?nothing=1")
     known = str(refused.value).partition("known: ")[2].rstrip(")").split(", ")
-    assert sorted(names("url.md", "argument")) == sorted(known)
+    assert sorted(names("../backends/sqlite.md", "argument")) == sorted(known)
 
 
 def test_every_option_of_the_stress_command_is_listed_with_its_default() -> None:
