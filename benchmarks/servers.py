@@ -328,7 +328,7 @@ def beside(
     try:
         server = _start(kind)
     except (ImportError, RuntimeError) as error:  # RuntimeError: ServerMissing and ServerError
-        advice = "; pip install --group test" if isinstance(error, ImportError) else ""
+        advice = '; pip install --group test -e ".[all]"' if isinstance(error, ImportError) else ""
         yield _missing(scenario, f"the server ({name})", str(error).partition("\n")[0] + advice)
         return
     try:

@@ -55,7 +55,7 @@ def test_what_the_tests_servers_need_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(servers, "_start", start)
     (row,) = servers.measure("Redis", QUICK)
-    assert row.unit == "No module named 'trustme'; pip install --group test"
+    assert row.unit == "No module named 'trustme'; pip install --group test -e \".[all]\""
 
 
 def test_a_missing_peer_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
