@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import sys
 from collections.abc import Sequence
 
 import pooling
 from pooling._words import printable
 from pooling.cli import check, page, stress, top
-from pooling.cli._command import BAD_ARGUMENTS, FAILED, Command, Mistake, Parser, similar
+from pooling.cli._command import BAD_ARGUMENTS, FAILED, Command, Mistake, Parser, drop_output, similar
 
 # Assigned by themselves: only so mypy compares a module with a protocol.
 _CHECK: Command = check
@@ -63,5 +62,5 @@ def _unwritten(command: str, error: OSError) -> int:
     """Nobody reads what is printed, a ``head`` that has gone perhaps, or there is no room for it."""
     if error.errno != errno.EPIPE:
         print(f"pooling {command}: the output cannot be written: {error.strerror}", file=sys.stderr)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would tell of it at its end
+    drop_output()
     return FAILED

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.util
+import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,6 +116,11 @@ def own_database(command: str) -> Iterator[str]:
         raise Mistake(f"there is no place for an SQLite file ({error.strerror}): give the URL of a server") from error
     with folder as path:
         yield f"sqlite:///{Path(path).as_posix()}/{command}.db"
+
+
+def drop_output() -> None:
+    """Have what is still to be written go nowhere: the interpreter would try once more at its end, and tell of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def require_rich() -> None:

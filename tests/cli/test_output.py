@@ -20,21 +20,29 @@ def told(output: int, *command: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_reader_that_has_gone_is_no_news(tmp_path: Path) -> None:
+@pytest.fixture(params=["", "1"], ids=["all at once", "line by line"])
+def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to a pipe or file is gathered first, unless the environment says otherwise: this one may."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
+@pytest.mark.usefixtures("written")
+def test_a_reader_that_has_gone_is_no_news() -> None:
     read, write = os.pipe()
     os.close(read)
     try:
-        assert told(write, "check", f"sqlite:///{tmp_path}/a.db") == (1, "")
+        assert told(write, "check", "sqlite://") == (1, "")
     finally:
         os.close(write)
 
 
+@pytest.mark.usefixtures("written")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only some systems have a device that is always full")
 def test_no_room_is_told_in_one_line_and_the_json_is_there(tmp_path: Path) -> None:
     url, document = f"sqlite:///{tmp_path}/a.db", tmp_path / "stress.json"
     with open("/dev/full", "w") as full:
         line = "the output cannot be written: No space left on device\n"
-        assert told(full.fileno(), "check", url) == (1, f"pooling check: {line}")
+        assert told(full.fileno(), "check", "sqlite://") == (1, f"pooling check: {line}")
         code, text = told(full.fileno(), "stress", url, "--duration", "1", "--json", str(document))
     assert (code, text.splitlines(keepends=True)[-1]) == (1, f"pooling stress: {line}")
     assert document.stat().st_size > 1000

@@ -166,7 +166,11 @@ def test_without_a_terminal_it_prints_a_line_for_each_pool_and_goes_on_when_nobo
             process.stdout.close()
 
 
-def test_json_lines_come_until_nobody_reads_them_any_more(server: PageServer) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_json_lines_come_until_nobody_reads_them_any_more(
+    unbuffered: str, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with running(server.url, "--json", "--interval", "0.1", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

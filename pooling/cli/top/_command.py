@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from pooling.cli._command import FAILED, FINE, YEAR, Mistake, require_rich
+from pooling.cli._command import FAILED, FINE, YEAR, Mistake, drop_output, require_rich
 from pooling.cli.top._frame import frame, line
 from pooling.cli.top._remote import Remote, Unanswered
 from pooling.config import nearest
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         return FAILED
     except KeyboardInterrupt:
         return FINE  # how it ends
-    except BrokenPipeError:
-        sys.stderr.close()  # or the interpreter would tell of it at its end
+    except BrokenPipeError:  # whoever has read has seen enough
+        drop_output()
         return FINE
 
 
