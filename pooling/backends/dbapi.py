@@ -112,13 +112,15 @@ class DbapiFactory(Factory[Any]):  # of Held; what a lease yields is the driver'
         return held.made
 
     def close(self, held: Held) -> None:
+        alive = self.is_alive(held)  # else its user may have closed it, and some drivers refuse to do that again
         if transaction_status(held.connection) == _ACTIVE:
             self.interrupt(held)  # a thread waits for an answer, and psycopg2's close() would wait for the thread
         try:
             with hung_up(held.socket):
                 held.connection.close()
         except Exception as error:
-            if not self.is_broken(error):  # else there is nobody to say goodbye to, and a restart breaks all of them
+            # Else there is nobody to say goodbye to, and a restart breaks all of them.
+            if alive and not self.is_broken(error):
                 raise
         finally:
             # One whose goodbye fails may keep its socket open until it is collected; a socket's own close() waits for

@@ -252,6 +252,23 @@ class TestReturn:
             assert pool.stats().errors == news
         assert ("closing a connection failed" in caplog.text) == news
 
+    @pytest.mark.parametrize("module", ["fakedriver", "pymysql"])
+    def test_a_close_that_is_refused_as_the_user_has_closed_it_is_no_news(
+        self, driver: Any, mariadb: MariaDB, caplog: pytest.LogCaptureFixture, module: str
+    ) -> None:
+        def close(connection: Any) -> None:  # as pyodbc's
+            if connection.closed:
+                raise driver.ProgrammingError("attempt to use a closed connection")
+            connection.closed = True
+
+        driver.Connection.closed, driver.Connection.close = False, close
+        connect = driver.connect if module == "fakedriver" else lambda: pymysql.connect(**mariadb.params)
+        with dbapi.create(connect, workers="inline") as pool:
+            with pool.acquire() as connection:
+                connection.close()
+            assert pool.stats().errors_by == {"reset": 1}
+        assert "closing a connection failed" not in caplog.text
+
     def test_a_close_of_the_descriptor_alone_ends_what_a_thread_still_reads(self, driver: Any) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
