@@ -435,5 +435,5 @@ lead(
 lead(Pool, "putconn release put return_connection", ": the end of its `with`, or of the lease, gives a connection back")
 lead(Pool, "dispose disconnect", ": use `pool.clear()` to go on with other connections, `pool.close()` to end")
 lead(Pool, "closeall terminate end", ": use `pool.close()`")
-lead(Pool, "wait", ": use `pool.warm_up()`")
+lead(Pool, "open wait", ": it is open from the start, `pool.warm_up()` opens connections")
 lead(Pool, "size closed status get_stats checkedout", ": `pool.stats()` tells")
