@@ -36,6 +36,8 @@ _QUOTED = r""""(?:\\.|[^"\\]){0,2000}"|'(?:\\.|''|[^'\\]){0,2000}'"""
 _HIDDEN = r"""(?!\*{3}['"]?(?:[\s,;&)}\]\\]|$))"""
 _ASSIGNED = re.compile(rf"""{_KEY}\s{{0,3}}=\s{{0,3}}){_HIDDEN}({_QUOTED}|[^\s,;&)}}\]]+)""", re.IGNORECASE)
 _LISTED = re.compile(rf"""{_KEY}["']?\s{{0,3}}[:,]\s{{0,3}}b?)({_QUOTED})""", re.IGNORECASE)
+# One of these is in whatever the last two match, and found much sooner: with SQLAlchemy the caller waits for that.
+_KEYS = "passwd", "password", "passphrase", "pwd", "secret", "token", "apikey", "api_key"
 _CREDENTIALS = re.compile(r"^(?:(?:basic|bearer|token)\s+|[^\s:]*:)(.+)$", re.IGNORECASE)  # or user:password
 # What errors of the standard library keep beside their arguments.
 _TEXTS = ("strerror", "filename", "filename2", "msg", "object", "reason", "text")
@@ -85,15 +87,7 @@ def attributes(holder: object) -> dict[str, object]:
 
 def hide(text: str, secrets: Iterable[str] = ()) -> str:
     """The text without secrets: neither the given ones nor what reads like one."""
-    forms = {form for secret in secrets if secret for form in _forms(secret)}
-    for form in sorted(forms, key=len, reverse=True):
-        if len(form) < SHORT:
-            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", STARS, text)
-        else:
-            text = text.replace(form, STARS)
-    for pattern in (_URL, _ASSIGNED, _LISTED):
-        text = pattern.sub(rf"\1{STARS}", text)
-    return text
+    return _without(text, _written(secrets))
 
 
 def conceal(error: BaseException, secrets: Iterable[str] = ()) -> BaseException:
@@ -107,6 +101,7 @@ class _Veil:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = tuple(secrets)
+        self._forms = _written(self._secrets)
         self._done: dict[int, BaseException] = {}
 
     def over(self, error: BaseException) -> BaseException:
@@ -143,7 +138,7 @@ class _Veil:
     def _hidden(self, value: Any, depth: int = DEPTH) -> Any:
         """The value itself where nothing of it has to be hidden."""
         if isinstance(value, str):
-            hidden = hide(value, self._secrets)
+            hidden = _without(value, self._forms)
             return value if hidden == value else hidden
         if isinstance(value, bytes):
             said = value.decode("latin-1")
@@ -169,7 +164,7 @@ class _Veil:
         return self._tells(said(error)) or self._tells(_shown(error))
 
     def _tells(self, text: str) -> bool:
-        return hide(text, self._secrets) != text
+        return _without(text, self._forms) != text
 
 
 def _in_text(text: str, name: str) -> Iterator[str]:
@@ -214,6 +209,27 @@ def _bound(call: partial[Any]) -> object:
         return inspect.signature(call.func).bind_partial(*call.args).arguments
     except (TypeError, ValueError):
         return call.args
+
+
+def _without(text: str, forms: Iterable[str]) -> str:
+    for form in forms:
+        if len(form) < SHORT:
+            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", STARS, text)
+        else:
+            text = text.replace(form, STARS)
+    if "://" in text:
+        text = _URL.sub(rf"\1{STARS}", text)
+    folded = text.casefold()
+    if any(key in folded for key in _KEYS):
+        for pattern in (_ASSIGNED, _LISTED):
+            text = pattern.sub(rf"\1{STARS}", text)
+    return text
+
+
+def _written(secrets: Iterable[str]) -> list[str]:
+    """The secrets in all forms, the longest first."""
+    forms = {form for secret in secrets if secret for form in _forms(secret)}
+    return sorted(forms, key=len, reverse=True)
 
 
 def _forms(secret: str) -> set[str]:
