@@ -192,21 +192,23 @@ class Hooks(Generic[T]):
             return None
         return pause
 
-    def concealed(self, error: BaseException) -> BaseException:
+    def concealed(self, error: BaseException, outlives: type[BaseException] = Exception) -> BaseException:
         """The error without secrets, to be asked nothing any more: some backends tell errors apart by their texts. On
         the caller's thread: it takes milliseconds, and an interrupt that strikes meanwhile is raised."""
         secrets: tuple[str, ...] = ()
         try:
             secrets = tuple(map(str, self._factory.secrets()))
-        except Exception:
+        except outlives:
             write(self._log.error, "%s.secrets() raised", type(self._factory).__qualname__)  # what, might be one
         try:
             return conceal(error, secrets)
-        except Exception:  # it raises when it is read or changed, or has causes without end
+        except outlives:  # it raises when it is read or changed, or has causes without end
             return _unshown(error)
 
     def _concealed(self, error: BaseException, felt: list[BaseException] | None = None) -> BaseException:
         """The same for a job, which outlives whatever is raised. ``felt`` as in perform()."""
+        if felt is None:
+            return self.concealed(error, BaseException)
         try:
             return self.concealed(error)
         except BaseException as failure:

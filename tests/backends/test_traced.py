@@ -17,29 +17,11 @@ from sqlalchemy import create_engine, text
 from pooling import Pool, create_pool
 from pooling.backends import dbapi
 from pooling.integrations.sqlalchemy import FairPool
+from tests.core.helpers import Traced
 from tests.servers import Postgres
 from tests.waiting import until
 
 Begin = Callable[[], Pool[Any]]
-
-
-class Traced:
-    """A proxy, as wrapt makes them, which agents use."""
-
-    __slots__ = ("__weakref__", "__wrapped__")
-
-    def __init__(self, connection: Any) -> None:
-        object.__setattr__(self, "__wrapped__", connection)
-
-    @property
-    def __class__(self) -> Any:
-        return self.__wrapped__.__class__
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__wrapped__, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.__wrapped__, name, value)
 
 
 def tracing(connect: Callable[..., Any]) -> Callable[..., Traced]:

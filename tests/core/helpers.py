@@ -65,3 +65,22 @@ def run_python(script: str, *, timeout: float = 30.0, options: tuple[str, ...] =
     )
     assert (done.returncode, done.stderr) == (0, ""), f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+class Traced:
+    """A proxy, as wrapt makes them, which agents use."""
+
+    __slots__ = ("__weakref__", "__wrapped__")
+
+    def __init__(self, connection: Any) -> None:
+        object.__setattr__(self, "__wrapped__", connection)
+
+    @property
+    def __class__(self) -> Any:
+        return self.__wrapped__.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__wrapped__, name, value)

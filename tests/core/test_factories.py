@@ -22,7 +22,7 @@ from pooling.config import Config
 from pooling.factory import as_factory
 from pooling.testing import FakeConnection, FakeFactory, ManualClock
 from tests.core.conftest import Make
-from tests.core.helpers import timed
+from tests.core.helpers import Traced, timed
 
 
 class Connection:
@@ -115,7 +115,7 @@ def test_what_the_connection_of_a_callable_has_open_is_rolled_back(
     clock: ManualClock, make: Make, driver: type[Connection]
 ) -> None:
     """It was the next user's before, and a failed transaction everybody's."""
-    for kind in (driver, type("Own", (driver,), {})):
+    for kind in (driver, type("Own", (driver,), {}), lambda: Traced(driver())):
         pool: Any = make(factory=kind, max_size=1)
         with pool.acquire() as connection:
             pass
