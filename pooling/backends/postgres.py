@@ -458,4 +458,8 @@ def _unknown(conninfo: str) -> TypeError | None:
 def _shorter(timeout: float, given: Any) -> int:
     """libpq's connect_timeout: whole seconds, where 0 means none."""
     whole = math.ceil(timeout)
-    return min(whole, int(given)) if given and int(given) > 0 else whole
+    try:
+        seconds = int(float(given or 0))
+    except (ValueError, OverflowError):
+        raise ValueError(f"connect_timeout must be a number of seconds, not {given!r}") from None
+    return min(whole, seconds) if seconds > 0 else whole

@@ -226,7 +226,9 @@ class TestSetUp:
             time.sleep(0.01)
         session_of(backend, pool)
 
-    @pytest.mark.parametrize(("given", "pools", "used"), [("3", 10.0, 3), ("30", 2.5, 3), ("0", 4.0, 4)])
+    @pytest.mark.parametrize(
+        ("given", "pools", "used"), [("3", 10.0, 3), ("30", 2.5, 3), ("0", 4.0, 4), ("1.5", 4.0, 1)]
+    )
     def test_the_shorter_connect_timeout_counts(
         self, given: str, pools: float, used: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -239,6 +241,15 @@ class TestSetUp:
             with pytest.raises(AttributeError):
                 factory.connect(pools)
         assert seen == [used, used]
+
+    @pytest.mark.parametrize("given", ["abc", "nan", "inf"])
+    def test_a_connect_timeout_that_is_no_number_is_told_by_its_name(self, given: str) -> None:
+        told = f"connect_timeout must be a number of seconds, not '{given}'"
+        with (
+            create_pool(f"postgresql://db/shop?connect_timeout={given}") as pool,
+            pytest.raises(ConnectError, match=told),
+        ):
+            pool.acquire()
 
     @pytest.mark.parametrize(("hosts", "each"), [("a", 10), ("a,b", 5), ("a,b,c", 4)])
     def test_several_hosts_share_the_time(self, hosts: str, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
