@@ -20,7 +20,8 @@ def module_of(thing: Any) -> ModuleType | None:
 
 def within(connection: Any) -> Any:
     """The driver's own connection, where an agent that traces queries has put a proxy around it."""
-    # By the type, as every proxy of wrapt has it: who asks a connection may get an answer to whatever is asked.
-    while hasattr(type(connection), "__wrapped__"):
+    # A proxy of wrapt, which all of them use, says that it is what it stands around. Others may have a __wrapped__ as
+    # well: a class on which functools.wraps() has left one, and whatever has each attribute that it is asked for.
+    while type(connection) is not connection.__class__ and hasattr(connection, "__wrapped__"):
         connection = connection.__wrapped__
     return connection
