@@ -14,6 +14,9 @@ from typing import Any
 from pooling._ledger.entry import Hold
 from pooling.errors import Holder
 
+# What traces calls: it may stand around those that a driver's classes are asked by.
+_AGENTS = ("wrapt", "opentelemetry", "ddtrace", "newrelic", "elasticapm", "sentry_sdk", "scout_apm")
+
 
 def named(holds: Iterable[Hold], now: float, names: Mapping[int | None, str]) -> tuple[Holder, ...]:
     """The holders with their threads' names and the places of their acquires, longest first. Takes a while: not
@@ -44,11 +47,11 @@ def call_site(code: CodeType | None, instruction: int) -> str:
 
 
 class Between(dict[Any, bool]):
-    """The packages that stand between a pool and its user, beside ``pooling``. Every acquire through a driver's
-    classes asks for the user's frame, so what was found out of a module is kept: one look-up for each."""
+    """The packages that stand between a pool and its user, beside ``pooling`` and agents. Every acquire through a
+    driver's classes asks for the user's frame, so what was found out of a module is kept: one look-up for each."""
 
     def __init__(self, *packages: str) -> None:
-        self._packages = {"pooling", *packages}
+        self._packages = {"pooling", *_AGENTS, *packages}
         # How far from here the user called last, and which function: a program comes the same way again and again. Each
         # frame that is looked at has to be made an object, and for nine of them, as below SQLAlchemy's engine, that
         # takes longer than the acquire.

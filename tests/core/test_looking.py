@@ -67,6 +67,7 @@ def _shown(between: Between, *modules: str | None) -> Any:
     [
         (["app", "shop.views", "redis.client", "redis"], "shop.views"),
         (["app", "redisearch.query", "redis.client"], "redisearch.query"),
+        (["app", "opentelemetry.instrumentation.redis", "redis.client"], "app"),  # an agent traces it
         (["app", None, "redis.client"], None),  # what exec() was given
         (["redis", "redis.client"], "threading"),  # a thread of the library's own
         (["app"], "app"),
