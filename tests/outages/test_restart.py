@@ -16,6 +16,7 @@ from tests.waiting import until
 
 THREADS = 10
 LATE = 2.0  # seconds by which a loaded machine may be late
+TAKEN_OFF = 0.1  # seconds for which it may take a thread off the processor; the outage lasts twice as long
 BACKENDS = ("http", "mongodb", "mysql", "postgres", "redis")
 
 
@@ -110,9 +111,10 @@ def test_a_restart_under_ten_threads_at_work(mine: Mine, name: str, fast: bool) 
     finally:
         over.set()
     crowd.join()
-    # A server that stops in order ends its sessions one by one: until it is down, one that was checked can still go.
-    assert all(use.acquired < down for use in crowd.failed)
-    assert 1 <= len(crowd.failed) <= (THREADS if fast else 2 * THREADS)
+    # Sessions end one by one, also those of a process that was killed: until all have, one that was looked at can still
+    # go. And its thread may be taken off between that look and its own at the clock.
+    assert all(use.acquired < down + TAKEN_OFF for use in crowd.failed)
+    assert 1 <= len(crowd.failed) <= 2 * THREADS
     first = next(use for use in crowd.served if use.acquired > down)
     gap = max(0.25, min(0.05 * (tries + 1), 2.0))
     assert first.ended - ready < gap + LATE, f"{first.ended - ready:.3f} s after the server was ready; gap {gap:.2f} s"
