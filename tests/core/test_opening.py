@@ -106,6 +106,19 @@ def test_a_spike_of_short_uses_opens_two_at_most_and_is_over_soon(
     assert pool.stats().wait.max <= 0.02
 
 
+@pytest.mark.parametrize(("callers", "opened"), [(1, 1), (2, 2), (3, 3), (50, 3)])
+def test_a_spike_on_a_pool_that_has_nothing_open_opens_three_at_most(
+    clock: ManualClock, factory: FakeFactory, make: Make, callers: int, opened: int
+) -> None:
+    """As the README says."""
+    pool = make(max_size=50)
+    factory.gates["connect"].slow(0.1)
+    users = [clock.spawn(use, clock, pool, 0) for _ in range(callers)]
+    clock.advance(1)
+    assert all(user.done for user in users)
+    assert factory.opened == opened
+
+
 def test_a_spike_shrinks_gradually_not_at_once(clock: ManualClock, factory: FakeFactory, make: Make) -> None:
     """Those last used go later, those unused for idle_timeout go; min_size stays."""
     pool = make(max_size=20, min_size=2, idle_timeout=10, max_lifetime=None)

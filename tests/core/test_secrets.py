@@ -84,6 +84,14 @@ def test_what_reads_like_a_secret_is_hidden_and_nothing_else(text: str, shown: s
     assert hide(hide(text)) == hide(text)
 
 
+@pytest.mark.parametrize("key", ["passwd", "password", "passphrase", "pwd", "secret", "token", "apikey", "api_key"])
+def test_each_name_of_a_secret_is_known_however_it_is_spelled(key: str) -> None:
+    """Looked for twice: a text without any of these is not searched for what they name."""
+    for spelled in (key, key.upper(), key.title()):
+        assert hide(f"x {spelled}=hunter2 y") == f"x {spelled}=*** y"
+        assert hide(f"{{'{spelled}': 'hunter2'}}") == f"{{'{spelled}': ***}}"
+
+
 def test_a_short_secret_is_hidden_where_it_is_a_word() -> None:
     assert hide("a cat has a 'a'", ["a"]) == "*** cat has *** '***'"
     assert hide("nothing", ["", "no"]) == "nothing"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from unittest.mock import Mock
 
@@ -68,10 +68,19 @@ def test_who_waits_for_a_connect_waits_at_no_condition_variable(make: Make, monk
 
 
 @pytest.mark.parametrize(
-    "function", [Use.__init__, http.HTTPConnectionPool._put_conn, http.HTTPConnectionPool._take_in]
+    ("strikes", "function"),
+    [
+        (struck_at_each_line, Use.__init__),
+        (struck_at_each_line, http.HTTPConnectionPool._put_conn),
+        (struck_at_each_line, http.HTTPConnectionPool._take_in),
+        (struck_after_each_call, http.HTTPConnectionPool._take),
+    ],
 )
-def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_back(make: Make, function: Any) -> None:
-    """As a debugger's is, or a future's: it keeps every frame that it has passed."""
+def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_back(
+    make: Make, strikes: Callable[..., Iterable[object]], function: Any
+) -> None:
+    """As a debugger's is, or a future's: it keeps every frame that it has passed. So does urllib3 with a timeout that a
+    signal raises, and tries again: with the only place in it, there was none for that."""
     pools: list[Any] = []
     kept: list[BaseException] = []
 
@@ -80,24 +89,7 @@ def test_an_exception_that_is_kept_keeps_no_place_that_is_handed_out_or_comes_ba
         number(pools[-1])
         return keeping(kept, lambda: number(pools[-1]))
 
-    for line in struck_at_each_line(function, use):
+    for place in strikes(function, use):
         number(pools[-1])
-        assert pools[-1].pooling.stats().leased == 0, line
-    assert kept
-
-
-def test_nor_does_one_that_strikes_as_a_call_for_a_place_ends(make: Make) -> None:
-    """A timeout that a signal raises is an error to urllib3, which keeps it and tries again: with the only place in it,
-    there was none for that."""
-    pools: list[Any] = []
-    kept: list[BaseException] = []
-
-    def use() -> Callable[[], object]:
-        pools.append(make(maxsize=1, block=True, pool_timeout=5.0))
-        number(pools[-1])
-        return keeping(kept, lambda: number(pools[-1]))
-
-    for call in struck_after_each_call(http.HTTPConnectionPool._take, use):
-        number(pools[-1])
-        assert pools[-1].pooling.stats().leased == 0, call
+        assert pools[-1].pooling.stats().leased == 0, place
     assert kept
