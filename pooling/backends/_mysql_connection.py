@@ -98,6 +98,7 @@ class Connection(_Base):
         if not is_theirs:  # nobody does, or a stand-in of a test
             return cls(**args)
         connection.__class__ = cls
+        cls.__init__(connection, **args)  # anew, by what is otherwise here: the TLS context above all
         return connection  # type: ignore[no-any-return]  # it is one now
 
     # -- what is left over ----------------------------------------------------------------------------

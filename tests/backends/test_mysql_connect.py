@@ -18,6 +18,7 @@ from pooling import ConnectError, create_pool
 from pooling.backends.mysql import _QUERY, MysqlFactory
 from tests.backends.adapters_mysql import MySQL, one
 from tests.backends.contract import fill, in_threads, run_python, session_of
+from tests.core.helpers import Traced
 from tests.docs.pages import ROOT, table
 from tests.proxy import Proxy
 from tests.servers import MariaDB
@@ -293,10 +294,14 @@ class TestTLS:
         with create_pool(url) as pool, pytest.raises(ConnectError, match="certificate verify failed"):
             pool.acquire(10.0)
 
+    @pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
     def test_a_name_is_verified_by_the_systems_authorities_too(
-        self, secure: MySQL, monkeypatch: pytest.MonkeyPatch
+        self, secure: MySQL, monkeypatch: pytest.MonkeyPatch, traced: bool
     ) -> None:
         assert secure.server.certificates is not None
+        theirs = pymysql.connect
+        if traced:  # by an agent, which calls PyMySQL's class, not the pool's
+            monkeypatch.setattr(pymysql, "connect", lambda **args: Traced(theirs(**args)))
         monkeypatch.setenv("SSL_CERT_FILE", str(secure.server.certificates.authority))
         url = secure.url.partition("?")[0] + "?ssl_mode="
         for mode, host in (("VERIFY_IDENTITY", "127.0.0.1"), ("VERIFY_CA", "127.1")):  # the same place by another name
